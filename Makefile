@@ -1,0 +1,21 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: quickstart test check
+
+quickstart: .venv/installed
+	$(BIN)/ela-yolo quickstart
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt ela_yolo/autoload.pth
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "The pinned versions need Python 3.11 or later; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@

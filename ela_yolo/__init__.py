@@ -1,0 +1,55 @@
+"""Efficient Local Attention as a layer of Ultralytics YOLO.
+
+Importing this arms the registration; an installed ``ela-yolo`` does it at every interpreter start. Neither torch nor
+ultralytics is loaded until a public name that needs them is used.
+"""
+
+from ela_yolo.autoload import arm as _arm
+
+TYPE_CHECKING = False  # typing itself would cost more than all the rest here
+if TYPE_CHECKING:
+    from ela_yolo.ela import ELA
+    from ela_yolo.errors import ELAError, ExportError, RegistrationError, RenderError, RowError
+    from ela_yolo.export import ParityReport, verify_export
+    from ela_yolo.registration import register
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ELA": "ela",
+    "ELAError": "errors",
+    "ExportError": "errors",
+    "ParityReport": "export",
+    "RegistrationError": "errors",
+    "RenderError": "errors",
+    "RowError": "errors",
+    "register": "registration",
+    "verify_export": "export",
+}
+
+__all__ = [
+    "ELA",
+    "ELAError",
+    "ExportError",
+    "ParityReport",
+    "RegistrationError",
+    "RenderError",
+    "RowError",
+    "register",
+    "verify_export",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
+
+
+_arm()

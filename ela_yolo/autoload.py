@@ -1,0 +1,69 @@
+"""Arms the registration: a finder waits until somebody imports the host's parser, and registers when it is loaded.
+
+``autoload.pth``, which an installation puts where Python runs it at every start, holds such a finder in one line. It
+imports this module only when the host's parser is asked for, so that other programs pay next to nothing for it.
+"""
+
+import sys
+
+TYPE_CHECKING = False  # typing itself would cost more than all the rest here
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+HOST_MODULE = "ultralytics.nn.tasks"
+
+
+def arm() -> None:
+    """Register now if the host's parser is loaded, else as soon as it is. Calling it again changes nothing.
+
+    Raises:
+        RegistrationError: If the parser is loaded and not as expected. A parser that is loaded later never fails for
+            it: the reason goes to standard error, and models without ELA work as ever.
+    """
+    if HOST_MODULE in sys.modules:
+        from ela_yolo.registration import register
+
+        register()
+    elif not any(_is_ours(finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _HostFinder())
+
+
+class _HostFinder:
+    """Does what the finder in ``autoload.pth`` does, where that is not installed or switched off."""
+
+    arms_ela_yolo = True
+
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        return find_host(name, path, target) if name == HOST_MODULE else None
+
+
+def _is_ours(finder: object) -> bool:
+    return getattr(finder, "arms_ela_yolo", False)
+
+
+def find_host(name: str, path: "Sequence[str] | None", target: "ModuleType | None") -> "ModuleSpec | None":
+    """Return what the other finders find, with a loader that registers after it has run the module."""
+    others = (finder for finder in sys.meta_path if not _is_ours(finder))
+    spec = next((spec for finder in others if (spec := finder.find_spec(name, path, target))), None)
+    if spec is not None and spec.loader is not None:
+        exec_module = spec.loader.exec_module
+
+        def exec_then_register(module: "ModuleType") -> None:
+            exec_module(module)
+            _register_or_say_why()
+
+        spec.loader.exec_module = exec_then_register  # type: ignore[method-assign]
+    return spec
+
+
+def _register_or_say_why() -> None:
+    try:
+        from ela_yolo.registration import register
+
+        register()
+    except Exception as error:  # whatever it is, the host must go on without us
+        print(f"ela-yolo is off, and ELA rows will not be known: {error}", file=sys.stderr)

@@ -1,0 +1,201 @@
+"""The command ``ela-yolo``: parses, calls, prints. Its grammar is the host's: ``key=value``."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ela_yolo import __version__
+from ela_yolo.errors import ELAError, UsageError
+
+HELP = """\
+ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value.
+
+  ela-yolo quickstart                                      train, validate, export and prove on the embedded data set
+  ela-yolo train model=yolov8n-ela.yaml data=my.yaml       the host's own modes: train, val, predict, export, track,
+  ela-yolo val model=best.pt data=my.yaml                  benchmark and tune, as `yolo` takes them
+  ela-yolo export model=best.pt format=onnx                export, then compare the file with the model
+  ela-yolo COMMAND --help                                  more on one of them
+  ela-yolo --version
+
+Exit status: 0 done, 1 it failed, 2 the command line is wrong."""
+
+COMMAND_HELP = {
+    "quickstart": """\
+ela-yolo quickstart [key=value ...]
+
+Trains yolov8n-ela.yaml from scratch on scenes.yaml (rendered on this machine at first use), validates it, exports it
+to ONNX, proves the file, draws detections on some validation images, and prints where all of it lies. Takes the
+host's train keys, which replace the recipe's, such as epochs=1 or device=0.""",
+    "export": """\
+ela-yolo export model=best.pt format=onnx [source=images/] [verify=False] [key=value ...]
+
+Exports with the host's own exporter, then runs the file and the model on the same images and compares every output
+and the detections. Prints a table, writes it as JSON beside the file, and exits with 1 if they differ.
+
+  source   a folder of images or one pattern such as 'images/*.jpg', at least two; default: photographs from the host
+  verify   False skips the proof; needed for formats that cannot be proven yet
+
+All other keys are the host's (`yolo cfg` lists them).""",
+}
+HOST_HELP = """\
+ela-yolo {mode} [task] [key=value ...]
+
+The host's own mode with ELA registered; `yolo {mode}` does the same. `yolo cfg` lists the keys and their defaults."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0 done, 1 failed, 2 wrong usage."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except UsageError as error:
+        return _fail(error, 2)
+    except ELAError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except Exception as error:
+        # The host reports bad input by these types, often from deep within; the place helps where it was no bad input.
+        if isinstance(error, (OSError, SyntaxError, TypeError, ValueError, KeyError, AssertionError)) or "❌" in str(
+            error
+        ):
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            return _fail(f"{type(error).__name__}: {_one_line(error)} ({Path(frame.filename).name}:{frame.lineno})", 1)
+        raise
+
+
+def _fail(reason: object, status: int) -> int:
+    print(f"ela-yolo: {reason}", file=sys.stderr)
+    return status
+
+
+def _one_line(error: Exception) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return " ".join(text.splitlines()[:1]) or "no message"
+
+
+def _run(args: list[str]) -> int:
+    words = [arg for arg in args if "=" not in arg and not arg.startswith("-")]
+    if not words:
+        if args and not {"-h", "--help", "--version"} & set(args):
+            raise UsageError(f"no command in '{' '.join(args)}'; see ela-yolo --help")
+        print(f"ela-yolo {__version__}" if "--version" in args else HELP)
+        return 0
+    if words == ["help"]:
+        print(HELP)
+        return 0
+    command = _command(words)
+    if {"-h", "--help"} & set(args):
+        print(COMMAND_HELP.get(command) or HOST_HELP.format(mode=command))
+        return 0
+
+    from ela_yolo.registration import register
+
+    register()
+    rest = [arg for arg in args if arg != command]
+    if command == "quickstart":
+        return _quickstart(_overrides(rest))
+    if command == "export":
+        return _export(_overrides(rest, "verify"))
+    if command == "tune":  # the host's command line does not know its own method
+        overrides = _overrides(rest)
+        _model(overrides).tune(**overrides)
+        return 0
+    _overrides(rest)  # refused here in one line rather than by the host in many
+
+    from ultralytics.cfg import entrypoint
+
+    sys.argv[1:] = args  # where the host reads them
+    entrypoint()
+    return 0
+
+
+def _command(words: Sequence[str]) -> str:
+    from ultralytics.cfg import MODES, TASKS
+
+    commands = (*MODES, "quickstart", "tune")
+    named = [word for word in words if word in commands]
+    if named:
+        return named[0]
+    unknown = next((word for word in words if word not in TASKS), None)
+    if unknown is None:
+        raise UsageError(f"'{words[0]}' is a task; name a mode too: {', '.join(MODES)}")
+    raise UsageError(f"'{unknown}' is not a command{_nearest(unknown, commands)}; see ela-yolo --help")
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = get_close_matches(word, list(words), n=1)
+    return f", did you mean '{near[0]}'?" if near else ""
+
+
+def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
+    """Return the host's overrides, by the host's own grammar: ``imgsz=160`` -> ``{"imgsz": 160}``."""
+    from ultralytics.cfg import TASKS, check_dict_alignment, merge_equals_args, parse_key_value_pair
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    overrides: dict[str, Any] = {}
+    try:
+        for arg in merge_equals_args(list(args)):
+            if "=" in arg:
+                key, value = parse_key_value_pair(arg)
+                overrides[key] = value
+            elif arg in TASKS:
+                overrides["task"] = arg
+            elif isinstance(DEFAULT_CFG_DICT.get(arg), bool) or arg in {"half", "int8"}:
+                overrides[arg] = True
+            else:
+                known = (*DEFAULT_CFG_DICT, *own_keys, *TASKS)
+                raise UsageError(f"'{arg}' is not key=value{_nearest(arg, known)}")
+    except (AssertionError, SyntaxError, ValueError) as error:
+        raise UsageError(_one_line(error)) from None
+    own = {key: overrides.pop(key) for key in own_keys if key in overrides}
+    logging.disable(logging.CRITICAL)  # the host prints its whole help, and its warnings come again when it runs
+    try:
+        for key in overrides:
+            check_dict_alignment({**DEFAULT_CFG_DICT, **dict.fromkeys(own_keys)}, {key: overrides[key]})
+    except SyntaxError:
+        raise UsageError(f"unknown key '{key}'{_nearest(key, (*DEFAULT_CFG_DICT, *own_keys))}") from None
+    finally:
+        logging.disable(logging.NOTSET)
+    return {**overrides, **own}
+
+
+def _model(overrides: dict[str, Any]) -> Any:
+    from ultralytics import YOLO
+
+    if "model" not in overrides:
+        raise UsageError("model= is missing, such as model=best.pt")
+    return YOLO(overrides.pop("model"), task=overrides.pop("task", None))
+
+
+def _quickstart(overrides: dict[str, Any]) -> int:
+    from ela_yolo.quickstart import quickstart
+
+    result = quickstart(overrides)
+    print(f"\n{result.parity}\n\n{result}")
+    return 0 if result.parity.passed else 1
+
+
+def _export(overrides: dict[str, Any]) -> int:
+    from ela_yolo.export import check_provable, export, find_images
+
+    verify = overrides.pop("verify", True)
+    if not isinstance(verify, bool):
+        raise UsageError(f"verify must be True or False, got '{verify}'")
+    source = overrides.pop("source", None)
+    if not verify:
+        if source is not None:
+            raise UsageError("source= names the images of the proof, which verify=False skips; leave one of them out")
+        _model(overrides).export(**overrides)
+        return 0
+    check_provable(overrides)
+    images = None if source is None else find_images(str(source))
+    _, report = export(_model(overrides), overrides, images)
+    print(f"\n{report}\nwritten to {report.save()}")
+    return 0 if report.passed else 1

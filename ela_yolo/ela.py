@@ -1,0 +1,169 @@
+"""The ELA block. Its module path, class name and parameter names are a file format: checkpoints hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Variant = Literal["T", "B", "S", "L"]
+Gate = Literal["paper", "residual", "identity"]
+
+
+@dataclass(frozen=True)
+class ELASettings:
+    """Every number of one ELA block, resolved for its channels."""
+
+    channels: int
+    variant: Variant
+    gate: Gate
+    kernel_size: int
+    groups: int
+    num_groups: int
+
+
+def resolve_settings(
+    channels: int,
+    variant: str | None = None,
+    gate: str | None = None,
+    kernel_size: int | None = None,
+    groups: int | None = None,
+    num_groups: int | None = None,
+) -> ELASettings:
+    """Check the arguments of an ELA block and fill in what was left out from its variant.
+
+    Where the paper's group counts do not divide ``channels``, the largest divisor not above them is taken. A count
+    that the caller gave is never changed.
+
+    Args:
+        channels: Input and output channels.
+        variant: ``T``, ``B``, ``S`` or ``L``; None means ``B``.
+        gate: ``paper``, ``residual`` or ``identity``; None means ``paper``.
+        kernel_size: Odd length of the Conv1d kernel; None means the variant's own.
+        groups: Groups of the Conv1d; None means the variant's own.
+        num_groups: Groups of the GroupNorm; None means the variant's own.
+
+    Raises:
+        ValueError: If an argument is not one of these; the message says what was expected and what came.
+    """
+    variant = "B" if variant is None else variant
+    gate = "paper" if gate is None else gate
+    if variant not in get_args(Variant):
+        raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {variant!r}")
+    if gate not in get_args(Gate):
+        raise ValueError(f"gate must be one of {', '.join(get_args(Gate))}, got {gate!r}")
+    channels = _positive_int("channels", channels)
+
+    if kernel_size is None:
+        kernel_size = 5 if variant in "TS" else 7
+    elif _positive_int("kernel_size", kernel_size) % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, so that the strip keeps its length, got {kernel_size}")
+
+    if groups is None:
+        groups = _largest_divisor(channels, channels if variant in "TB" else channels // 8)
+    elif channels % _positive_int("groups", groups):
+        raise ValueError(f"groups must divide the {channels} channels, got {groups}")
+
+    if num_groups is None:
+        num_groups = _largest_divisor(channels, 32 if variant == "T" else 16)
+    elif channels % _positive_int("num_groups", num_groups):
+        raise ValueError(f"num_groups must divide the {channels} channels, got {num_groups}")
+
+    return ELASettings(channels, variant, gate, kernel_size, groups, num_groups)  # type: ignore[arg-type]
+
+
+def _positive_int(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return value
+
+
+def _largest_divisor(channels: int, limit: int) -> int:
+    return next((d for d in range(min(limit, channels), 1, -1) if channels % d == 0), 1)
+
+
+class ELA(nn.Module):
+    """Scales a feature map by two gates, one along its height and one along its width.
+
+    Each gate is ``sigmoid(GroupNorm(Conv1d(strip)))``, where the strip is the mean of the map over the other axis;
+    convolution and norm are shared by both directions. The gate form decides what the gates do to the map:
+
+    - ``paper``: ``x * g_h * g_w``, the formula of the paper.
+    - ``residual``: ``x + x * g_h * g_w``, the authors' form for pretrained networks.
+    - ``identity``: ``x * 2g_h * 2g_w`` with the norm's weight and bias at 0, which is ``x`` bit for bit until trained.
+
+    The result has the map's dtype, also under autocast, and its memory format.
+
+    Args:
+        channels: Input and output channels.
+        variant: ``T`` (k=5, depthwise, 32 norm groups), ``B`` (k=7, depthwise, 16), ``S`` (k=5, C/8 conv groups, 16)
+            or ``L`` (k=7, C/8 conv groups, 16).
+        gate: The gate form.
+        kernel_size: Odd length of the Conv1d kernel, in place of the variant's.
+        groups: Groups of the Conv1d, in place of the variant's.
+        num_groups: Groups of the GroupNorm, in place of the variant's.
+
+    Shape:
+        - Input: ``(B, C, H, W)``
+        - Output: the same
+
+    Raises:
+        ValueError: If an argument is not as said; the message says what was expected and what came.
+
+    Example:
+        >>> ELA(64)(torch.zeros(2, 64, 20, 12)).shape
+        torch.Size([2, 64, 20, 12])
+
+    Reference: Xu and Wan, ELA: Efficient Local Attention for Deep Convolutional Neural Networks, arXiv:2403.01123.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        variant: str | None = "B",
+        gate: str | None = "paper",
+        kernel_size: int | None = None,
+        groups: int | None = None,
+        num_groups: int | None = None,
+    ) -> None:
+        super().__init__()
+        settings = resolve_settings(channels, variant, gate, kernel_size, groups, num_groups)
+        self.channels = settings.channels
+        self.variant = settings.variant
+        self.gate = settings.gate
+        self.conv = nn.Conv1d(
+            settings.channels,
+            settings.channels,
+            settings.kernel_size,
+            padding=settings.kernel_size // 2,
+            groups=settings.groups,
+            bias=False,
+        )
+        self.gn = nn.GroupNorm(settings.num_groups, settings.channels)
+        if self.gate == "identity":
+            nn.init.zeros_(self.gn.weight)
+            nn.init.zeros_(self.gn.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` scaled by its gates."""
+        gate_h = self._strip_gate(x.mean(dim=3)).to(x.dtype)[:, :, :, None]  # (B, C, H, 1)
+        gate_w = self._strip_gate(x.mean(dim=2)).to(x.dtype)[:, :, None, :]  # (B, C, 1, W)
+        if self.gate == "identity":
+            return x * (2 * gate_h) * (2 * gate_w)
+        if self.gate == "residual":
+            return x + x * gate_h * gate_w
+        return x * gate_h * gate_w
+
+    def _strip_gate(self, strip: Tensor) -> Tensor:
+        # nn.GroupNorm's own forward refuses a single value per group, which a 1xN map can give; the operator does not.
+        norm = torch.group_norm(self.conv(strip), self.gn.num_groups, self.gn.weight, self.gn.bias, self.gn.eps)
+        return norm.sigmoid()
+
+    def extra_repr(self) -> str:
+        """Return the numbers that were taken, the resolved groups among them."""
+        return (
+            f"{self.channels}, variant={self.variant}, gate={self.gate}, kernel_size={self.conv.kernel_size[0]}, "
+            f"groups={self.conv.groups}, num_groups={self.gn.num_groups}"
+        )

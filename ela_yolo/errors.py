@@ -1,0 +1,36 @@
+"""The errors that this package raises.
+
+::
+
+    Exception
+    └── ELAError                 any of them; the message names the remedy and is meant for the user
+        ├── RegistrationError    the host is not as expected, and was left untouched
+        ├── RowError             an ELA row of a model YAML is wrong (also a ValueError)
+        ├── RenderError          the embedded data set cannot be written where it should go
+        ├── ExportError          an exported file cannot be proven
+        └── UsageError           a command line is wrong (exit 2)
+"""
+
+
+class ELAError(Exception):
+    """Any error of this package; the message is one line and names the remedy."""
+
+
+class RegistrationError(ELAError):
+    """The installed Ultralytics is not as expected, so nothing in it was changed."""
+
+
+class RowError(ELAError, ValueError):
+    """An ELA row of a model YAML is wrong; the message holds the row and what is allowed."""
+
+
+class RenderError(ELAError):
+    """The embedded data set cannot be written where it should go."""
+
+
+class ExportError(ELAError):
+    """An exported file cannot be run or compared."""
+
+
+class UsageError(ELAError):
+    """A command line is wrong."""

@@ -1,0 +1,105 @@
+"""The whole way in one call: trains, validates, exports and proves a detector on the embedded data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ultralytics import YOLO
+from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
+
+from ela_yolo.export import ParityReport, check_provable, export
+
+# From scratch on two CPU cores in minutes. Small pictures and no mosaic keep an epoch short; many small steps of Adam
+# at a high rate make up for the few epochs.
+RECIPE: Mapping[str, Any] = {
+    "model": "yolov8n-ela.yaml",
+    "data": "scenes.yaml",
+    "name": "ela-quickstart",
+    "epochs": 28,
+    "imgsz": 160,
+    "batch": 8,
+    "optimizer": "AdamW",
+    "lr0": 0.003,
+    "cos_lr": True,
+    "warmup_epochs": 1,
+    "mosaic": 0,
+    "close_mosaic": 0,
+    "cache": "ram",
+    "workers": 2,
+}
+PICTURES = 6
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """What a quickstart leaves behind; ``str()`` of it is the summary.
+
+    Attributes:
+        map50: mAP50 of the best weights on the validation images.
+        map50_95: mAP50-95, likewise.
+        parity: The proof of the ONNX file.
+        weights: The best weights.
+        onnx: Their export.
+        curves: The picture of losses and mAP over the epochs.
+        pictures: Validation images with the detections drawn.
+    """
+
+    map50: float
+    map50_95: float
+    parity: ParityReport
+    weights: Path
+    onnx: Path
+    curves: Path
+    pictures: Path
+
+    def __str__(self) -> str:
+        parity = "proven the same model" if self.parity.passed else f"NOT proven: {'; '.join(self.parity.failures)}"
+        return (
+            f"mAP50     {self.map50:.3f}\n"
+            f"mAP50-95  {self.map50_95:.3f}\n"
+            f"parity    {parity}\n"
+            f"weights   {self.weights}\n"
+            f"ONNX      {self.onnx}\n"
+            f"curves    {self.curves}\n"
+            f"pictures  {self.pictures}"
+        )
+
+
+def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
+    """Train by the recipe, then validate, export to ONNX, prove the file and draw some detections.
+
+    Args:
+        overrides: Train keys of the host that replace the recipe's, such as ``{"epochs": 1}``.
+
+    Raises:
+        ExportError: If the packages that ONNX needs are missing (found out before the training), or the file cannot
+            be run.
+    """
+    export_keys = {"format": "onnx"}
+    check_provable(export_keys)
+    settings = {**RECIPE, **overrides}
+    trained = YOLO(settings.pop("model"))
+    trained.train(**settings)
+    trainer: Any = trained.trainer
+    run = Path(trainer.save_dir)
+    weights = run / "weights" / "best.pt"
+
+    validation = check_det_dataset(settings["data"])["val"]
+    images = sorted(file for file in Path(validation).rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)[:PICTURES]
+    best = YOLO(weights)
+    metrics = best.val(data=settings["data"], project=run, name="validation")
+    onnx, parity = export(YOLO(weights), {**export_keys, "imgsz": settings["imgsz"]}, images)
+    parity.save()
+    best.predict(source=images, imgsz=settings["imgsz"], save=True, project=run, name="pictures", verbose=False)
+    return QuickstartResult(
+        map50=float(metrics.box.map50),
+        map50_95=float(metrics.box.map),
+        parity=parity,
+        weights=weights,
+        onnx=onnx,
+        curves=run / "results.png",
+        pictures=run / "pictures",
+    )

@@ -1,0 +1,182 @@
+"""Makes ELA known to the host: the only file that touches the internals of Ultralytics.
+
+Two functions of the host are wrapped, and one name is added:
+
+- ``ultralytics.nn.tasks.parse_model``: ELA rows get the channels of the layer they read, then the host's parser runs.
+- ``ultralytics.utils.checks.check_file``: the bare name of a YAML that this package ships is found from any folder.
+- ``ultralytics.nn.tasks.ELA``: the parser looks a row's module up among the globals of its own module.
+
+What this relies on is tried out on the host before anything is changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+from ultralytics.nn import tasks
+from ultralytics.utils import checks
+
+from ela_yolo.ela import ELA, resolve_settings
+from ela_yolo.errors import RegistrationError, RowError
+
+OPTIONS = tuple(inspect.signature(resolve_settings).parameters)[1:]  # what a row may give: everything but channels
+
+
+def register() -> None:
+    """Make ``ELA`` a layer of Ultralytics in this process. Calling it again changes nothing.
+
+    Raises:
+        RegistrationError: If the host is not as this package expects; the host is then left as it was.
+    """
+    if getattr(tasks, "ELA", None) is ELA:
+        return
+    _check_host()
+    _replace(tasks.parse_model, _with_ela_rows(tasks.parse_model))
+    _replace(checks.check_file, _with_packaged_yamls(checks.check_file))
+    setattr(tasks, ELA.__name__, ELA)
+
+
+def packaged_yamls() -> dict[str, Path]:
+    """Return the model and data-set YAMLs of this package: name -> file."""
+    package = Path(__file__).parent
+    root = package if (package / "cfg").is_dir() else package.parent  # in a clone they lie beside the package
+    return {file.name: file for folder in ("cfg", "datasets") for file in sorted((root / folder).glob("*.yaml"))}
+
+
+class _RowArgs(list[Any]):
+    """Args of an ELA row, of which the first is the channels of the layer that the row reads.
+
+    The parser replaces the string ``"ch"`` by its list of output channels so far. This keeps the one entry that
+    counts, so that the block is called with, and the host's layer table shows, a plain number.
+    """
+
+    def __init__(self, row: str, source: int, options: Sequence[Any]) -> None:
+        super().__init__(["ch", *options])
+        self._row = row
+        self._source = source
+        self._options = options
+
+    def __setitem__(self, index: Any, channels_so_far: Any) -> None:
+        channels = channels_so_far[self._source]
+        try:
+            resolve_settings(channels, *self._options)
+        except ValueError as error:
+            raise RowError(f"{self._row}: {error}") from None
+        super().__setitem__(index, channels)
+
+
+def _with_ela_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(parse_model)
+    def parse(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
+        for part, first in (("backbone", 0), ("head", len(d["backbone"]))):
+            for layer, row in enumerate(d[part], first):
+                if len(row) == 4 and row[2] == "ELA":
+                    row[3] = _row_args(layer, row)
+        return parse_model(d, ch, verbose)
+
+    return parse
+
+
+def _row_args(layer: int, row: Sequence[Any]) -> _RowArgs:
+    source, repeats, _, args = row
+    where = f"ELA row {layer} [{', '.join('null' if item is None else str(item) for item in row)}]"
+    if not isinstance(source, int) or isinstance(source, bool):
+        raise RowError(f"{where}: ELA reads one layer, so its 'from' is one number such as -1 or 4, got {source!r}")
+    if source >= layer or source < -max(layer, 1):
+        raise RowError(f"{where}: 'from' {source} is not a layer before this one; use -1 or a number below {layer}")
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+        raise RowError(f"{where}: repeats must be a positive integer, got {repeats!r}")
+    options = _positional_options(where, args)
+    for index, default in enumerate(("B", "paper")):  # so that the host's layer table names them
+        options[index] = default if options[index] is None else options[index]
+    while options[-1] is None:
+        options.pop()
+    return _RowArgs(where, source, options)
+
+
+def _positional_options(where: str, args: Any) -> list[Any]:
+    allowed = f"allowed, in this order or named in one mapping: {', '.join(OPTIONS)}"
+    if not isinstance(args, list):
+        raise RowError(f"{where}: args must be a list such as [] or [S, identity], got {args!r}")
+    if any(isinstance(arg, dict) for arg in args):
+        if len(args) > 1:
+            raise RowError(f"{where}: give the args by position or in one mapping, not both; {allowed}")
+        for key in args[0]:
+            if key not in OPTIONS:
+                near = get_close_matches(str(key), OPTIONS, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise RowError(f"{where}: unknown key {key!r}; {hint}{allowed}")
+        return [args[0].get(option) for option in OPTIONS]
+    if len(args) > len(OPTIONS):
+        raise RowError(f"{where}: {len(args)} args; {allowed}")
+    return [*args, *[None] * (len(OPTIONS) - len(args))]
+
+
+def _with_packaged_yamls(check_file: Callable[..., Any]) -> Callable[..., Any]:
+    packaged = packaged_yamls()
+
+    @functools.wraps(check_file)
+    def check(file: str | Path, *args: Any, **kwargs: Any) -> Any:
+        name = str(file).strip()
+        if name in packaged and not os.path.exists(name):
+            file = str(packaged[name])
+        return check_file(file, *args, **kwargs)
+
+    return check
+
+
+def _replace(original: Callable[..., Any], replacement: Callable[..., Any]) -> None:
+    """Put the replacement wherever a loaded module of the host holds the original, also where imported by name."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "ultralytics":
+            for attribute, value in list(vars(module).items()):
+                if value is original:
+                    setattr(module, attribute, replacement)
+
+
+def _check_host() -> None:
+    """Try out, without changing anything, what the registration relies on."""
+    host = f"ultralytics {ultralytics.__version__}"
+    if hasattr(tasks, "ELA"):
+        raise RegistrationError(
+            f"{host} already has a class named ELA ({tasks.ELA!r}), which is not overwritten; "
+            "reinstall ultralytics if its files were edited"
+        )
+    remedy = "install a version that this ela-yolo supports: pip install -U ela-yolo ultralytics"
+    for module, function, arguments in (
+        (tasks, "parse_model", ["d", "ch", "verbose"]),
+        (checks, "check_file", ["file"]),
+    ):
+        found = getattr(module, function, None)
+        if not callable(found) or list(inspect.signature(found).parameters)[: len(arguments)] != arguments:
+            raise RegistrationError(
+                f"{host}: {module.__name__}.{function}({', '.join(arguments)}) is missing; {remedy}"
+            )
+    if "check_file" not in checks.check_yaml.__code__.co_names:
+        raise RegistrationError(f"{host}: ultralytics.utils.checks.check_yaml does not use check_file; {remedy}")
+    try:
+        widths = _probe_parser()
+    except Exception as error:
+        raise RegistrationError(f"{host}: its parser fails on a probe ({error!r}); {remedy}") from error
+    if widths != (6, 3, 6):
+        raise RegistrationError(f"{host}: its parser does not give a row its input channels; {remedy}")
+
+
+def _probe_parser() -> tuple[Any, ...]:
+    """Return the widths that the host's parser gives to rows reading the layer before, an early one, and -2.
+
+    Identity and Concat have no weights, so the state of torch's random generator is not touched.
+    """
+    probes = [_RowArgs("probe", source, []) for source in (-1, 0, -2)]
+    rows = [[-1, 1, "nn.Identity", []], [[-1, 0], 1, "Concat", [1]]]
+    rows += [[source, 1, "nn.Identity", args] for source, args in zip((-1, 0, -3), probes, strict=True)]
+    tasks.parse_model({"backbone": rows, "head": []}, 3, False)
+    return tuple(args[0] for args in probes)
