@@ -5,7 +5,7 @@
     Exception
     └── ELAError                 any of them; the message names the remedy and is meant for the user
         ├── RegistrationError    the host is not as expected, and was left untouched
-        ├── RowError             an ELA row of a model YAML is wrong (also a ValueError)
+        ├── RowError             an ELA row of a model YAML is wrong
         ├── RenderError          the embedded data set cannot be written where it should go
         ├── ExportError          an exported file cannot be proven
         └── UsageError           a command line is wrong (exit 2)
@@ -20,8 +20,11 @@ class RegistrationError(ELAError):
     """The installed Ultralytics is not as expected, so nothing in it was changed."""
 
 
-class RowError(ELAError, ValueError):
-    """An ELA row of a model YAML is wrong; the message holds the row and what is allowed."""
+class RowError(ELAError):
+    """An ELA row of a model YAML is wrong; the message holds the row and what is allowed.
+
+    Not a ValueError: the host's parser suppresses those while it resolves a row's args.
+    """
 
 
 class RenderError(ELAError):

@@ -1,0 +1,59 @@
+"""Fresh interpreters, a private configuration folder for the host, and one short training that many tests share."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+# Before anything imports the host: nothing is installed or fetched at run time, nobody's settings are touched.
+_home = tempfile.TemporaryDirectory(prefix="ela-yolo-tests-")
+HOME = Path(_home.name)
+os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_CONFIG_DIR=str(HOME / "config"))
+os.environ.pop("ELA_YOLO_AUTOLOAD", None)
+(HOME / "config").mkdir()
+
+
+def run(*command, cwd, env=None, ok=True, timeout=300):
+    """Run a command in a fresh process; unless `ok` is False it must succeed."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    if ok:
+        assert done.returncode == 0, (
+            f"{command} ended with {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        )
+    return done
+
+
+def python(code, *, cwd, **kwargs):
+    """Run Python code in a fresh interpreter."""
+    return run(sys.executable, "-c", code, cwd=cwd, **kwargs)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def host_settings():
+    """Data sets and runs of the host go to the tests' own folder."""
+    run(BIN / "yolo", "settings", f"datasets_dir={HOME / 'datasets'}", f"runs_dir={HOME / 'runs'}", cwd=HOME)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A run folder of the stock command: one epoch of yolov8n-ela.yaml on a tenth of the scenes."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = (
+        "train model=yolov8n-ela.yaml data=scenes.yaml epochs=1 fraction=0.1 imgsz=128 batch=8 workers=0 plots=False"
+    )
+    run(BIN / "yolo", *command.split(), f"project={folder}", "name=run", cwd=folder)
+    return folder / "run"

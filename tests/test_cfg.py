@@ -1,0 +1,90 @@
+"""The shipped model YAMLs against the host's own: the same model, but for ELA between a stage and its readers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import ultralytics
+from conftest import REPO
+from ultralytics import YOLO
+from ultralytics.nn.tasks import yaml_model_load
+
+from ela_yolo import ELA
+
+# ours -> the host's, and the host's layers that are followed by ELA
+MODELS = {
+    "yolov8-ela": ("yolov8", (2, 4, 6, 8)),
+    "yolov8-ela-neck": ("yolov8", (12, 15, 18, 21)),
+    "yolov8-ela-seg": ("yolov8-seg", (2, 4, 6, 8)),
+    "yolov8-ela-pose": ("yolov8-pose", (2, 4, 6, 8)),
+    "yolov8-ela-obb": ("yolov8-obb", (2, 4, 6, 8)),
+    "yolov8-ela-cls": ("yolov8-cls", (2, 4, 6, 8)),
+    "yolo11-ela": ("yolo11", (2, 4, 6, 8)),
+    "yolo12-ela": ("yolo12", (2, 4, 6, 8)),
+    "yolo26-ela": ("yolo26", (2, 4, 6, 8)),
+}
+
+
+def sources(layer):
+    """The absolute numbers of the layers that a layer reads."""
+    return [f if f >= 0 else layer.i + f for f in ([layer.f] if isinstance(layer.f, int) else layer.f)]
+
+
+def test_the_table_is_complete():
+    assert sorted(MODELS) == sorted(file.stem for file in (REPO / "cfg").glob("*.yaml"))
+
+
+def scaled(name, scale):
+    """The model of a YAML at a scale: yolov8-ela, n -> yolov8n-ela.yaml."""
+    family, _, rest = name.partition("-")
+    return YOLO(f"{family}{scale}{'-' * bool(rest)}{rest}.yaml")
+
+
+@pytest.mark.parametrize("scale", "nsmlx")
+@pytest.mark.parametrize("name", MODELS)
+def test_each_elas_consumers_are_the_stages_former_consumers(name, scale):
+    host_name, stages = MODELS[name]
+    ours, host = (scaled(file, scale).model.model for file in (name, host_name))
+
+    home = {}  # the host's layer -> where it lives in ours
+    for layer in ours:
+        if not isinstance(layer, ELA):
+            home[len(home)] = layer.i
+    assert [type(ours[home[layer.i]]) for layer in host] == [type(layer) for layer in host]
+    assert [home[stage] + 1 for stage in stages] == [layer.i for layer in ours if isinstance(layer, ELA)]
+    for stage in stages:
+        block = ours[home[stage] + 1]
+        assert sources(block) == [home[stage]]
+    read_now = {i: home[i] + (i in stages) for i in home}
+    for layer in host[1:]:
+        assert sources(ours[home[layer.i]]) == [read_now[source] for source in sources(layer)], layer.i
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_runs(name):
+    model = scaled(name, "n")
+    assert model.task == {"seg": "segment", "pose": "pose", "obb": "obb", "cls": "classify"}.get(
+        name.split("-")[-1], "detect"
+    )
+    output = model.model.eval()(torch.zeros(1, 3, 64, 96))[0]
+    assert torch.isfinite(output[0] if isinstance(output, tuple) else output).all()
+
+
+def test_comments_number_the_layers_as_they_are():
+    for file in (REPO / "cfg").glob("*.yaml"):
+        rows = [line for line in file.read_text().splitlines() if line.startswith("  - [")]
+        for number, row in enumerate(rows):
+            comment = row.partition("# ")[2]
+            if comment[:1].isdigit():
+                assert int(comment.split("-")[0].split()[0]) == number, (file.name, row)
+
+
+def test_the_rest_is_the_hosts_text():
+    """Every line but the header, the ELA rows and changed numbers stands in the host's file."""
+    host_files = {file.stem: file for file in (Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml")}
+    for name, (host_name, _) in MODELS.items():
+        ours = (REPO / "cfg" / f"{name}.yaml").read_text().partition("\n\n")[2]
+        theirs = host_files[host_name].read_text().partition("\n\n")[2]
+        blank = str.maketrans("", "", "0123456789")
+        kept = [line for line in ours.splitlines() if "ELA" not in line]
+        assert [line.translate(blank) for line in kept] == [line.translate(blank) for line in theirs.splitlines()], name

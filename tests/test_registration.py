@@ -1,0 +1,274 @@
+"""What is registered, from where, and what happens where the host is not as expected: each in a fresh interpreter."""
+
+import pytest
+import yaml
+from conftest import BIN, REPO, python, run
+
+OFF = {"ELA_YOLO_AUTOLOAD": "0"}
+MODEL = """
+nc: 3
+scales:
+  n: [0.33, 0.25, 1024]
+  x: [1.0, 1.25, 512]
+backbone:
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 3, C2f, [128]]
+  - {row}
+head:
+  - [[2], 1, Detect, [nc]]
+"""
+
+
+def build(row, folder, **kwargs):
+    """Build a small model with this row as its layer 2, in a fresh interpreter that imports the host alone."""
+    (folder / "yolov8x-small.yaml").write_text(MODEL.replace("{row}", row))
+    code = "from ultralytics import YOLO; print(YOLO('yolov8x-small.yaml').model.model[2])"
+    return python(code, cwd=folder, **kwargs)
+
+
+def test_interpreter_start_loads_nothing(tmp_path):
+    seen = python("import sys; print(sorted(sys.modules))", cwd=tmp_path).stdout
+    without = python("import sys; print(sorted(sys.modules))", cwd=tmp_path, env=OFF).stdout
+    assert seen == without
+
+
+def test_importing_the_package_loads_neither_torch_nor_ultralytics(tmp_path):
+    code = "import ela_yolo, sys; print([m for m in ('torch', 'ultralytics', 'typing') if m in sys.modules])"
+    assert python(code, cwd=tmp_path).stdout == "[]\n"
+
+
+def test_nothing_is_imported_by_hand(tmp_path):
+    assert "ELA(\n  160, variant=B, gate=paper" in build("[-1, 1, ELA, []]", tmp_path).stdout
+
+
+def test_switched_off_the_host_is_untouched(tmp_path):
+    done = build("[-1, 1, ELA, []]", tmp_path, env=OFF, ok=False)
+    assert "KeyError: 'ELA'" in done.stderr
+    code = """
+import sys
+from ultralytics.nn import tasks
+assert not hasattr(tasks, "ELA") and "ela_yolo" not in sys.modules
+"""
+    python(code, cwd=tmp_path, env=OFF)
+
+
+@pytest.mark.parametrize("order", [("ela_yolo", "ultralytics.nn.tasks"), ("ultralytics.nn.tasks", "ela_yolo")])
+def test_importing_by_hand_works_before_and_after_the_host_and_only_once(order, tmp_path):
+    code = f"""
+import {order[0]}, {order[1]}
+import importlib, ela_yolo
+from ultralytics.nn import tasks
+from ultralytics.utils import checks
+before = tasks.parse_model, checks.check_file, tasks.check_file
+assert tasks.ELA is ela_yolo.ELA and before[1] is before[2]
+importlib.reload(ela_yolo); ela_yolo.register()
+assert (tasks.parse_model, checks.check_file, tasks.check_file) == before
+"""
+    python(code, cwd=tmp_path, env=OFF)
+
+
+def test_registering_leaves_the_random_generators_alone(tmp_path):
+    code = """
+import random, numpy, torch
+random.seed(1); numpy.random.seed(1); torch.manual_seed(1)
+import ultralytics.nn.tasks
+print(random.random(), numpy.random.rand(), torch.rand(1))
+"""
+    assert python(code, cwd=tmp_path).stdout == python(code, cwd=tmp_path, env=OFF).stdout
+
+
+BROKEN_HOSTS = {
+    "a foreign ELA": ("tasks.ELA = dict", "already has a class named ELA"),
+    "another parser": ("tasks.parse_model = lambda config: None", "tasks.parse_model(d, ch, verbose) is missing"),
+    "no check_file": ("del checks.check_file", "checks.check_file(file) is missing"),
+    "check_yaml on its own": ("checks.check_yaml = lambda file, hard=True: file", "check_yaml does not use check_file"),
+    "a parser without ch": (
+        """
+original = tasks.parse_model
+def parse_model(d, ch, verbose=True):
+    for row in d["backbone"]: row[3] = list(row[3])
+    return original(d, ch, verbose)
+tasks.parse_model = parse_model""",
+        "does not give a row its input channels",
+    ),
+    "a parser that fails": (
+        "def fail(d, ch, verbose): raise RuntimeError('no')\ntasks.parse_model = fail",
+        "its parser fails on a probe (RuntimeError('no'))",
+    ),
+}
+
+
+@pytest.mark.parametrize(("breakage", "message"), BROKEN_HOSTS.values(), ids=BROKEN_HOSTS)
+def test_a_host_that_is_not_as_expected_is_refused_and_left_as_it_was(breakage, message, tmp_path):
+    code = f"""
+import ultralytics
+from ultralytics.nn import tasks
+from ultralytics.utils import checks
+{breakage}
+state = dict(vars(tasks)), dict(vars(checks))
+try:
+    import ela_yolo
+except Exception as error:
+    print(type(error).__name__, error, ultralytics.__version__ in str(error))
+assert (dict(vars(tasks)), dict(vars(checks))) == state
+"""
+    printed = python(code, cwd=tmp_path, env=OFF).stdout
+    assert printed.startswith("RegistrationError ")
+    assert message in printed
+    assert printed.endswith("True\n")
+
+
+def test_where_registration_fails_the_host_goes_on_and_standard_error_says_why(tmp_path):
+    # A host whose module already ends with an ELA of its own, as after an edit in site-packages.
+    code = """
+import importlib.machinery, sys
+class Edited:
+    def find_spec(self, name, path=None, target=None):
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if name == "ultralytics.nn.tasks":
+            run = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: (run(module), setattr(module, "ELA", dict))
+        return spec
+sys.meta_path.insert(1, Edited())
+from ultralytics import YOLO
+print(len(YOLO("yolov8n.yaml").model.model))
+"""
+    done = python(code, cwd=tmp_path)
+    assert done.stdout.endswith("23\n")
+    assert "ela-yolo is off, and ELA rows will not be known: ultralytics" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+ROWS = {
+    "[-1, 1, ELA, []]": "160, variant=B, gate=paper, kernel_size=7, groups=160, num_groups=16",
+    "[-1, 1, ELA, [S]]": "160, variant=S, gate=paper, kernel_size=5, groups=20, num_groups=16",
+    "[-1, 1, ELA, [T, identity]]": "160, variant=T, gate=identity, kernel_size=5, groups=160, num_groups=32",
+    "[0, 1, ELA, [B, paper, 9]]": "80, variant=B, gate=paper, kernel_size=9, groups=80, num_groups=16",
+    "[-2, 1, ELA, [B, null, null, 4, 8]]": "80, variant=B, gate=paper, kernel_size=7, groups=4, num_groups=8",
+    "[-1, 1, ELA, [{variant: S, gate: identity, kernel_size: 9}]]": (
+        "160, variant=S, gate=identity, kernel_size=9, groups=20, num_groups=16"
+    ),
+    "[-1, 1, ELA, [{}]]": "160, variant=B, gate=paper, kernel_size=7, groups=160, num_groups=16",
+}
+NAMED = "allowed, in this order or named in one mapping: variant, gate, kernel_size, groups, num_groups"
+BAD_ROWS = {
+    "[-1, 1, ELA, [X]]": "ELA row 2 [-1, 1, ELA, ['X']]: variant must be one of T, B, S, L, got 'X'",
+    "[-1, 1, ELA, [B, soft]]": "gate must be one of paper, residual, identity, got 'soft'",
+    "[-1, 1, ELA, ['']]": "variant must be one of T, B, S, L, got ''",
+    "[-1, 1, ELA, [B, paper, 4]]": "kernel_size must be odd",
+    "[-1, 1, ELA, [B, paper, seven]]": "kernel_size must be a positive integer, got 'seven'",
+    "[-1, 1, ELA, [B, paper, ch]]": "kernel_size must be a positive integer, got 'ch'",
+    "[-1, 1, ELA, [B, paper, 7, 3]]": "groups must divide the 160 channels, got 3",
+    "[-1, 1, ELA, [B, paper, 7, 1, 1, 1]]": f"6 args; {NAMED}",
+    "[-1, 1, ELA, [{kernelsize: 9}]]": f"unknown key 'kernelsize'; did you mean kernel_size? {NAMED}",
+    "[-1, 1, ELA, [S, {gate: paper}]]": f"give the args by position or in one mapping, not both; {NAMED}",
+    "[-1, 1, ELA, S]": "args must be a list such as [] or [S, identity], got 'S'",
+    "[[0, 1], 1, ELA, []]": "ELA reads one layer, so its 'from' is one number such as -1 or 4, got [0, 1]",
+    "[2, 1, ELA, []]": "'from' 2 is not a layer before this one; use -1 or a number below 2",
+    "[-3, 1, ELA, []]": "'from' -3 is not a layer before this one",
+    "[-1, 0, ELA, []]": "repeats must be a positive integer, got 0",
+    "[-1, two, ELA, []]": "repeats must be a positive integer, got 'two'",
+}
+
+
+@pytest.fixture
+def small_model(tmp_path, monkeypatch):
+    from ultralytics.nn.tasks import DetectionModel
+
+    def build_here(row):
+        return DetectionModel({**yaml.safe_load(MODEL.replace("{row}", row)), "scale": "x"}, verbose=False)
+
+    return build_here
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows(row, small_model):
+    assert small_model(row).model[2].extra_repr() == ROWS[row]
+
+
+@pytest.mark.parametrize("row", BAD_ROWS)
+def test_bad_rows_are_named_with_what_is_allowed(row, small_model):
+    from ela_yolo import RowError
+
+    with pytest.raises(RowError) as caught:
+        small_model(row)
+    assert str(caught.value).startswith("ELA row 2 [")
+    assert BAD_ROWS[row] in str(caught.value)
+
+
+def test_an_ela_row_may_come_first(tmp_path):
+    from ultralytics.nn.tasks import parse_model
+
+    model, _ = parse_model({"backbone": [[-1, 1, "ELA", []]], "head": []}, 3, False)
+    assert model[0].channels == 3
+
+
+def test_repeats_are_scaled_by_depth_as_the_hosts_own(small_model):
+    repeated = small_model("[-1, 4, ELA, [S]]").model[2]
+    assert [type(block).__name__ for block in repeated] == ["ELA"] * 4
+
+
+def test_the_layer_table_shows_the_channels_and_not_the_parsers_internals(tmp_path):
+    (tmp_path / "yolov8n-small.yaml").write_text(MODEL.replace("{row}", "[0, 1, ELA, [S, identity]]"))
+    done = python("from ultralytics import YOLO; YOLO('yolov8n-small.yaml', verbose=True)", cwd=tmp_path)
+    row = next(line for line in (done.stdout + done.stderr).splitlines() if "ELA" in line)
+    assert row.split() == ["2", "0", "1", "672", "ela_yolo.ela.ELA", "[16,", "'S',", "'identity']"]
+
+
+def test_the_models_own_yaml_keeps_the_users_row(small_model):
+    assert small_model("[-1, 1, ELA, [{variant: S}]]").yaml["backbone"][2] == [-1, 1, "ELA", [{"variant": "S"}]]
+
+
+def test_bare_names_are_found_from_any_folder(tmp_path):
+    code = """
+from ultralytics import YOLO
+from ultralytics.data.utils import check_file
+from ultralytics.utils.checks import check_yaml
+model = YOLO("yolov8s-ela.yaml").model
+print(model.yaml["scale"], sum(type(m).__name__ == "ELA" for m in model.modules()))
+print(check_yaml("scenes.yaml"), check_file("scenes.yaml"), check_file("cfg/scenes.yaml", hard=False))
+"""
+    printed = python(code, cwd=tmp_path).stdout.splitlines()
+    assert printed[-2:] == ["s 4", f"{REPO / 'datasets/scenes.yaml'} {REPO / 'datasets/scenes.yaml'} []"]
+
+
+def test_a_local_file_of_that_name_wins(tmp_path):
+    (tmp_path / "yolov8-ela.yaml").write_text(MODEL.replace("{row}", "[-1, 1, ELA, []]"))
+    code = "from ultralytics import YOLO; print(len(YOLO('yolov8n-ela.yaml').model.model))"
+    assert python(code, cwd=tmp_path).stdout.endswith("4\n")
+
+
+def test_a_normal_installation_autoloads_and_carries_the_yamls(tmp_path):
+    """A wheel, unpacked into the site-packages of an environment that sees the host but not this clone."""
+    wheel = [
+        BIN / "python",
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "--wheel-dir",
+        tmp_path,
+    ]
+    run(*wheel, REPO, cwd=tmp_path)
+    run(BIN / "python", "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
+    inside = next((tmp_path / "env").glob("[Ll]ib*/**/site-packages"))
+    host = python("import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).stdout
+    run(BIN / "python", "-m", "zipfile", "-e", next(tmp_path.glob("*.whl")), inside, cwd=tmp_path)
+    (inside / "zz-host.pth").write_text(host)  # a path only: .pth files found there are not run
+
+    (tmp_path / "folder").mkdir()
+    interpreter = tmp_path / "env" / BIN.name / "python"
+    code = """
+import sys, ultralytics.nn.tasks as tasks
+from ultralytics.utils.checks import check_yaml
+print(sys.modules["ela_yolo"].__file__); print(check_yaml("yolov8-ela.yaml")); print(check_yaml("scenes.yaml"))
+print(tasks.ELA(64).channels)
+"""
+    done = run(interpreter, "-c", code, cwd=tmp_path / "folder")
+    installed = inside / "ela_yolo"
+    expected = [installed / "__init__.py", installed / "cfg/yolov8-ela.yaml", installed / "datasets/scenes.yaml", 64]
+    assert done.stdout.splitlines()[-4:] == [str(line) for line in expected]
+    names = {file.name for folder in ("cfg", "datasets") for file in (REPO / folder).glob("*.yaml")}
+    assert {file.name for folder in ("cfg", "datasets") for file in (installed / folder).glob("*")} == names
