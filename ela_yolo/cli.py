@@ -90,7 +90,7 @@ def _run(args: list[str]) -> int:
     if words == ["help"]:
         print(HELP)
         return 0
-    command = _command(words)
+    command = words[0] if words[0] in COMMAND_HELP else _command(words)
     if {"-h", "--help"} & set(args):
         print(COMMAND_HELP.get(command) or HOST_HELP.format(mode=command))
         return 0
@@ -149,6 +149,8 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
                 overrides["task"] = arg
             elif isinstance(DEFAULT_CFG_DICT.get(arg), bool) or arg in {"half", "int8"}:
                 overrides[arg] = True
+            elif arg in DEFAULT_CFG_DICT:
+                raise UsageError(f"'{arg}' lacks its value, such as {arg}={DEFAULT_CFG_DICT[arg]}")
             else:
                 known = (*DEFAULT_CFG_DICT, *own_keys, *TASKS)
                 raise UsageError(f"'{arg}' is not key=value{_nearest(arg, known)}")

@@ -18,11 +18,8 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 from typing import Any
-
-import ultralytics
-from ultralytics.nn import tasks
-from ultralytics.utils import checks
 
 from ela_yolo.ela import ELA, resolve_settings
 from ela_yolo.errors import RegistrationError, RowError
@@ -36,9 +33,13 @@ def register() -> None:
     Raises:
         RegistrationError: If the host is not as this package expects; the host is then left as it was.
     """
+    # Not at the top: importing the host's parser calls this function, by the finder that waits for it.
+    from ultralytics.nn import tasks
+    from ultralytics.utils import checks
+
     if getattr(tasks, "ELA", None) is ELA:
         return
-    _check_host()
+    _check_host(tasks, checks)
     _replace(tasks.parse_model, _with_ela_rows(tasks.parse_model))
     _replace(checks.check_file, _with_packaged_yamls(checks.check_file))
     setattr(tasks, ELA.__name__, ELA)
@@ -142,8 +143,10 @@ def _replace(original: Callable[..., Any], replacement: Callable[..., Any]) -> N
                     setattr(module, attribute, replacement)
 
 
-def _check_host() -> None:
+def _check_host(tasks: ModuleType, checks: ModuleType) -> None:
     """Try out, without changing anything, what the registration relies on."""
+    import ultralytics
+
     host = f"ultralytics {ultralytics.__version__}"
     if hasattr(tasks, "ELA"):
         raise RegistrationError(
@@ -163,14 +166,14 @@ def _check_host() -> None:
     if "check_file" not in checks.check_yaml.__code__.co_names:
         raise RegistrationError(f"{host}: ultralytics.utils.checks.check_yaml does not use check_file; {remedy}")
     try:
-        widths = _probe_parser()
+        widths = _probe_parser(tasks.parse_model)
     except Exception as error:
         raise RegistrationError(f"{host}: its parser fails on a probe ({error!r}); {remedy}") from error
     if widths != (6, 3, 6):
         raise RegistrationError(f"{host}: its parser does not give a row its input channels; {remedy}")
 
 
-def _probe_parser() -> tuple[Any, ...]:
+def _probe_parser(parse_model: Callable[..., Any]) -> tuple[Any, ...]:
     """Return the widths that the host's parser gives to rows reading the layer before, an early one, and -2.
 
     Identity and Concat have no weights, so the state of torch's random generator is not touched.
@@ -178,5 +181,5 @@ def _probe_parser() -> tuple[Any, ...]:
     probes = [_RowArgs("probe", source, []) for source in (-1, 0, -2)]
     rows = [[-1, 1, "nn.Identity", []], [[-1, 0], 1, "Concat", [1]]]
     rows += [[source, 1, "nn.Identity", args] for source, args in zip((-1, 0, -3), probes, strict=True)]
-    tasks.parse_model({"backbone": rows, "head": []}, 3, False)
+    parse_model({"backbone": rows, "head": []}, 3, False)
     return tuple(args[0] for args in probes)

@@ -51,9 +51,17 @@ def host_settings():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A run folder of the stock command: one epoch of yolov8n-ela.yaml on a tenth of the scenes."""
-    folder = tmp_path_factory.mktemp("trained")
-    command = (
-        "train model=yolov8n-ela.yaml data=scenes.yaml epochs=1 fraction=0.1 imgsz=128 batch=8 workers=0 plots=False"
-    )
-    run(BIN / "yolo", *command.split(), f"project={folder}", "name=run", cwd=folder)
+    return train(tmp_path_factory.mktemp("trained"), "model=yolov8n-ela.yaml epochs=1 fraction=0.1 imgsz=128 batch=8")
+
+
+@pytest.fixture(scope="session")
+def retrained(trained, tmp_path_factory):
+    """Three epochs more from those weights: enough for the outputs to depend on the image."""
+    recipe = "epochs=3 imgsz=96 batch=4 optimizer=AdamW lr0=0.002 warmup_epochs=0 mosaic=0 close_mosaic=0"
+    return train(tmp_path_factory.mktemp("retrained"), f"model={trained}/weights/best.pt {recipe}")
+
+
+def train(folder, keys):
+    command = [BIN / "yolo", "train", "data=scenes.yaml", *keys.split(), "workers=0", "plots=False"]
+    run(*command, f"project={folder}", "name=run", cwd=folder)
     return folder / "run"

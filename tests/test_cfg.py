@@ -7,7 +7,6 @@ import torch
 import ultralytics
 from conftest import REPO
 from ultralytics import YOLO
-from ultralytics.nn.tasks import yaml_model_load
 
 from ela_yolo import ELA
 

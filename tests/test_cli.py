@@ -1,0 +1,113 @@
+"""The command line as a user meets it: help, exit status, and one line for whatever is wrong."""
+
+import logging
+import re
+import sys
+
+import pytest
+from conftest import BIN, REPO, run
+
+import ela_yolo
+from ela_yolo.cli import main
+
+ELA_YOLO = BIN / "ela-yolo"
+
+
+@pytest.mark.parametrize("command", [[ELA_YOLO], [sys.executable, "-m", "ela_yolo"]])
+def test_help_and_version(command, tmp_path):
+    assert "ela-yolo quickstart" in run(*command, "--help", cwd=tmp_path).stdout
+    assert run(*command, cwd=tmp_path).stdout == run(*command, "--help", cwd=tmp_path).stdout
+    assert run(*command, "--version", cwd=tmp_path).stdout == f"ela-yolo {ela_yolo.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["quickstart", "train", "val", "predict", "export", "track", "benchmark", "tune", "detect train"]
+)
+def test_each_command_has_help(command, tmp_path):
+    printed = run(ELA_YOLO, *command.split(), "--help", cwd=tmp_path).stdout
+    assert printed.startswith(f"ela-yolo {command.split()[-1]} ")
+    assert "key=value" in printed
+
+
+WRONG = {  # command line -> exit status, what the one line says
+    "trian model=x.yaml": (2, "'trian' is not a command, did you mean 'train'?; see ela-yolo --help"),
+    "settings": (2, "'settings' is not a command; see ela-yolo --help"),
+    "model=yolov8n-ela.yaml": (2, "no command in 'model=yolov8n-ela.yaml'; see ela-yolo --help"),
+    "detect model=yolov8n-ela.yaml": (2, "'detect' is a task; name a mode too: train, val, predict, export"),
+    "train model=yolov8n-ela.yaml epohcs=3": (2, "unknown key 'epohcs', did you mean 'epochs'?"),
+    "train model=yolov8n-ela.yaml epochs": (2, "'epochs' lacks its value, such as epochs=100"),
+    "train model=yolov8n-ela.yaml epochs=": (2, "missing 'epochs' value"),
+    "train imgsz=[64,": (2, "'imgsz=[64,' has an unmatched '[' or ']' bracket."),
+    "train model=yolov8n-ela.yaml data=none.yaml": (1, "none.yaml"),
+    "train model=yolov8n-ela.yaml data=scenes.yaml epochs=many": (1, "epochs=many"),
+    "train model=none.pt data=scenes.yaml": (1, "none.pt"),
+    "train model=none.yaml data=scenes.yaml": (1, "'none.yaml' does not exist"),
+    "train model=bad-row.yaml data=scenes.yaml": (
+        1,
+        "ELA row 1 [-1, 1, ELA, ['X']]: variant must be one of T, B, S, L",
+    ),
+    "train model=not-yaml.yaml data=scenes.yaml": (1, "not-yaml.yaml"),
+    "export format=onnx": (2, "model= is missing, such as model=best.pt"),
+    "export model=none.pt format=onnx": (1, "none.pt"),
+    "export model=none.pt format=openvino": (1, "format=openvino cannot be proven yet; add verify=False"),
+    "export model=none.pt format=onnx verify=perhaps": (2, "verify must be True or False, got 'perhaps'"),
+    "export model=none.pt format=onnx source=nowhere": (1, "source=nowhere names 0 images"),
+    "export model=none.pt format=onnx verify=False source=nowhere": (2, "leave one of them out"),
+    "export model=none.pt format=onnx verfy=False": (2, "unknown key 'verfy', did you mean 'verify'?"),
+    "export model=text.pt format=onnx": (1, "text.pt"),
+    "quickstart epoch=1": (2, "unknown key 'epoch', did you mean 'epochs'?"),
+    "quickstart verify=False": (2, "unknown key 'verify'"),
+    "quickstart model=none.yaml": (1, "'none.yaml' does not exist"),
+    "tune data=scenes.yaml": (2, "model= is missing"),
+}
+
+
+@pytest.fixture
+def argv():
+    """The host reads the list that was sys.argv when it was imported, so its content is what is put back."""
+    before = sys.argv[:]
+    yield
+    sys.argv[:] = before
+
+
+@pytest.mark.usefixtures("argv")
+@pytest.mark.parametrize("line", WRONG)
+def test_bad_input_is_one_line_and_leaves_nothing(line, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # the host logs to streams that pytest has closed since
+    (tmp_path / "bad-row.yaml").write_text(
+        "nc: 1\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, ELA, [X]]\nhead:\n  - [-1, 1, Classify, [nc]]\n"
+    )
+    (tmp_path / "not-yaml.yaml").write_text("backbone: [[[\n")
+    (tmp_path / "text.pt").write_text("no weights")
+    before = sorted(tmp_path.rglob("*"))
+    status, message = WRONG[line]
+    assert main(line.split()) == status
+    errors = capfd.readouterr().err
+    own = [text for text in errors.splitlines() if text.startswith("ela-yolo: ")]
+    assert len(own) == 1 and message in own[0], errors
+    assert "Traceback" not in errors
+    assert not re.search(r"\x1b", own[0])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_exit_status_reaches_the_shell(tmp_path):
+    done = run(ELA_YOLO, "trian", cwd=tmp_path, ok=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "ela-yolo: 'trian' is not a command, did you mean 'train'?; see ela-yolo --help\n"
+
+
+@pytest.mark.parametrize("name", ["train", "export"])
+def test_the_tools_do_the_same_from_a_clone(name, tmp_path):
+    tool = run(sys.executable, REPO / "tools" / f"{name}.py", "epohcs=1", cwd=tmp_path, ok=False)
+    command = run(ELA_YOLO, name, "epohcs=1", cwd=tmp_path, ok=False)
+    assert (tool.returncode, tool.stderr) == (command.returncode, command.stderr)
+    assert tool.returncode == 2
+
+
+def test_public_names_are_true():
+    assert sorted(ela_yolo.__all__) == sorted(ela_yolo._HOME)
+    for name in ela_yolo.__all__:
+        assert getattr(ela_yolo, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = ela_yolo.nothing

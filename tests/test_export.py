@@ -1,0 +1,251 @@
+"""The proof of exported files, on a really trained detector: true files pass, and every wrong one is caught."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import BIN, HOME, python, run
+from onnx import numpy_helper
+from ultralytics import YOLO
+
+from ela_yolo import ExportError, verify_export
+from ela_yolo.export import check_provable, find_images
+
+SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
+
+
+@pytest.fixture(scope="session")
+def exported(retrained, tmp_path_factory):
+    """(weights, file, output of the command): exported and proven by the installed command."""
+    folder = tmp_path_factory.mktemp("exported")
+    weights = shutil.copy(retrained / "weights/best.pt", folder / "best.pt")
+    command = [BIN / "ela-yolo", "export", "model=best.pt", "format=onnx", "imgsz=96"]
+    return weights, folder / "best.onnx", run(*command, cwd=folder)
+
+
+def images(count):
+    """The first validation scenes; the training rendered them."""
+    return sorted(SCENES.glob("*.jpg"))[:count]
+
+
+def changed(file, folder, change):
+    """A copy of an ONNX file with one thing changed."""
+    model = onnx.load(file)
+    change(model)
+    target = folder / "changed.onnx"
+    onnx.save(model, target)
+    return target
+
+
+def change_weight(model, name, new):
+    initializer = next(item for item in model.graph.initializer if name(item))
+    array = new(numpy_helper.to_array(initializer).copy())
+    initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+
+
+def test_the_command_proves_the_file_and_says_so(exported):
+    _, file, done = exported
+    assert "PROVEN the same model" in done.stdout
+    assert "boxes (px)" in done.stdout and "scores (probability)" in done.stdout
+    report = json.loads(file.with_name("best.onnx.parity.json").read_text())
+    assert report["passed"] is True and report["failures"] == []
+    assert [part["name"] for part in report["outputs"]] == ["boxes", "scores"]
+    assert all(
+        part["max_error"] <= part["tolerance"] < part["contrast"] or part["unit"] != "px" for part in report["outputs"]
+    )
+    assert len(report["images"]) == len(set(report["images"])) >= 4
+    assert report["unmatched"] == 0
+    assert report["runtime"].keys() == {"onnxruntime", "torch", "ultralytics", "ela-yolo"}
+    assert [path.name for path in file.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_images_of_the_users_choice(exported):
+    weights, file, _ = exported
+    report = verify_export(weights, file, images(5))
+    assert report.passed, report
+    assert report.images == tuple(map(str, images(5)))
+
+
+def test_a_proof_is_about_these_weights(exported, tmp_path):
+    """The model itself slightly changed: a file of other weights does not pass for it."""
+    weights, file, _ = exported
+    model = YOLO(weights)
+    with torch.no_grad():
+        model.model.model[0].conv.weight[0] *= 1.2
+    report = verify_export(model, file, images(3))
+    assert not report.passed
+    assert "NOT PROVEN: boxes differ by" in str(report)
+
+
+@pytest.mark.parametrize("layer", [3, 6, 9, 12])
+def test_a_gate_that_lost_its_weights_is_caught(layer, exported, tmp_path):
+    weights, file, _ = exported
+    own = f"model.{layer}.conv.weight"
+    wrong = changed(file, tmp_path, lambda m: change_weight(m, lambda item: item.name == own, np.zeros_like))
+    assert not verify_export(weights, wrong, images(3)).passed
+
+
+def test_a_constant_output_is_caught(exported, tmp_path):
+    weights, file, _ = exported
+
+    def silence(model):
+        change_weight(model, lambda item: item.name == "model.0.conv.weight", np.zeros_like)
+
+    assert not verify_export(weights, changed(file, tmp_path, silence), images(3)).passed
+
+
+def test_equal_outputs_for_different_images_prove_nothing(exported, tmp_path):
+    """File and model agree to the last digit here, because neither looks at the image."""
+    weights, _, _ = exported
+    model = YOLO(weights)
+    with torch.no_grad():
+        model.model.model[0].conv.weight.zero_()
+    model.ckpt_path = model.model.pt_path = str(tmp_path / "blind.pt")
+    file = model.export(format="onnx", imgsz=96)
+    report = verify_export(model, file, images(3))
+    assert max(part.max_error for part in report.outputs) < 0.01
+    assert not report.passed
+    assert "different images give almost the same boxes" in str(report)
+    assert "prove nothing" in str(report)
+
+
+def test_the_same_image_twice_proves_nothing(exported, tmp_path):
+    weights, file, _ = exported
+    copy = shutil.copy(images(1)[0], tmp_path / "copy.jpg")
+    assert "prove nothing" in str(verify_export(weights, file, [*images(1), copy]))
+
+
+def test_a_model_that_was_never_trained_proves_nothing(tmp_path):
+    done = run(BIN / "ela-yolo", "export", "model=yolov8n-ela.yaml", "format=onnx", "imgsz=64", cwd=tmp_path, ok=False)
+    assert done.returncode == 1
+    assert "prove nothing; train the model first" in done.stdout
+
+
+def test_nan_is_a_difference(exported, tmp_path):
+    weights, file, _ = exported
+
+    def poison(model):
+        change_weight(model, lambda item: item.name == "model.0.conv.weight", lambda array: array * np.nan)
+
+    assert not verify_export(weights, changed(file, tmp_path, poison), images(3)).passed
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "cannot be run by ONNX Runtime, so export it again"),
+        (lambda data: b"", "cannot be run by ONNX Runtime, so export it again"),
+        (lambda data: b"\x89PNG not a model", "cannot be run by ONNX Runtime, so export it again"),
+    ],
+    ids=["truncated", "empty", "something else"],
+)
+def test_a_damaged_file_is_one_clear_error(damage, message, exported, tmp_path):
+    weights, file, _ = exported
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ExportError, match=message):
+        verify_export(weights, broken, images(2))
+
+
+def test_a_file_without_metadata_is_one_clear_error(exported, tmp_path):
+    weights, file, _ = exported
+    bare = changed(file, tmp_path, lambda model: model.ClearField("metadata_props"))
+    with pytest.raises(ExportError, match="lacks the host's metadata"):
+        verify_export(weights, bare, images(2))
+
+
+def test_an_export_of_another_model_is_one_clear_error(exported, tmp_path):
+    _, file, _ = exported
+    with pytest.raises(ExportError, match="export of another model"):
+        verify_export(YOLO("yolov8n.yaml"), file, images(2))
+
+
+def test_a_missing_file_is_one_clear_error(exported, tmp_path):
+    with pytest.raises(ExportError, match=r"none\.onnx does not exist; export it first"):
+        verify_export(exported[0], tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("key", ["dynamic=True", "batch=3", "imgsz=96,160", "simplify=False"])
+def test_other_ways_to_export_onnx_are_proven_too(key, exported, tmp_path):
+    weights = shutil.copy(exported[0], tmp_path / "best.pt")
+    size = [] if key.startswith("imgsz") else ["imgsz=96"]
+    done = run(
+        BIN / "ela-yolo",
+        "export",
+        f"model={weights}",
+        "format=onnx",
+        key,
+        *size,
+        f"source={SCENES}/000*.jpg",
+        cwd=tmp_path,
+    )
+    assert "10 images" in done.stdout
+    assert "PROVEN the same model" in done.stdout
+
+
+@pytest.mark.parametrize("task", ["seg", "pose", "obb", "cls"])
+def test_the_other_tasks(task, tmp_path):
+    """Random weights with BatchNorm calibrated on photographs, so that outputs depend on the image."""
+    from ultralytics.utils import ASSETS
+
+    from ela_yolo.export import _host_photographs, _network_input
+
+    model = YOLO(f"yolov8n-ela-{task}.yaml")
+    batch = torch.cat([_network_input(picture, (128, 128)) for picture in _host_photographs().values()])
+    net = model.model.train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.3
+    with torch.no_grad():
+        for _ in range(10):
+            net(batch)
+    model.ckpt_path = net.pt_path = str(tmp_path / f"{task}.pt")
+    for last in [net.model[-1].linear] if task == "cls" else [branch[-1] for branch in net.model[-1].cv3]:
+        torch.nn.init.normal_(last.weight, std=0.3)
+        torch.nn.init.zeros_(last.bias)
+    net.eval()
+    file = model.export(format="onnx", imgsz=96)
+    report = verify_export(model, file, sorted(ASSETS.glob("*.jpg")))
+    assert report.passed, str(report)
+    extra = {"seg": "mask prototypes", "pose": "keypoints", "obb": "angles", "cls": "probabilities"}[task]
+    assert extra in [part.name for part in report.outputs]
+
+
+@pytest.mark.parametrize(
+    "overrides", [{}, {"format": "torchscript"}, {"format": "onnx", "nms": True}, {"format": "onnx", "half": True}]
+)
+def test_what_cannot_be_proven_is_refused_before_it_is_exported(overrides):
+    with pytest.raises(ExportError, match="cannot be proven yet; add verify=False"):
+        check_provable(overrides)
+
+
+def test_verify_false_skips_the_proof(exported, tmp_path):
+    weights = shutil.copy(exported[0], tmp_path / "best.pt")
+    done = run(BIN / "ela-yolo", "export", f"model={weights}", "format=onnx", "imgsz=96", "verify=False", cwd=tmp_path)
+    assert (tmp_path / "best.onnx").exists()
+    assert "PROVEN" not in done.stdout
+    assert not (tmp_path / "best.onnx.parity.json").exists()
+
+
+def test_images_are_found_by_folder_and_by_pattern():
+    assert len(find_images(str(SCENES))) == 64
+    assert len(find_images(f"{SCENES}/000*.jpg")) == 10
+    for source in ("no/such/folder", f"{SCENES}/0000.jpg"):
+        with pytest.raises(ExportError, match="at least two different ones"):
+            find_images(source)
+
+
+def test_onnx_missing_is_found_out_before_the_export(tmp_path):
+    code = """
+import sys
+sys.modules["onnxslim"] = None
+import importlib.util
+from ela_yolo.export import check_provable
+try: check_provable({"format": "onnx"})
+except Exception as error: print(type(error).__name__, error)
+"""
+    printed = python(code, cwd=tmp_path).stdout
+    assert printed == "ExportError exporting to ONNX needs onnxslim: pip install 'ela-yolo[export]'\n"

@@ -1,0 +1,120 @@
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from conftest import HOME, REPO, python
+
+from ela_yolo import RenderError, scenes
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    return scenes.render(tmp_path_factory.mktemp("scenes") / "data")
+
+
+def boxes(folder):
+    """Every label as (image shape, class, width, height), sizes in pixels."""
+    for label in sorted(folder.glob("labels/*/*.txt")):
+        image = cv2.imread(str(folder / "images" / label.parent.name / f"{label.stem}.jpg"))
+        for line in label.read_text().splitlines():
+            kind, x, y, w, h = map(float, line.split())
+            assert x - w / 2 + 1e-5 >= 0 and x + w / 2 <= 1 + 1e-5 and y - h / 2 + 1e-5 >= 0 and y + h / 2 <= 1 + 1e-5
+            yield image.shape, int(kind), w * image.shape[1], h * image.shape[0]
+
+
+def test_counts_shapes_and_classes(rendered):
+    for split, count in scenes.SPLITS.items():
+        assert len(list((rendered / "images" / split).glob("*.jpg"))) == count
+        assert len(list((rendered / "labels" / split).glob("*.txt"))) == count
+    found = list(boxes(rendered))
+    assert {shape[2] for shape, *_ in found} == {3}
+    assert all(128 <= side <= 192 for shape, *_ in found for side in shape[:2])
+    per_class = np.bincount([kind for _, kind, *_ in found], minlength=len(scenes.CLASSES))
+    assert len(per_class) == len(scenes.CLASSES)
+    assert per_class.min() > 0.8 * per_class.mean()
+
+
+def test_small_middle_and_large_objects_all_count(rendered):
+    across = np.array([max(w, h) for _, _, w, h in boxes(rendered)])
+    shares = [(across <= 22).mean(), ((across > 22) & (across <= 48)).mean(), (across > 48).mean()]
+    assert min(shares) > 0.1, shares
+
+
+def test_boxes_lie_tight_around_what_is_drawn():
+    """Without noise and light, the pixels that an object changes are those of its box."""
+    rng = np.random.default_rng(5)
+    for name in scenes.CLASSES:
+        paint, coverage = scenes._sprite(rng, name, 40)
+        columns, rows = (coverage > 0.5).any(axis=0), (coverage > 0.5).any(axis=1)
+        assert paint.shape == (40, 40, 3)
+        assert max(columns.sum(), rows.sum()) >= 30, name
+
+
+def test_same_seed_same_pixels_and_another_seed_others(rendered, tmp_path):
+    again = scenes.render(tmp_path / "again")
+    other = scenes.render(tmp_path / "other", seed=1)
+    for file in ("images/train/0007.jpg", "images/val/0000.jpg", "labels/train/0007.txt"):
+        assert (again / file).read_bytes() == (rendered / file).read_bytes()
+        assert (other / file).read_bytes() != (rendered / file).read_bytes()
+    assert (rendered / "images/train/0000.jpg").read_bytes() != (rendered / "images/val/0000.jpg").read_bytes()
+
+
+def test_the_yaml_names_the_classes_in_order():
+    data = yaml.safe_load((REPO / "datasets/scenes.yaml").read_text())
+    assert tuple(data["names"].values()) == scenes.CLASSES
+    assert list(data["names"]) == list(range(len(scenes.CLASSES)))
+
+
+def test_a_killed_rendering_is_never_taken_for_a_finished_one(tmp_path):
+    code = f"from ela_yolo.scenes import render; render({str(tmp_path / 'data')!r})"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob(".*/images/train/*.jpg"))) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "data").exists()
+    scenes.render(tmp_path / "data")
+    assert sum(1 for _ in (tmp_path / "data").glob("images/*/*.jpg")) == sum(scenes.SPLITS.values())
+
+
+def test_a_finished_rendering_is_left_alone(rendered):
+    before = (rendered / "images/val/0000.jpg").stat().st_mtime_ns
+    scenes.render(rendered)
+    assert (rendered / "images/val/0000.jpg").stat().st_mtime_ns == before
+
+
+def test_two_processes_at_once_end_with_one_finished_folder(tmp_path):
+    code = f"from ela_yolo.scenes import render; render({str(tmp_path / 'data')!r})"
+    both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").write_text("mine")
+    with pytest.raises(RenderError, match="is not a finished rendering; move or delete it"):
+        scenes.render(tmp_path / "data")
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "mine.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RenderError, match="cannot be written: File exists; choose another folder"):
+        scenes.render(tmp_path / "file" / "data")
+
+
+def test_the_hosts_download_field_renders_at_first_use(tmp_path):
+    """Through the host's own reading of the data YAML, into its data-set folder; the second use finds it there."""
+    code = "from ultralytics.data.utils import check_det_dataset; print(check_det_dataset('scenes.yaml')['val'])"
+    for _ in range(2):
+        done = python(code, cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == str(HOME / "datasets/ela-yolo-scenes/images/val")
+    assert "images not found" not in done.stdout + done.stderr
