@@ -47,7 +47,7 @@ def _is_ours(finder: object) -> bool:
 
 def find_host(name: str, path: "Sequence[str] | None", target: "ModuleType | None") -> "ModuleSpec | None":
     """Return what the other finders find, with a loader that registers after it has run the module."""
-    others = (finder for finder in sys.meta_path if not _is_ours(finder))
+    others = (finder for finder in sys.meta_path if not _is_ours(finder) and hasattr(finder, "find_spec"))
     spec = next((spec for finder in others if (spec := finder.find_spec(name, path, target))), None)
     if spec is not None and spec.loader is not None:
         exec_module = spec.loader.exec_module

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 from ultralytics import YOLO
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
+from ultralytics.engine.results import Results
 
 from ela_yolo.export import ParityReport, check_provable, export
 
@@ -31,6 +33,7 @@ RECIPE: Mapping[str, Any] = {
     "workers": 2,
 }
 PICTURES = 6
+PICTURE_SIDE = 640  # px; small images are drawn larger, or the labels would hide them
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
     metrics = best.val(data=settings["data"], project=run, name="validation")
     onnx, parity = export(YOLO(weights), {**export_keys, "imgsz": settings["imgsz"]}, images)
     parity.save()
-    best.predict(source=images, imgsz=settings["imgsz"], save=True, project=run, name="pictures", verbose=False)
+    pictures = _draw(best.predict(images, imgsz=settings["imgsz"], verbose=False), run / "pictures")
     return QuickstartResult(
         map50=float(metrics.box.map50),
         map50_95=float(metrics.box.map),
@@ -101,5 +104,17 @@ def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
         weights=weights,
         onnx=onnx,
         curves=run / "results.png",
-        pictures=run / "pictures",
+        pictures=pictures,
     )
+
+
+def _draw(results: Any, folder: Path) -> Path:
+    folder.mkdir()
+    for result in results:
+        zoom = max(1, PICTURE_SIDE // max(result.orig_shape))
+        image = cv2.resize(result.orig_img, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+        boxes = result.boxes.data.clone()
+        boxes[:, :4] *= zoom
+        file = Path(result.path)
+        Results(image, file.name, result.names, boxes=boxes).save(str(folder / file.name))
+    return folder

@@ -76,12 +76,12 @@ class _RowArgs(list[Any]):
 
 def _with_ela_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(parse_model)
-    def parse(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
+    def parse(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         for part, first in (("backbone", 0), ("head", len(d["backbone"]))):
             for layer, row in enumerate(d[part], first):
                 if len(row) == 4 and row[2] == "ELA":
                     row[3] = _row_args(layer, row)
-        return parse_model(d, ch, verbose)
+        return parse_model(d, *args, **kwargs)
 
     return parse
 

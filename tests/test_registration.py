@@ -238,8 +238,17 @@ def test_a_local_file_of_that_name_wins(tmp_path):
     assert python(code, cwd=tmp_path).stdout.endswith("4\n")
 
 
+def environment(folder):
+    """The site-packages of a fresh environment that sees the host but not this clone."""
+    run(BIN / "python", "-m", "venv", "--without-pip", folder / "env", cwd=folder)
+    inside = next((folder / "env").glob("[Ll]ib*/**/site-packages"))
+    host = python("import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).stdout
+    (inside / "zz-host.pth").write_text(host)  # a path only: .pth files found there are not run
+    return inside
+
+
 def test_a_normal_installation_autoloads_and_carries_the_yamls(tmp_path):
-    """A wheel, unpacked into the site-packages of an environment that sees the host but not this clone."""
+    """A wheel, unpacked into the site-packages of another environment."""
     wheel = [
         BIN / "python",
         "-m",
@@ -252,11 +261,8 @@ def test_a_normal_installation_autoloads_and_carries_the_yamls(tmp_path):
         tmp_path,
     ]
     run(*wheel, REPO, cwd=tmp_path)
-    run(BIN / "python", "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
-    inside = next((tmp_path / "env").glob("[Ll]ib*/**/site-packages"))
-    host = python("import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).stdout
+    inside = environment(tmp_path)
     run(BIN / "python", "-m", "zipfile", "-e", next(tmp_path.glob("*.whl")), inside, cwd=tmp_path)
-    (inside / "zz-host.pth").write_text(host)  # a path only: .pth files found there are not run
 
     (tmp_path / "folder").mkdir()
     interpreter = tmp_path / "env" / BIN.name / "python"
@@ -272,3 +278,19 @@ print(tasks.ELA(64).channels)
     assert done.stdout.splitlines()[-4:] == [str(line) for line in expected]
     names = {file.name for folder in ("cfg", "datasets") for file in (REPO / folder).glob("*.yaml")}
     assert {file.name for folder in ("cfg", "datasets") for file in (installed / folder).glob("*")} == names
+
+
+@pytest.mark.parametrize("breakage", ["missing", "corrupt"])
+def test_a_broken_installation_never_stops_the_host(breakage, tmp_path):
+    """The .pth file alone, in an environment whose ela_yolo is gone or damaged."""
+    inside = environment(tmp_path)
+    (inside / "ela_yolo.pth").write_text((REPO / "ela_yolo/autoload.pth").read_text())
+    if breakage == "corrupt":
+        (inside / "ela_yolo").mkdir()
+        (inside / "ela_yolo/__init__.py").write_text("def broken(:\n")
+    code = "print('started'); from ultralytics import YOLO; print(len(YOLO('yolov8n.yaml').model.model))"
+    done = run(tmp_path / "env" / BIN.name / "python", "-c", code, cwd=inside)
+    assert done.stdout.splitlines()[0] == "started"
+    assert done.stdout.splitlines()[-1] == "23"
+    assert done.stderr.startswith("ela-yolo is off, and ELA rows will not be known: ")
+    assert done.stderr.count("\n") == 1
