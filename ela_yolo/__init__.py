@@ -10,7 +10,8 @@ TYPE_CHECKING = False  # typing itself would cost more than all the rest here
 if TYPE_CHECKING:
     from ela_yolo.ela import ELA
     from ela_yolo.errors import ELAError, ExportError, RegistrationError, RenderError, RowError
-    from ela_yolo.export import ParityReport, verify_export
+    from ela_yolo.export import verify_export
+    from ela_yolo.parity import ParityReport
     from ela_yolo.registration import register
 
 __version__ = "0.1.0"
@@ -19,7 +20,7 @@ _HOME = {
     "ELA": "ela",
     "ELAError": "errors",
     "ExportError": "errors",
-    "ParityReport": "export",
+    "ParityReport": "parity",
     "RegistrationError": "errors",
     "RenderError": "errors",
     "RowError": "errors",

@@ -40,8 +40,9 @@ def register() -> None:
     if getattr(tasks, "ELA", None) is ELA:
         return
     _check_host(tasks, checks)
-    _replace(tasks.parse_model, _with_ela_rows(tasks.parse_model))
-    _replace(checks.check_file, _with_packaged_yamls(checks.check_file))
+    parse_model, check_file = _with_ela_rows(tasks.parse_model), _with_packaged_yamls(checks.check_file)
+    _replace(tasks.parse_model, parse_model)
+    _replace(checks.check_file, check_file)
     setattr(tasks, ELA.__name__, ELA)
 
 
@@ -66,6 +67,8 @@ class _RowArgs(list[Any]):
         self._options = options
 
     def __setitem__(self, index: Any, channels_so_far: Any) -> None:
+        if index != 0:  # an option that happens to be named like a local of the parser
+            return
         channels = channels_so_far[self._source]
         try:
             resolve_settings(channels, *self._options)
@@ -77,11 +80,14 @@ class _RowArgs(list[Any]):
 def _with_ela_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(parse_model)
     def parse(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        for part, first in (("backbone", 0), ("head", len(d["backbone"]))):
-            for layer, row in enumerate(d[part], first):
-                if len(row) == 4 and row[2] == "ELA":
-                    row[3] = _row_args(layer, row)
-        return parse_model(d, *args, **kwargs)
+        parts = {
+            part: [
+                [*row[:3], _row_args(layer, row)] if len(row) == 4 and row[2] == "ELA" else row
+                for layer, row in enumerate(d[part], first)
+            ]
+            for part, first in (("backbone", 0), ("head", len(d["backbone"])))
+        }
+        return parse_model({**d, **parts}, *args, **kwargs)
 
     return parse
 

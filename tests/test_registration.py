@@ -196,11 +196,13 @@ def test_bad_rows_are_named_with_what_is_allowed(row, small_model):
     assert BAD_ROWS[row] in str(caught.value)
 
 
-def test_an_ela_row_may_come_first(tmp_path):
+def test_an_ela_row_may_come_first_and_the_callers_rows_are_left_alone():
     from ultralytics.nn.tasks import parse_model
 
-    model, _ = parse_model({"backbone": [[-1, 1, "ELA", []]], "head": []}, 3, False)
+    config = {"backbone": [[-1, 1, "ELA", []]], "head": []}
+    model, _ = parse_model(config, 3, False)
     assert model[0].channels == 3
+    assert config == {"backbone": [[-1, 1, "ELA", []]], "head": []}
 
 
 def test_repeats_are_scaled_by_depth_as_the_hosts_own(small_model):
