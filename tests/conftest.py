@@ -42,9 +42,8 @@ def python(code, *, cwd, **kwargs):
     return run(sys.executable, "-c", code, cwd=cwd, **kwargs)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def host_settings():
-    """Data sets and runs of the host go to the tests' own folder."""
+def pytest_configure():
+    """Data sets and runs of the host go to the tests' own folder; set before a test module imports the host."""
     run(BIN / "yolo", "settings", f"datasets_dir={HOME / 'datasets'}", f"runs_dir={HOME / 'runs'}", cwd=HOME)
 
 
