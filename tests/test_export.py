@@ -186,14 +186,16 @@ def test_other_ways_to_export_onnx_are_proven_too(key, exported, tmp_path):
     assert "PROVEN the same model" in done.stdout
 
 
-@pytest.mark.parametrize("task", ["seg", "pose", "obb", "cls"])
-def test_the_other_tasks(task, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["yolov8n-ela-seg", "yolov8n-ela-pose", "yolov8n-ela-obb", "yolov8n-ela-cls", "yolo26n-ela"]
+)
+def test_the_other_tasks_and_heads(name, tmp_path):
     """Random weights with BatchNorm calibrated on photographs, so that outputs depend on the image."""
     from ultralytics.utils import ASSETS
 
     from ela_yolo.export import _host_photographs, _network_input
 
-    model = YOLO(f"yolov8n-ela-{task}.yaml")
+    model = YOLO(f"{name}.yaml")
     batch = torch.cat([_network_input(picture, (128, 128)) for picture in _host_photographs().values()])
     net = model.model.train()
     for module in net.modules():
@@ -202,16 +204,16 @@ def test_the_other_tasks(task, tmp_path):
     with torch.no_grad():
         for _ in range(10):
             net(batch)
-    model.ckpt_path = net.pt_path = str(tmp_path / f"{task}.pt")
-    for last in [net.model[-1].linear] if task == "cls" else [branch[-1] for branch in net.model[-1].cv3]:
+    model.ckpt_path = net.pt_path = str(tmp_path / f"{name}.pt")
+    for last in [net.model[-1].linear] if model.task == "classify" else [branch[-1] for branch in net.model[-1].cv3]:
         torch.nn.init.normal_(last.weight, std=0.3)
         torch.nn.init.zeros_(last.bias)
     net.eval()
     file = model.export(format="onnx", imgsz=96)
     report = verify_export(model, file, sorted(ASSETS.glob("*.jpg")))
     assert report.passed, str(report)
-    extra = {"seg": "mask prototypes", "pose": "keypoints", "obb": "angles", "cls": "probabilities"}[task]
-    assert extra in [part.name for part in report.outputs]
+    extra = {"segment": "mask prototypes", "pose": "keypoints", "obb": "angles", "classify": "probabilities"}
+    assert extra.get(model.task, "boxes") in [part.name for part in report.outputs]
 
 
 @pytest.mark.parametrize(
