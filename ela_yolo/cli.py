@@ -24,7 +24,8 @@ ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value
   ela-yolo COMMAND --help                                  more on one of them
   ela-yolo --version
 
-Exit status: 0 done, 1 it failed, 2 the command line is wrong."""
+Exit status: 0 done, 1 it failed, 2 unknown or missing command or key, 130 interrupted.
+PYTHONDEVMODE=1 shows the traceback of an error that comes from the host."""
 
 COMMAND_HELP = {
     "quickstart": """\
@@ -32,7 +33,7 @@ ela-yolo quickstart [key=value ...]
 
 Trains yolov8n-ela.yaml from scratch on scenes.yaml (rendered on this machine at first use), validates it, exports it
 to ONNX, proves the file, draws detections on some validation images, and prints where all of it lies. Takes the
-host's train keys, which replace the recipe's, such as epochs=1 or device=0.""",
+host's train keys, which replace the recipe's, such as epochs=60 or device=0.""",
     "export": """\
 ela-yolo export model=best.pt format=onnx [source=images/] [verify=False] [key=value ...]
 
@@ -60,14 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except Exception as error:
-        # The host reports bad input by these types, often from deep within; the place helps where it was no bad input.
-        if isinstance(error, (OSError, SyntaxError, TypeError, ValueError, KeyError, AssertionError)) or "❌" in str(
-            error
-        ):
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            return _fail(f"{type(error).__name__}: {_one_line(error)} ({Path(frame.filename).name}:{frame.lineno})", 1)
-        raise
+    except Exception as error:  # of the host, which reports bad input by many types, often from deep within
+        if sys.flags.dev_mode:
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = "/".join(Path(frame.filename).parts[-3:])
+        return _fail(f"{type(error).__name__}: {_one_line(error)} ({place}:{frame.lineno})", 1)
 
 
 def _fail(reason: object, status: int) -> int:
@@ -98,16 +97,19 @@ def _run(args: list[str]) -> int:
     from ela_yolo.registration import register
 
     register()
-    rest = [arg for arg in args if arg != command]
+    place = args.index(command)
+    rest = args[:place] + args[place + 1 :]
     if command == "quickstart":
         return _quickstart(_overrides(rest))
     if command == "export":
         return _export(_overrides(rest, "verify"))
     if command == "tune":  # the host's command line does not know its own method
-        overrides = _overrides(rest)
+        overrides = _overrides(rest, "iterations", "use_ray")
         _model(overrides).tune(**overrides)
         return 0
-    _overrides(rest)  # refused here in one line rather than by the host in many
+    overrides = _overrides(rest)  # refused here in one line rather than by the host in many
+    if not {"model", "cfg"} & overrides.keys():
+        raise UsageError("model= is missing, such as model=yolov8n-ela.yaml")
 
     from ultralytics.cfg import entrypoint
 
@@ -126,7 +128,7 @@ def _command(words: Sequence[str]) -> str:
     unknown = next((word for word in words if word not in TASKS), None)
     if unknown is None:
         raise UsageError(f"'{words[0]}' is a task; name a mode too: {', '.join(MODES)}")
-    raise UsageError(f"'{unknown}' is not a command{_nearest(unknown, commands)}; see ela-yolo --help")
+    raise UsageError(f"'{unknown}' is not a command{_nearest(unknown, commands) or '; see ela-yolo --help'}")
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
@@ -147,7 +149,7 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
                 overrides[key] = value
             elif arg in TASKS:
                 overrides["task"] = arg
-            elif isinstance(DEFAULT_CFG_DICT.get(arg), bool) or arg in {"half", "int8"}:
+            elif isinstance(DEFAULT_CFG_DICT.get(arg), bool) or arg in {"half", "int8", "end2end", "nms"}:
                 overrides[arg] = True
             elif arg in DEFAULT_CFG_DICT:
                 raise UsageError(f"'{arg}' lacks its value, such as {arg}={DEFAULT_CFG_DICT[arg]}")
@@ -156,6 +158,8 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
                 raise UsageError(f"'{arg}' is not key=value{_nearest(arg, known)}")
     except (AssertionError, SyntaxError, ValueError) as error:
         raise UsageError(_one_line(error)) from None
+    if "mode" in overrides:
+        raise UsageError(f"mode= has no place here: write ela-yolo {overrides['mode']} ...")
     own = {key: overrides.pop(key) for key in own_keys if key in overrides}
     logging.disable(logging.CRITICAL)  # the host prints its whole help, and its warnings come again when it runs
     try:
@@ -169,11 +173,12 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
 
 
 def _model(overrides: dict[str, Any]) -> Any:
-    from ultralytics import YOLO
+    from ultralytics import RTDETR, YOLO
 
     if "model" not in overrides:
         raise UsageError("model= is missing, such as model=best.pt")
-    return YOLO(overrides.pop("model"), task=overrides.pop("task", None))
+    model, task = overrides.pop("model"), overrides.pop("task", None)
+    return RTDETR(model) if "rtdetr" in Path(str(model)).stem.lower() else YOLO(model, task=task)
 
 
 def _quickstart(overrides: dict[str, Any]) -> int:
@@ -185,19 +190,26 @@ def _quickstart(overrides: dict[str, Any]) -> int:
 
 
 def _export(overrides: dict[str, Any]) -> int:
-    from ela_yolo.export import check_provable, export, find_images
+    from ultralytics.engine.exporter import export_formats
+
+    from ela_yolo.export import check_provable, export, export_unproven, find_images
 
     verify = overrides.pop("verify", True)
     if not isinstance(verify, bool):
         raise UsageError(f"verify must be True or False, got '{verify}'")
     source = overrides.pop("source", None)
+    model = _model(overrides)
+    formats = export_formats()["Argument"][1:]  # the first is PyTorch itself
+    wrong = str(overrides.get("format", "")).lower()
+    if wrong not in formats:
+        raise UsageError(f"format={wrong} is none of the host's{_nearest(wrong, formats) or ', such as format=onnx'}")
     if not verify:
         if source is not None:
             raise UsageError("source= names the images of the proof, which verify=False skips; leave one of them out")
-        _model(overrides).export(**overrides)
+        export_unproven(model, overrides)
         return 0
-    check_provable(overrides)
+    check_provable(model, overrides)
     images = None if source is None else find_images(str(source))
-    _, report = export(_model(overrides), overrides, images)
+    _, report = export(model, overrides, images)
     print(f"\n{report}\nwritten to {report.save()}")
     return 0 if report.passed else 1

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from glob import glob
-from importlib.metadata import version
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,38 +14,62 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import ultralytics
 from torch import Tensor
 from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.utils import ASSETS
 
+import ela_yolo
 from ela_yolo.errors import ExportError
-from ela_yolo.parity import ParityReport, compare_detections, compare_outputs
+from ela_yolo.parity import OutputParity, ParityReport, compare_detections, compare_outputs, report_path
 
 Array = np.ndarray[Any, Any]
 
 PROVABLE_TASKS = frozenset({"classify", "detect", "obb", "pose", "segment"})
 
 
-def check_provable(overrides: Mapping[str, Any]) -> None:
+def check_provable(model: Any, overrides: Mapping[str, Any]) -> None:
     """Find out before an export whether its file can be proven.
 
     Args:
+        model: The model to export.
         overrides: The host's export keys.
 
     Raises:
         ExportError: If it cannot, or if a package that is needed is missing.
     """
     unproven = "cannot be proven yet; add verify=False to export unproven"
-    if overrides.get("format") != "onnx":
-        raise ExportError(f"format={overrides.get('format', 'torchscript')} {unproven}, or take format=onnx")
-    for key in ("nms", "end2end", "half", "int8", "quantize"):
-        if overrides.get(key):
+    if str(overrides.get("format")).lower() != "onnx":
+        raise ExportError(f"format={overrides.get('format')} {unproven}, or take format=onnx")
+    for key, plain in (("nms", None), ("end2end", None), ("half", False), ("int8", False), ("quantize", 32)):
+        if overrides.get(key) not in (None, plain):
             raise ExportError(f"{key}={overrides[key]} {unproven}")
+    head = type(model.model.model[-1]).__name__
+    if model.task not in PROVABLE_TASKS or head == "RTDETRDecoder":
+        raise ExportError(f"a model with the head {head} {unproven}")
+    if model.model.yaml.get("channels", 3) != 3:
+        raise ExportError(f"a model of {model.model.yaml['channels']}-channel images {unproven}")
+    check_packages()
+
+
+def check_packages() -> None:
+    """Find out whether the packages are there that exporting to ONNX and proving it need.
+
+    Raises:
+        ExportError: If not; the message names the extra to install.
+    """
     missing = [package for package in ("onnx", "onnxruntime", "onnxslim") if find_spec(package) is None]
     if missing:
         raise ExportError(f"exporting to ONNX needs {', '.join(missing)}: pip install 'ela-yolo[export]'")
+
+
+def export_unproven(model: YOLO, overrides: Mapping[str, Any]) -> Path:
+    """Export by the host's exporter and return the file; the proof of a former one of that name is deleted."""
+    exported = Path(model.export(**overrides))
+    report_path(exported).unlink(missing_ok=True)
+    return exported
 
 
 def export(
@@ -64,9 +88,10 @@ def export(
     Raises:
         ExportError: As in :func:`check_provable` and :func:`verify_export`.
     """
-    check_provable(overrides)
-    exported = Path(model.export(**overrides))
-    return exported, verify_export(model, exported, images)
+    check_provable(model, overrides)
+    pictures = None if images is None else _read_images(images)
+    exported = export_unproven(model, overrides)
+    return exported, _verify(model, exported, pictures)
 
 
 def find_images(source: str) -> list[Path]:
@@ -95,37 +120,64 @@ def verify_export(
     Raises:
         ExportError: If the file cannot be run or is of a kind that cannot be proven, or an image cannot be read.
     """
-    exported = Path(exported)
-    file = _OnnxFile(exported)
     model = model if isinstance(model, YOLO) else YOLO(model)
-    net: Any = deepcopy(model.model).float().eval()
+    return _verify(model, Path(exported), None if images is None else _read_images(images))
+
+
+def _verify(model: YOLO, exported: Path, pictures: Mapping[str, Array] | None) -> ParityReport:
+    file = _OnnxFile(exported)
+    net: Any = model.model
+    net = deepcopy(net).float().eval()
     if hasattr(net, "end2end"):  # a head without NMS has two branches, and the file holds the other one
         net.end2end = False
-    pictures = _read_images(images) if images is not None else _host_photographs()
-    by_file, by_model = [], []
-    for picture in pictures.values():
-        batch = _network_input(picture, file.imgsz).expand(file.batch, -1, -1, -1)
-        with torch.inference_mode():
-            output = net(batch.to(next(net.parameters()).device))
-        output = output[0] if isinstance(output, tuple) else output  # the second entry is for training
-        by_model.append([y.cpu() for y in (output if isinstance(output, tuple) else (output,))])
-        by_file.append(file.run(batch))
-        if [y.shape for y in by_model[-1]] != [y.shape for y in by_file[-1]]:
-            raise ExportError(
-                f"{exported} gives outputs of shape {[tuple(y.shape) for y in by_file[-1]]}, its model "
-                f"{[tuple(y.shape) for y in by_model[-1]]}; it is an export of another model, so export again"
-            )
-
-    found, unmatched = compare_detections(by_model, by_file, file.task, len(net.names))
+    pictures = _host_photographs() if pictures is None else pictures
+    outputs: list[OutputParity] = []
+    detections = unmatched = 0
+    for batch, imgsz in file.inputs:
+        by_model, by_file = _run_both(net, file, pictures, batch, imgsz)
+        outputs.extend(compare_outputs(by_model, by_file, file.task, net))
+        found, lost = compare_detections(by_model, by_file, file.task, len(net.names))
+        detections, unmatched = detections + found, unmatched + lost
     return ParityReport(
         model=str(getattr(model, "ckpt_path", None) or model.model_name),
         exported=str(exported),
-        runtime={name: version(name) for name in ("onnxruntime", "torch", "ultralytics", "ela-yolo")},
+        sha256=sha256(exported.read_bytes()).hexdigest(),
+        runtime={
+            "onnxruntime": file.runtime_version,
+            "torch": torch.__version__,
+            "ultralytics": ultralytics.__version__,
+            "ela-yolo": ela_yolo.__version__,
+        },
         images=tuple(pictures),
-        outputs=compare_outputs(by_model, by_file, file.task, net),
-        detections=found,
+        outputs=tuple(outputs),
+        detections=detections,
         unmatched=unmatched,
     )
+
+
+def _run_both(
+    net: Any, file: _OnnxFile, pictures: Mapping[str, Array], batch: int, imgsz: tuple[int, int]
+) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """Return the outputs of the model and of the file, for each image a list of tensors (1, ...)."""
+    inputs = torch.cat([_network_input(picture, imgsz) for picture in pictures.values()])
+    by_model: list[list[Tensor]] = []
+    by_file: list[list[Tensor]] = []
+    for start in range(0, len(inputs), batch):
+        # Different images in one batch, the last one filled up from the front: so a mix-up within it shows.
+        images = inputs[torch.arange(start, start + batch) % len(inputs)]
+        with torch.no_grad():
+            output = net(images.to(next(net.parameters()).device))
+        output = output[0] if isinstance(output, tuple) else output  # the second entry is for training
+        wanted = [y.cpu() for y in (output if isinstance(output, tuple) else (output,))]
+        given = file.run(images)
+        if [y.shape for y in wanted] != [y.shape for y in given]:
+            raise ExportError(
+                f"{file.file} gives outputs of shape {[tuple(y.shape) for y in given]}, its model "
+                f"{[tuple(y.shape) for y in wanted]}; it is an export of another model, so export again"
+            )
+        for of_batch, of_all in ((wanted, by_model), (given, by_file)):
+            of_all.extend([y[place : place + 1] for y in of_batch] for place in range(batch))
+    return by_model, by_file
 
 
 class _OnnxFile:
@@ -150,21 +202,25 @@ class _OnnxFile:
         self.file = file
         self.task = metadata["task"]
         height, width = json.loads(metadata["imgsz"])
-        self.imgsz: tuple[int, int] = height, width  # px
-        batch = self.session.get_inputs()[0].shape[0]
-        self.batch = batch if isinstance(batch, int) else 1
+        batch, _, *sides = self.session.get_inputs()[0].shape
+        # What it was exported at; with free axes another size and batch too, for those are what they are for.
+        self.inputs = [(batch if isinstance(batch, int) else 1, (height, width))]
+        if not all(isinstance(side, int) for side in sides):
+            self.inputs.append((2, (height + 64, width + 32)))
+        self.runtime_version = onnxruntime.__version__
         if self.task not in PROVABLE_TASKS:
             raise ExportError(f"{file}: the task {self.task} cannot be proven yet; add verify=False to export unproven")
+        if metadata.get("head") == "RTDETRDecoder":
+            raise ExportError(f"{file}: RT-DETR cannot be proven yet; add verify=False to export unproven")
         if metadata.get("end2end") == "True" or "'nms': True" in metadata["args"]:
             raise ExportError(
-                f"{file} holds its own NMS, which cannot be proven yet; leave nms= out or add verify=False"
+                f"{file} was exported with nms=, which cannot be proven yet; leave that out or add verify=False"
             )
 
     def run(self, batch: Tensor) -> list[Tensor]:
         feed = self.session.get_inputs()[0]
-        array = batch.numpy().astype(np.float16 if feed.type == "tensor(float16)" else np.float32)
         try:
-            outputs = self.session.run(None, {feed.name: array})
+            outputs = self.session.run(None, {feed.name: batch.numpy()})
         except Exception as error:  # as above
             raise ExportError(f"{self.file} cannot be run, so export it again ({_first_line(error)})") from error
         return [torch.from_numpy(output).float() for output in outputs]
@@ -186,12 +242,14 @@ def _host_photographs() -> dict[str, Array]:
 
 
 def _read_images(files: Iterable[str | Path]) -> dict[str, Array]:
-    pictures = {}
+    pictures: dict[str, Array] = {}
     for file in files:
         picture = cv2.imread(str(file))
         if picture is None:
             raise ExportError(f"{file} is not an image that OpenCV can read; name images with source=")
         pictures[str(file)] = picture
+    if len(pictures) < 2:
+        raise ExportError("a proof needs at least two different images")
     return pictures
 
 

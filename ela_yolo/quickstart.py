@@ -9,10 +9,11 @@ from typing import Any
 
 import cv2
 from ultralytics import YOLO
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
+from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.results import Results
 
-from ela_yolo.export import check_provable, export
+from ela_yolo.errors import ExportError
+from ela_yolo.export import check_packages, export, find_images
 from ela_yolo.parity import ParityReport
 
 # From scratch on two CPU cores in minutes. Small pictures and no mosaic keep an epoch short; many small steps of Adam
@@ -48,7 +49,7 @@ class QuickstartResult:
         parity: The proof of the ONNX file.
         weights: The best weights.
         onnx: Their export.
-        curves: The picture of losses and mAP over the epochs.
+        curves: The picture of losses and mAP over the epochs; with ``plots=False`` their table.
         pictures: Validation images with the detections drawn.
     """
 
@@ -80,38 +81,41 @@ def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
         overrides: Train keys of the host that replace the recipe's, such as ``{"epochs": 1}``.
 
     Raises:
-        ExportError: If the packages that ONNX needs are missing (found out before the training), or the file cannot
-            be run.
+        ExportError: Before the training, if packages that ONNX needs are missing or the validation images are no
+            folder; after it, if the file cannot be run.
     """
-    export_keys = {"format": "onnx"}
-    check_provable(export_keys)
+    check_packages()
     settings = {**RECIPE, **overrides}
+    validation = check_det_dataset(settings["data"])["val"]
+    if not Path(str(validation)).is_dir():
+        raise ExportError(f"quickstart needs a folder of images as val: of {settings['data']}, not {validation}")
+    images = find_images(str(validation))[:PICTURES]
+
     trained = YOLO(settings.pop("model"))
     trained.train(**settings)
     trainer: Any = trained.trainer
     run = Path(trainer.save_dir)
     weights = run / "weights" / "best.pt"
 
-    validation = check_det_dataset(settings["data"])["val"]
-    images = sorted(file for file in Path(validation).rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)[:PICTURES]
+    machine = {key: settings[key] for key in ("device", "workers") if key in settings}
     best = YOLO(weights)
-    metrics = best.val(data=settings["data"], project=run, name="validation")
-    onnx, parity = export(YOLO(weights), {**export_keys, "imgsz": settings["imgsz"]}, images)
+    metrics = best.val(data=settings["data"], project=run, name="validation", **machine)
+    onnx, parity = export(YOLO(weights), {"format": "onnx", "imgsz": settings["imgsz"]}, images)
     parity.save()
-    pictures = _draw(best.predict(images, imgsz=settings["imgsz"], verbose=False), run / "pictures")
+    pictures = _draw(best.predict(images, imgsz=settings["imgsz"], verbose=False, **machine), run / "pictures")
     return QuickstartResult(
         map50=float(metrics.box.map50),
         map50_95=float(metrics.box.map),
         parity=parity,
         weights=weights,
         onnx=onnx,
-        curves=run / "results.png",
+        curves=run / ("results.png" if (run / "results.png").is_file() else "results.csv"),
         pictures=pictures,
     )
 
 
 def _draw(results: Any, folder: Path) -> Path:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for result in results:
         zoom = max(1, PICTURE_SIDE // max(result.orig_shape))
         image = cv2.resize(result.orig_img, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)

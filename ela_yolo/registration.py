@@ -24,7 +24,10 @@ from typing import Any
 from ela_yolo.ela import ELA, resolve_settings
 from ela_yolo.errors import RegistrationError, RowError
 
-OPTIONS = tuple(inspect.signature(resolve_settings).parameters)[1:]  # what a row may give: everything but channels
+OPTIONS = {  # what a row may give, everything but channels: name -> default
+    name: parameter.default for name, parameter in list(inspect.signature(ELA).parameters.items())[1:]
+}
+_MARK = "wrapped_by_ela_yolo"
 
 
 def register() -> None:
@@ -37,12 +40,16 @@ def register() -> None:
     from ultralytics.nn import tasks
     from ultralytics.utils import checks
 
-    if getattr(tasks, "ELA", None) is ELA:
+    seams = ((tasks, "parse_model", _with_ela_rows), (checks, "check_file", _with_packaged_yamls))
+    if all(hasattr(getattr(module, name, None), _MARK) for module, name, _ in seams):
         return
     _check_host(tasks, checks)
-    parse_model, check_file = _with_ela_rows(tasks.parse_model), _with_packaged_yamls(checks.check_file)
-    _replace(tasks.parse_model, parse_model)
-    _replace(checks.check_file, check_file)
+    for module, name, wrap in seams:
+        original = getattr(module, name)
+        if not hasattr(original, _MARK):  # reloading the parser's module leaves the other one wrapped
+            replacement = wrap(original)
+            setattr(replacement, _MARK, True)
+            _replace(original, replacement)
     setattr(tasks, ELA.__name__, ELA)
 
 
@@ -82,19 +89,22 @@ def _with_ela_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
     def parse(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         parts = {
             part: [
-                [*row[:3], _row_args(layer, row)] if len(row) == 4 and row[2] == "ELA" else row
+                [*row[:3], _row_args(layer, row)] if len(row) > 2 and row[2] == "ELA" else row
                 for layer, row in enumerate(d[part], first)
             ]
             for part, first in (("backbone", 0), ("head", len(d["backbone"])))
         }
+        _refuse_unread([*parts["backbone"], *parts["head"]])
         return parse_model({**d, **parts}, *args, **kwargs)
 
     return parse
 
 
 def _row_args(layer: int, row: Sequence[Any]) -> _RowArgs:
-    source, repeats, _, args = row
     where = f"ELA row {layer} [{', '.join('null' if item is None else str(item) for item in row)}]"
+    if len(row) != 4:
+        raise RowError(f"{where}: a row has four entries, [from, repeats, module, args], such as [-1, 1, ELA, []]")
+    source, repeats, _, args = row
     if not isinstance(source, int) or isinstance(source, bool):
         raise RowError(f"{where}: ELA reads one layer, so its 'from' is one number such as -1 or 4, got {source!r}")
     if source >= layer or source < -max(layer, 1):
@@ -102,11 +112,25 @@ def _row_args(layer: int, row: Sequence[Any]) -> _RowArgs:
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise RowError(f"{where}: repeats must be a positive integer, got {repeats!r}")
     options = _positional_options(where, args)
-    for index, default in enumerate(("B", "paper")):  # so that the host's layer table names them
-        options[index] = default if options[index] is None else options[index]
+    # Variant and gate in full, so that the host's layer table names them.
+    options = [default if option is None else option for option, default in zip(options, OPTIONS.values(), strict=True)]
     while options[-1] is None:
         options.pop()
     return _RowArgs(where, source, options)
+
+
+def _refuse_unread(rows: Sequence[Any]) -> None:
+    """Refuse an ELA row that no later row reads: a number that should point to it was not raised."""
+    read = set()
+    for layer, (source, *_) in enumerate(rows):
+        sources = source if isinstance(source, list) else [source]
+        read |= {layer + s if s < 0 else s for s in sources if isinstance(s, int)}
+    for layer, row in enumerate(rows[:-1]):
+        if isinstance(row[-1], _RowArgs) and layer not in read:
+            raise RowError(
+                f"ELA row {layer} is read by no layer; raise the numbers of the rows that should read it, "
+                f"such as Detect's, to {layer}"
+            )
 
 
 def _positional_options(where: str, args: Any) -> list[Any]:
@@ -143,7 +167,7 @@ def _with_packaged_yamls(check_file: Callable[..., Any]) -> Callable[..., Any]:
 def _replace(original: Callable[..., Any], replacement: Callable[..., Any]) -> None:
     """Put the replacement wherever a loaded module of the host holds the original, also where imported by name."""
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "ultralytics":
+        if name.partition(".")[0] == "ultralytics" and isinstance(module, ModuleType):
             for attribute, value in list(vars(module).items()):
                 if value is original:
                     setattr(module, attribute, replacement)
@@ -154,7 +178,7 @@ def _check_host(tasks: ModuleType, checks: ModuleType) -> None:
     import ultralytics
 
     host = f"ultralytics {ultralytics.__version__}"
-    if hasattr(tasks, "ELA"):
+    if getattr(tasks, "ELA", ELA) is not ELA:
         raise RegistrationError(
             f"{host} already has a class named ELA ({tasks.ELA!r}), which is not overwritten; "
             "reinstall ultralytics if its files were edited"
@@ -163,13 +187,14 @@ def _check_host(tasks: ModuleType, checks: ModuleType) -> None:
     for module, function, arguments in (
         (tasks, "parse_model", ["d", "ch", "verbose"]),
         (checks, "check_file", ["file"]),
+        (checks, "check_yaml", ["file"]),
     ):
         found = getattr(module, function, None)
         if not callable(found) or list(inspect.signature(found).parameters)[: len(arguments)] != arguments:
             raise RegistrationError(
                 f"{host}: {module.__name__}.{function}({', '.join(arguments)}) is missing; {remedy}"
             )
-    if "check_file" not in checks.check_yaml.__code__.co_names:
+    if "check_file" not in getattr(inspect.unwrap(checks.check_yaml), "__code__", _check_host.__code__).co_names:
         raise RegistrationError(f"{host}: ultralytics.utils.checks.check_yaml does not use check_file; {remedy}")
     try:
         widths = _probe_parser(tasks.parse_model)
@@ -180,12 +205,12 @@ def _check_host(tasks: ModuleType, checks: ModuleType) -> None:
 
 
 def _probe_parser(parse_model: Callable[..., Any]) -> tuple[Any, ...]:
-    """Return the widths that the host's parser gives to rows reading the layer before, an early one, and -2.
+    """Return the widths that the host's parser gives to rows that read the layer before, an early one, and -3.
 
     Identity and Concat have no weights, so the state of torch's random generator is not touched.
     """
-    probes = [_RowArgs("probe", source, []) for source in (-1, 0, -2)]
-    rows = [[-1, 1, "nn.Identity", []], [[-1, 0], 1, "Concat", [1]]]
-    rows += [[source, 1, "nn.Identity", args] for source, args in zip((-1, 0, -3), probes, strict=True)]
+    rows: list[list[Any]] = [[-1, 1, "nn.Identity", []], [[-1, 0], 1, "Concat", [1]]]  # 3 channels, then 6
+    probes = {source: _RowArgs("probe", source, []) for source in (-1, 0, -3)}
+    rows += [[source, 1, "nn.Identity", args] for source, args in probes.items()]
     parse_model({"backbone": rows, "head": []}, 3, False)
-    return tuple(args[0] for args in probes)
+    return tuple(args[0] for args in probes.values())

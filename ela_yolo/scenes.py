@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -52,17 +52,19 @@ def render(folder: str | Path, seed: int = 0) -> Path:
         raise RenderError(f"{folder} exists and is not a finished rendering; move or delete it, and run this again")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-unfinished-", dir=folder.parent))
+        part = folder.with_name(f".{folder.name}-unfinished-{uuid4().hex[:8]}")
+        part.mkdir()
     except OSError as error:
         raise RenderError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
     try:
-        part.chmod(0o755)
         for number, (split, count) in enumerate(SPLITS.items()):
             for kind in ("images", "labels"):
                 (part / kind / split).mkdir(parents=True)
             for index in range(count):
                 image, objects = render_scene(np.random.default_rng((seed, number, index)))
                 _write(part, split, index, image, objects)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # Windows replaces no folder, not even an empty one
         os.replace(part, folder)
     except OSError as error:
         if not _is_finished(folder):  # else another process was faster
@@ -125,7 +127,8 @@ def _write(root: Path, split: str, index: int, image: Array, objects: list[tuple
 def _is_finished(folder: Path) -> bool:
     # A folder gets its name only when complete; what a user deleted from it since is missing here.
     return all(
-        (folder / "images" / split / f"{index:04}.jpg").is_file()
+        (folder / kind / split / f"{index:04}{suffix}").is_file()
+        for kind, suffix in (("images", ".jpg"), ("labels", ".txt"))
         for split, count in SPLITS.items()
         for index in range(count)
     )

@@ -103,12 +103,11 @@ def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
     assert (tmp_path / "mine/weights/best.onnx").is_file()
 
 
-def test_quickstart(tmp_path):
-    keys = ["epochs=1", "imgsz=96", f"project={tmp_path}", "plots=True"]
-    done = run(BIN / "ela-yolo", "quickstart", *keys, cwd=tmp_path, ok=False)
-    # One epoch may be too few for a proof, and then the command must say so and fail.
-    proven = "PROVEN the same model" in done.stdout and "NOT PROVEN" not in done.stdout
-    assert done.returncode == (0 if proven else 1), done.stderr
+def test_quickstart(retrained, tmp_path):
+    """From weights that have learned a little, so that one epoch is enough for a proof."""
+    keys = ["epochs=1", "imgsz=96", f"model={retrained}/weights/best.pt", f"project={tmp_path}"]
+    done = run(BIN / "ela-yolo", "quickstart", *keys, cwd=tmp_path)
+    assert "\nPROVEN the same model" in done.stdout
     summary = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[-7:])
     assert list(summary) == ["mAP50", "mAP50-95", "parity", "weights", "ONNX", "curves", "pictures"]
     assert 0 <= float(summary["mAP50-95"]) <= float(summary["mAP50"]) <= 1
@@ -116,7 +115,7 @@ def test_quickstart(tmp_path):
         assert Path(summary[name]).is_file(), name
     assert len(list(Path(summary["pictures"]).glob("*.jpg"))) == 6
     report = json.loads(Path(f"{summary['ONNX']}.parity.json").read_text())
-    assert report["passed"] is proven
+    assert report["passed"] is True
     assert len(report["images"]) == 6
 
 

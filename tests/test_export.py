@@ -1,5 +1,6 @@
 """The proof of exported files, on a really trained detector: true files pass, and every wrong one is caught."""
 
+import hashlib
 import json
 import shutil
 
@@ -8,11 +9,12 @@ import onnx
 import pytest
 import torch
 from conftest import BIN, HOME, python, run
-from onnx import numpy_helper
-from ultralytics import YOLO
+from onnx import helper, numpy_helper
+from ultralytics import RTDETR, YOLO
 
 from ela_yolo import ExportError, verify_export
 from ela_yolo.export import check_provable, find_images
+from ela_yolo.parity import compare_detections
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
 
@@ -53,9 +55,8 @@ def test_the_command_proves_the_file_and_says_so(exported):
     report = json.loads(file.with_name("best.onnx.parity.json").read_text())
     assert report["passed"] is True and report["failures"] == []
     assert [part["name"] for part in report["outputs"]] == ["boxes", "scores"]
-    assert all(
-        part["max_error"] <= part["tolerance"] < part["contrast"] or part["unit"] != "px" for part in report["outputs"]
-    )
+    assert [part["verdict"] for part in report["outputs"]] == ["same", "same"]
+    assert all(part["max_error"] <= part["tolerance"] for part in report["outputs"])
     assert len(report["images"]) == len(set(report["images"])) >= 4
     assert report["unmatched"] == 0
     assert report["runtime"].keys() == {"onnxruntime", "torch", "ultralytics", "ela-yolo"}
@@ -124,13 +125,116 @@ def test_a_model_that_was_never_trained_proves_nothing(tmp_path):
     assert "prove nothing; train the model first" in done.stdout
 
 
+def after_output(model, *nodes):
+    """Put nodes between what a graph computes and its output; they read `raw` and write the output's name."""
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        for place, name in enumerate(node.output):
+            if name == output:
+                node.output[place] = "raw"
+    model.graph.node.extend(nodes)
+
+
+def constant(model, name, value):
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def test_a_batch_in_which_images_are_mixed_up_is_caught(retrained, tmp_path):
+    model = YOLO(shutil.copy(retrained / "weights/best.pt", tmp_path))
+    file = model.export(format="onnx", imgsz=96, batch=3)
+    assert verify_export(model, file, images(4)).passed
+
+    def first_for_all(graph):
+        output = graph.graph.output[0].name
+        zeros = constant(graph, "zeros", np.zeros(3, np.int64))
+        after_output(graph, helper.make_node("Gather", ["raw", zeros], [output], axis=0))
+
+    assert not verify_export(model, changed(file, tmp_path, first_for_all), images(4)).passed
+
+
+def test_a_dynamic_file_that_is_right_at_one_size_only_is_caught(retrained, tmp_path):
+    model = YOLO(shutil.copy(retrained / "weights/best.pt", tmp_path))
+    file = model.export(format="onnx", imgsz=96, dynamic=True)
+    report = verify_export(model, file, images(3))
+    assert report.passed, str(report)
+    assert {part.shape[0] for part in report.outputs} == {1}
+    assert len({part.shape for part in report.outputs if part.name == "boxes"}) == 2
+
+    def zero_elsewhere(graph):
+        output, image = graph.graph.output[0].name, graph.graph.input[0].name
+        after_output(
+            graph,
+            helper.make_node("Shape", [image], ["shape"]),
+            helper.make_node("Gather", ["shape", constant(graph, "three", np.int64(3))], ["width"]),
+            helper.make_node("Equal", ["width", constant(graph, "traced", np.int64(96))], ["is_traced"]),
+            helper.make_node("Cast", ["is_traced"], ["factor"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", ["raw", "factor"], [output]),
+        )
+
+    assert not verify_export(model, changed(file, tmp_path, zero_elsewhere), images(3)).passed
+
+
+def detections(*rows):
+    """Raw outputs (1, 4 + 2 classes, N) that NMS turns into these rows of (x, y, w, h, score, class)."""
+    output = torch.zeros(1, 6, len(rows))
+    for place, (*box, score, kind) in enumerate(rows):
+        output[0, :4, place] = torch.tensor(box)
+        output[0, 4 + kind, place] = score
+    return [[output]]
+
+
+@pytest.mark.parametrize(
+    ("by_file", "unmatched"),
+    [
+        (((50, 50, 20, 20, 0.9, 0), (20, 20, 10, 10, 0.5, 1)), 0),
+        (((50, 50, 20, 20, 0.9, 0), (20, 20, 10, 10, 0.5, 0)), 2),  # another class
+        (((50, 50, 20, 20, 0.9, 0), (20, 21, 10, 10, 0.5, 1)), 2),  # moved
+        (((50, 50, 20, 20, 0.9, 0), (20, 20, 10, 10, 0.51, 1)), 2),  # another score
+        (((50, 50, 20, 20, 0.9, 0),), 1),  # lost
+        (((50, 50, 20, 20, 0.9, 0), (20, 20, 10, 10, 0.5, 1), (80, 80, 8, 8, 0.3, 0)), 1),  # one too many
+    ],
+)
+def test_detections_are_matched_by_place_class_and_score(by_file, unmatched):
+    wanted = detections((50, 50, 20, 20, 0.9, 0), (20, 20, 10, 10, 0.5, 1))
+    assert compare_detections(wanted, detections(*by_file), "detect", 2) == (2, unmatched)
+
+
+def test_what_nms_decides_by_rounding_alone_is_no_difference():
+    # Two boxes that overlap by a hair more or less than the threshold of NMS.
+    under, over = 100 * 0.3 / 1.7 + 0.001, 100 * 0.3 / 1.7 - 0.001
+    two = detections((50, 50, 100, 100, 0.9, 0), (50 + under, 50, 100, 100, 0.8, 0))
+    one = detections((50, 50, 100, 100, 0.9, 0), (50 + over, 50, 100, 100, 0.8, 0))
+    assert compare_detections(two, one, "detect", 2) == (2, 0)
+    # Two boxes of which each suppresses the other, with equal scores but for rounding.
+    first = detections((50, 50, 100, 100, 0.800001, 0), (55, 50, 100, 100, 0.8, 0))
+    second = detections((50, 50, 100, 100, 0.8, 0), (55, 50, 100, 100, 0.800001, 0))
+    assert compare_detections(first, second, "detect", 2) == (1, 0)
+    # A box whose two classes score the same.
+    first, second = detections((50, 50, 20, 20, 0.8, 0)), detections((50, 50, 20, 20, 0.8, 1))
+    first[0][0][0, 5] = second[0][0][0, 4] = 0.799999
+    assert compare_detections(first, second, "detect", 2) == (1, 0)
+
+
+def test_a_stale_proof_does_not_stay_beside_a_new_file(exported, tmp_path):
+    weights = shutil.copy(exported[0], tmp_path / "best.pt")
+    stale = tmp_path / "best.onnx.parity.json"
+    stale.write_text('{"passed": true}')
+    run(BIN / "ela-yolo", "export", f"model={weights}", "format=onnx", "imgsz=64", "verify=False", cwd=tmp_path)
+    assert not stale.exists()
+    report = json.loads(exported[1].with_name("best.onnx.parity.json").read_text())
+    assert report["sha256"] == hashlib.sha256(exported[1].read_bytes()).hexdigest()
+
+
 def test_nan_is_a_difference(exported, tmp_path):
     weights, file, _ = exported
 
     def poison(model):
         change_weight(model, lambda item: item.name == "model.0.conv.weight", lambda array: array * np.nan)
 
-    assert not verify_export(weights, changed(file, tmp_path, poison), images(3)).passed
+    report = verify_export(weights, changed(file, tmp_path, poison), images(3))
+    assert not report.passed
+    assert json.loads(report.save().read_text())["outputs"][0]["max_error"] is None
 
 
 @pytest.mark.parametrize(
@@ -217,11 +321,25 @@ def test_the_other_tasks_and_heads(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "overrides", [{}, {"format": "torchscript"}, {"format": "onnx", "nms": True}, {"format": "onnx", "half": True}]
+    "overrides",
+    [
+        {"format": "torchscript"},
+        {"format": "onnx", "nms": True},
+        {"format": "onnx", "nms": False},
+        {"format": "onnx", "half": True},
+        {"format": "onnx", "quantize": 8},
+    ],
 )
 def test_what_cannot_be_proven_is_refused_before_it_is_exported(overrides):
     with pytest.raises(ExportError, match="cannot be proven yet; add verify=False"):
-        check_provable(overrides)
+        check_provable(YOLO("yolov8n.yaml"), overrides)
+
+
+def test_models_that_cannot_be_proven_are_refused_before_they_are_exported():
+    for model in (RTDETR("rtdetr-l.yaml"), YOLO("yolo26n-sem.yaml")):
+        with pytest.raises(ExportError, match="cannot be proven yet; add verify=False"):
+            check_provable(model, {"format": "onnx"})
+    check_provable(YOLO("yolov8n.yaml"), {"format": "onnx", "quantize": 32})
 
 
 def test_verify_false_skips_the_proof(exported, tmp_path):
@@ -245,8 +363,8 @@ def test_onnx_missing_is_found_out_before_the_export(tmp_path):
 import sys
 sys.modules["onnxslim"] = None
 import importlib.util
-from ela_yolo.export import check_provable
-try: check_provable({"format": "onnx"})
+from ela_yolo.export import check_packages
+try: check_packages()
 except Exception as error: print(type(error).__name__, error)
 """
     printed = python(code, cwd=tmp_path).stdout

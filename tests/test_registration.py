@@ -81,6 +81,7 @@ BROKEN_HOSTS = {
     "a foreign ELA": ("tasks.ELA = dict", "already has a class named ELA"),
     "another parser": ("tasks.parse_model = lambda config: None", "tasks.parse_model(d, ch, verbose) is missing"),
     "no check_file": ("del checks.check_file", "checks.check_file(file) is missing"),
+    "no check_yaml": ("del checks.check_yaml", "checks.check_yaml(file) is missing"),
     "check_yaml on its own": ("checks.check_yaml = lambda file, hard=True: file", "check_yaml does not use check_file"),
     "a parser without ch": (
         """
@@ -167,6 +168,7 @@ BAD_ROWS = {
     "[2, 1, ELA, []]": "'from' 2 is not a layer before this one; use -1 or a number below 2",
     "[-3, 1, ELA, []]": "'from' -3 is not a layer before this one",
     "[-1, 0, ELA, []]": "repeats must be a positive integer, got 0",
+    "[-1, 1, ELA]": "a row has four entries, [from, repeats, module, args], such as [-1, 1, ELA, []]",
     "[-1, two, ELA, []]": "repeats must be a positive integer, got 'two'",
 }
 
@@ -194,6 +196,31 @@ def test_bad_rows_are_named_with_what_is_allowed(row, small_model):
         small_model(row)
     assert str(caught.value).startswith("ELA row 2 [")
     assert BAD_ROWS[row] in str(caught.value)
+
+
+def test_an_ela_row_that_nothing_reads_is_refused(small_model):
+    from ultralytics.nn.tasks import DetectionModel
+
+    from ela_yolo import RowError
+
+    config = {**yaml.safe_load(MODEL.replace("{row}", "[-1, 1, ELA, []]")), "scale": "n"}
+    config["head"] = [[[1], 1, "Detect", ["nc"]]]
+    with pytest.raises(RowError, match="ELA row 2 is read by no layer; raise the numbers"):
+        DetectionModel(config, verbose=False)
+
+
+def test_reloading_the_parsers_module_registers_again(tmp_path):
+    code = """
+import importlib
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+from ultralytics.utils import checks
+first = checks.check_file
+importlib.reload(tasks)
+assert checks.check_file is first and tasks.check_file is first
+print(tasks.parse_model({"backbone": [[-1, 1, "ELA", []]], "head": []}, 3, False)[0][0].channels)
+"""
+    assert python(code, cwd=tmp_path).stdout == "3\n"
 
 
 def test_an_ela_row_may_come_first_and_the_callers_rows_are_left_alone():
