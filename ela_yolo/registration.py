@@ -121,12 +121,13 @@ def _row_args(layer: int, row: Sequence[Any]) -> _RowArgs:
 
 def _refuse_unread(rows: Sequence[Any]) -> None:
     """Refuse an ELA row that no later row reads: a number that should point to it was not raised."""
-    read = set()
-    for layer, (source, *_) in enumerate(rows):
-        sources = source if isinstance(source, list) else [source]
-        read |= {layer + s if s < 0 else s for s in sources if isinstance(s, int)}
-    for layer, row in enumerate(rows[:-1]):
-        if isinstance(row[-1], _RowArgs) and layer not in read:
+    blocks = [layer for layer, row in enumerate(rows[:-1]) if row and isinstance(row[-1], _RowArgs)]
+    if not blocks:  # then what the rows hold is the host's affair
+        return
+    sources = [row[0] if isinstance(row[0], list) else [row[0]] for row in rows]
+    read = {layer + s if s < 0 else s for layer, row in enumerate(sources) for s in row if isinstance(s, int)}
+    for layer in blocks:
+        if layer not in read:
             raise RowError(
                 f"ELA row {layer} is read by no layer; raise the numbers of the rows that should read it, "
                 f"such as Detect's, to {layer}"

@@ -55,7 +55,6 @@ WRONG = {  # command line -> exit status, what the one line says
         2,
         "format=onxx is none of the host's, did you mean 'onnx'?",
     ),
-    "export model=yolov8n.yaml format=onnx opset=99": (1, "opset"),
     "export model=rtdetr-l.yaml format=onnx": (1, "a model with the head RTDETRDecoder cannot be proven yet"),
     "train data=scenes.yaml": (2, "model= is missing, such as model=yolov8n-ela.yaml"),
     "train model=yolov8n-ela.yaml optimizer=foo data=scenes.yaml": (1, "foo"),
