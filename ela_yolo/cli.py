@@ -164,7 +164,7 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
     logging.disable(logging.CRITICAL)  # the host prints its whole help, and its warnings come again when it runs
     try:
         for key in overrides:
-            check_dict_alignment({**DEFAULT_CFG_DICT, **dict.fromkeys(own_keys)}, {key: overrides[key]})
+            check_dict_alignment(DEFAULT_CFG_DICT, {key: overrides[key]})
     except SyntaxError:
         raise UsageError(f"unknown key '{key}'{_nearest(key, (*DEFAULT_CFG_DICT, *own_keys))}") from None
     finally:
@@ -192,7 +192,7 @@ def _quickstart(overrides: dict[str, Any]) -> int:
 def _export(overrides: dict[str, Any]) -> int:
     from ultralytics.engine.exporter import export_formats
 
-    from ela_yolo.export import check_provable, export, export_unproven, find_images
+    from ela_yolo.export import export, export_unproven, find_images
 
     verify = overrides.pop("verify", True)
     if not isinstance(verify, bool):
@@ -208,7 +208,6 @@ def _export(overrides: dict[str, Any]) -> int:
             raise UsageError("source= names the images of the proof, which verify=False skips; leave one of them out")
         export_unproven(model, overrides)
         return 0
-    check_provable(model, overrides)
     images = None if source is None else find_images(str(source))
     _, report = export(model, overrides, images)
     print(f"\n{report}\nwritten to {report.save()}")

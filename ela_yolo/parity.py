@@ -209,6 +209,8 @@ def compare_detections(
         found += int((a[:, 4] > edge).sum())
         only_a, only_b = a[~same.any(1) & (a[:, 4] > edge)], b[~same.any(0) & (b[:, 4] > edge)]
         lost = torch.cat([only_a, only_b])
+        if not len(lost):
+            continue
         offered = [_offered(only_a, given[0], task, classes), _offered(only_b, wanted[0], task, classes)]
         class_tie = [_class_tie(only_a, wanted[0], task, classes), _class_tie(only_b, given[0], task, classes)]
         by_rounding = torch.cat(class_tie) | _nms_tie(lost, torch.cat([a, b]), task)

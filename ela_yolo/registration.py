@@ -195,7 +195,8 @@ def _check_host(tasks: ModuleType, checks: ModuleType) -> None:
             raise RegistrationError(
                 f"{host}: {module.__name__}.{function}({', '.join(arguments)}) is missing; {remedy}"
             )
-    if "check_file" not in getattr(inspect.unwrap(checks.check_yaml), "__code__", _check_host.__code__).co_names:
+    code = getattr(inspect.unwrap(checks.check_yaml), "__code__", None)
+    if "check_file" not in getattr(code, "co_names", ()):
         raise RegistrationError(f"{host}: ultralytics.utils.checks.check_yaml does not use check_file; {remedy}")
     try:
         widths = _probe_parser(tasks.parse_model)
