@@ -9,34 +9,62 @@ from ela_yolo.autoload import arm as _arm
 TYPE_CHECKING = False  # typing itself would cost more than all the rest here
 if TYPE_CHECKING:
     from ela_yolo.ela import ELA
-    from ela_yolo.errors import ELAError, ExportError, RegistrationError, RenderError, RowError
+    from ela_yolo.errors import (
+        CheckpointError,
+        ELAError,
+        ExportError,
+        InsertionError,
+        ModelYamlError,
+        RegistrationError,
+        RenderError,
+        RowError,
+    )
     from ela_yolo.export import verify_export
+    from ela_yolo.graft import insert, layer_map, remove
+    from ela_yolo.insertion import Insertion
     from ela_yolo.parity import ParityReport
     from ela_yolo.registration import register
+    from ela_yolo.weights import WeightTransfer
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "CheckpointError": "errors",
     "ELA": "ela",
     "ELAError": "errors",
     "ExportError": "errors",
+    "Insertion": "insertion",
+    "InsertionError": "errors",
+    "ModelYamlError": "errors",
     "ParityReport": "parity",
     "RegistrationError": "errors",
     "RenderError": "errors",
     "RowError": "errors",
+    "WeightTransfer": "weights",
+    "insert": "graft",
+    "layer_map": "graft",
     "register": "registration",
+    "remove": "graft",
     "verify_export": "export",
 }
 
 __all__ = [
     "ELA",
+    "CheckpointError",
     "ELAError",
     "ExportError",
+    "Insertion",
+    "InsertionError",
+    "ModelYamlError",
     "ParityReport",
     "RegistrationError",
     "RenderError",
     "RowError",
+    "WeightTransfer",
+    "insert",
+    "layer_map",
     "register",
+    "remove",
     "verify_export",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import traceback
@@ -21,6 +22,8 @@ ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value
   ela-yolo train model=yolov8n-ela.yaml data=my.yaml       the host's own modes: train, val, predict, export, track,
   ela-yolo val model=best.pt data=my.yaml                  benchmark and tune, as `yolo` takes them
   ela-yolo export model=best.pt format=onnx                export, then compare the file with the model
+  ela-yolo insert model=best.pt                            put ELA into a checkpoint or a model YAML, keep every weight
+  ela-yolo remove model=best-ela.pt                        and take it out again
   ela-yolo COMMAND --help                                  more on one of them
   ela-yolo --version
 
@@ -44,7 +47,34 @@ and the detections. Prints a table, writes it as JSON beside the file, and exits
   verify   False skips the proof; needed for formats that cannot be proven yet
 
 All other keys are the host's (`yolo cfg` lists them).""",
+    "insert": """\
+ela-yolo insert model=best.pt [after=C2f] [where=backbone] [variant=B] [gate=identity] [rewire=all] [save=FILE]
+                [dry_run=True] [exist_ok=True]
+
+Puts an ELA row after stages of a checkpoint (.pt) or of a model YAML, renumbers the rows behind, and prints what
+changed. A checkpoint keeps every weight. The result is a file of its own.
+
+  after     what to follow by ELA: modules (C2f), layer numbers (4,6,9) or pyramid levels (P3,P4,P5: the last stage of
+            stride 8, 16, 32); default: every stage of the family, such as C2f in YOLOv8 and C3k2 in YOLO11
+  where     backbone, neck or all; default: backbone, for layer numbers all
+  variant   T, B, S or L; default: B
+  gate      paper, residual or identity; default: identity in a checkpoint, so that it detects what it did; else paper
+  rewire    all: every reader of a stage reads its ELA (default); next: only the row behind it does
+  save      default: best-ela.pt for best.pt, in this folder
+  dry_run   True prints and writes nothing
+  exist_ok  True replaces a file that exists""",
+    "remove": """\
+ela-yolo remove model=best-ela.pt [save=FILE] [dry_run=True] [exist_ok=True]
+
+Takes every ELA row out of a checkpoint (.pt) or a model YAML, renumbers the rows behind, and prints what changed.
+All other weights of a checkpoint stay. The result is a file of its own.
+
+  save      default: best-ela-plain.pt for best-ela.pt, in this folder
+  dry_run   True prints and writes nothing
+  exist_ok  True replaces a file that exists""",
 }
+INSERT_KEYS = ("after", "where", "variant", "gate", "rewire")
+EDIT_KEYS = ("model", "save", "dry_run", "exist_ok")
 HOST_HELP = """\
 ela-yolo {mode} [task] [key=value ...]
 
@@ -101,6 +131,8 @@ def _run(args: list[str]) -> int:
     rest = args[:place] + args[place + 1 :]
     if command == "quickstart":
         return _quickstart(_overrides(rest))
+    if command in ("insert", "remove"):
+        return _edit(command, rest)
     if command == "export":
         return _export(_overrides(rest, "verify"))
     if command == "tune":  # the host's command line does not know its own method
@@ -121,7 +153,7 @@ def _run(args: list[str]) -> int:
 def _command(words: Sequence[str]) -> str:
     from ultralytics.cfg import MODES, TASKS
 
-    commands = (*MODES, "quickstart", "tune")
+    commands = (*MODES, *COMMAND_HELP, "tune")
     named = [word for word in words if word in commands]
     if named:
         return named[0]
@@ -212,3 +244,42 @@ def _export(overrides: dict[str, Any]) -> int:
     _, report = export(model, overrides, images)
     print(f"\n{report}\nwritten to {report.save()}")
     return 0 if report.passed else 1
+
+
+def _edit(command: str, args: Sequence[str]) -> int:
+    from ela_yolo.graft import insert, remove
+    from ela_yolo.insertion import CHOICES
+
+    keys = (*EDIT_KEYS, *(INSERT_KEYS if command == "insert" else ()))
+    given: dict[str, Any] = {}
+    for arg in args:
+        key, equals, value = arg.partition("=")
+        if key not in keys:
+            raise UsageError(f"{command} has no key '{key}'{_nearest(key, keys) or '; it has ' + ', '.join(keys)}")
+        if not equals or not value:
+            raise UsageError(f"'{key}' lacks its value; see ela-yolo {command} --help")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise UsageError(f"{key} must be one of {', '.join(CHOICES[key])}, got '{value}'")
+        if key in ("dry_run", "exist_ok") and value.capitalize() not in ("True", "False"):
+            raise UsageError(f"{key} must be True or False, got '{value}'")
+        given[key] = value.strip("[]")
+    if "model" not in given:
+        raise UsageError("model= is missing, such as model=best.pt or model=yolov8n.yaml")
+    dry_run, exist_ok = (given.pop(key, "False").capitalize() == "True" for key in ("dry_run", "exist_ok"))
+    model = Path(given.pop("model"))
+    save = Path(given.pop("save", f"{model.stem}-{'ela' if command == 'insert' else 'plain'}{model.suffix}"))
+    change = insert if command == "insert" else remove
+    result = change(model, save=None if dry_run else save, exist_ok=exist_ok, **given)
+    print(_coloured(result.diff))
+    if result.transfer:
+        print(result.transfer)
+    print(f"nothing written (dry_run); without it: {save}" if dry_run else f"written to {save}")
+    return 0
+
+
+def _coloured(diff: str) -> str:
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return diff
+    colours = {"+": "32", "-": "31", "@": "36"}
+    lines = (f"\x1b[{colours[line[0]]}m{line}\x1b[0m" if line[:1] in colours else line for line in diff.splitlines())
+    return "\n".join(lines)

@@ -6,6 +6,9 @@
     └── ELAError                 any of them; the message names the remedy and is meant for the user
         ├── RegistrationError    the host is not as expected, and was left untouched
         ├── RowError             an ELA row of a model YAML is wrong
+        ├── ModelYamlError       a file is no model YAML whose rows can be edited
+        ├── InsertionError       ELA rows cannot go where they are asked for, or the result cannot be written
+        ├── CheckpointError      a file is no checkpoint of a model that ELA can be put into
         ├── RenderError          the embedded data set cannot be written where it should go
         ├── ExportError          an exported file cannot be proven
         └── UsageError           a command line is wrong (exit 2)
@@ -25,6 +28,18 @@ class RowError(ELAError):
 
     Not a ValueError: the host's parser suppresses those while it resolves a row's args.
     """
+
+
+class ModelYamlError(ELAError):
+    """A file is no model YAML whose rows can be edited; the message holds the line."""
+
+
+class InsertionError(ELAError):
+    """ELA rows cannot go where they are asked for, or the result cannot be written."""
+
+
+class CheckpointError(ELAError):
+    """A file is no checkpoint of a model that ELA can be put into."""
 
 
 class RenderError(ELAError):

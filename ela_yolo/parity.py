@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -16,6 +14,8 @@ from torch import Tensor
 from ultralytics.utils.metrics import batch_probiou, box_iou
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import xywh2xyxy
+
+from ela_yolo.files import written_whole
 
 # What float32 arithmetic in another order may change, with room to spare; a wrong weight changes far more.
 TOLERANCES = {"px": 0.05, "probability": 1e-3, "rad": 1e-3, "raw": 1e-2}
@@ -144,9 +144,8 @@ class ParityReport:
             written.update(tolerance=part.tolerance, verdict=part.verdict)
             # JSON has no NaN
             written.update({key: None for key, value in written.items() if isinstance(value, float) and isnan(value)})
-        with NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", delete=False) as unfinished:
-            json.dump(content, unfinished, indent=2)
-        os.replace(unfinished.name, file)
+        with written_whole(file) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2))
         return file
 
 

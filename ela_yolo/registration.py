@@ -1,8 +1,9 @@
 """Makes ELA known to the host: the only file that touches the internals of Ultralytics.
 
-Two functions of the host are wrapped, and one name is added:
+Three functions of the host are wrapped, and one name is added:
 
 - ``ultralytics.nn.tasks.parse_model``: ELA rows get the channels of the layer they read, then the host's parser runs.
+- ``ultralytics.nn.tasks.BaseModel.load``: layers are matched with ELA left out of the count, then the host loads.
 - ``ultralytics.utils.checks.check_file``: the bare name of a YAML that this package ships is found from any folder.
 - ``ultralytics.nn.tasks.ELA``: the parser looks a row's module up among the globals of its own module.
 
@@ -11,6 +12,7 @@ What this relies on is tried out on the host before anything is changed.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import os
@@ -21,8 +23,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from ela_yolo.ela import ELA, resolve_settings
 from ela_yolo.errors import RegistrationError, RowError
+from ela_yolo.weights import is_ela, report_transfer, seat_layers
 
 OPTIONS = {  # what a row may give, everything but channels: name -> default
     name: parameter.default for name, parameter in list(inspect.signature(ELA).parameters.items())[1:]
@@ -40,15 +45,20 @@ def register() -> None:
     from ultralytics.nn import tasks
     from ultralytics.utils import checks
 
-    seams = ((tasks, "parse_model", _with_ela_rows), (checks, "check_file", _with_packaged_yamls))
-    if all(hasattr(getattr(module, name, None), _MARK) for module, name, _ in seams):
+    seams = (
+        (tasks, "parse_model", _with_ela_rows),
+        (getattr(tasks, "BaseModel", None), "load", _with_host_order),
+        (checks, "check_file", _with_packaged_yamls),
+    )
+    if all(hasattr(getattr(owner, name, None), _MARK) for owner, name, _ in seams):
         return
     _check_host(tasks, checks)
-    for module, name, wrap in seams:
-        original = getattr(module, name)
-        if not hasattr(original, _MARK):  # reloading the parser's module leaves the other one wrapped
+    for owner, name, wrap in seams:
+        original = getattr(owner, name)
+        if not hasattr(original, _MARK):  # reloading the parser's module leaves the last one wrapped
             replacement = wrap(original)
             setattr(replacement, _MARK, True)
+            setattr(owner, name, replacement)
             _replace(original, replacement)
     setattr(tasks, ELA.__name__, ELA)
 
@@ -152,6 +162,40 @@ def _positional_options(where: str, args: Any) -> list[Any]:
     return [*args, *[None] * (len(OPTIONS) - len(args))]
 
 
+def _with_host_order(load: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(load)
+    def load_by_host_layer(self: Any, weights: Any, verbose: bool = True) -> Any:
+        source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+        layers = getattr(source, "model", None)
+        if not isinstance(layers, nn.Sequential) or not any(map(is_ela, [*layers, *self.model])):
+            return load(self, weights, verbose)
+        from ultralytics.utils import LOGGER
+
+        seating = seat_layers([*layers], [*self.model])
+        stand_in = copy.copy(source)  # all that the host may ask a source for, but with its layers where ours are
+        seated = nn.Sequential(*(nn.Identity() if seat is None else layers[seat] for seat in seating.seats))
+        stand_in._modules = {**source._modules, "model": seated}
+        load(self, stand_in, verbose)
+        transfer = report_transfer([*layers], [*self.model], seating.seats)
+        names = getattr(source, "names", None)
+        placeholders = {i: str(i) for i in range(len(names or ()))}
+        if (
+            transfer.kept == transfer.total
+            and names
+            and self.names == placeholders
+            and not hasattr(self, "set_classes")
+        ):
+            # As the host does where every tensor arrived; by its count, new ELA blocks are tensors that did not.
+            self.names = dict(names)
+        if verbose:
+            LOGGER.info(transfer)
+            if seating.disagreement:
+                LOGGER.warning(f"ELA: {seating.disagreement}, so only layers that agree take weights")
+        return transfer
+
+    return load_by_host_layer
+
+
 def _with_packaged_yamls(check_file: Callable[..., Any]) -> Callable[..., Any]:
     packaged = packaged_yamls()
 
@@ -187,10 +231,13 @@ def _check_host(tasks: ModuleType, checks: ModuleType) -> None:
     remedy = "install a version that this ela-yolo supports: pip install -U ela-yolo ultralytics"
     for module, function, arguments in (
         (tasks, "parse_model", ["d", "ch", "verbose"]),
+        (tasks, "BaseModel.load", ["self", "weights", "verbose"]),
         (checks, "check_file", ["file"]),
         (checks, "check_yaml", ["file"]),
     ):
-        found = getattr(module, function, None)
+        found: Any = module
+        for name in function.split("."):
+            found = getattr(found, name, None)
         if not callable(found) or list(inspect.signature(found).parameters)[: len(arguments)] != arguments:
             raise RegistrationError(
                 f"{host}: {module.__name__}.{function}({', '.join(arguments)}) is missing; {remedy}"
@@ -204,6 +251,12 @@ def _check_host(tasks: ModuleType, checks: ModuleType) -> None:
         raise RegistrationError(f"{host}: its parser fails on a probe ({error!r}); {remedy}") from error
     if widths != (6, 3, 6):
         raise RegistrationError(f"{host}: its parser does not give a row its input channels; {remedy}")
+    try:
+        arrived = _probe_loading(tasks.BaseModel)
+    except Exception as error:
+        raise RegistrationError(f"{host}: its loading of weights fails on a probe ({error!r}); {remedy}") from error
+    if arrived != [1.0, 2.0]:
+        raise RegistrationError(f"{host}: it does not match weights by the names of their layers; {remedy}")
 
 
 def _probe_parser(parse_model: Callable[..., Any]) -> tuple[Any, ...]:
@@ -216,3 +269,15 @@ def _probe_parser(parse_model: Callable[..., Any]) -> tuple[Any, ...]:
     rows += [[source, 1, "nn.Identity", args] for source, args in probes.items()]
     parse_model({"backbone": rows, "head": []}, 3, False)
     return tuple(args[0] for args in probes.values())
+
+
+def _probe_loading(base_model: Any) -> list[float]:
+    """Return the weights of two layers after loading 2.0 into the second, with a placeholder at the first."""
+    source, model = base_model(), base_model()
+    for probe in (source, model):
+        probe.model = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1))  # starts without random numbers
+    nn.init.constant_(source.model[1].weight, 2)
+    stand_in = copy.copy(source)
+    stand_in._modules = {**source._modules, "model": nn.Sequential(nn.Identity(), source.model[1])}
+    inspect.unwrap(base_model.load)(model, stand_in, verbose=False)
+    return [layer.weight.item() for layer in model.model]

@@ -1,0 +1,260 @@
+"""Puts ELA into the host's model YAMLs and checkpoints, and takes it out again."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from ela_yolo.errors import CheckpointError, InsertionError
+from ela_yolo.files import written_whole
+from ela_yolo.insertion import Insertion, choose_stages, insert_rows, remove_rows, row_args
+from ela_yolo.model_yaml import read_model_yaml, read_rows
+from ela_yolo.registration import register
+from ela_yolo.weights import report_transfer
+
+_YAML = (".yaml", ".yml")
+_SEED = 0  # of new blocks, so that the same graft gives the same file
+
+
+def insert(
+    model: str | Path,
+    *,
+    after: str | int | Iterable[str | int] | None = None,
+    where: str | None = None,
+    variant: str | None = None,
+    gate: str | None = None,
+    rewire: str = "all",
+    save: str | Path | None = None,
+    exist_ok: bool = False,
+) -> Insertion:
+    """Put an ELA row after stages of a model, renumber what reads them, and keep every weight of a checkpoint.
+
+    Args:
+        model: A model YAML or a checkpoint (.pt), found as the host finds it: ``yolov8n.yaml``, ``path/to/best.pt``.
+        after: What to follow by ELA: module names (``C2f``), layer numbers (``4``) or pyramid levels (``P3``: the last
+            stage of stride 8), in a list or with commas between them. None means every stage of the kinds that the
+            host's families are built of, such as C2f in YOLOv8 and C3k2 in YOLO11.
+        where: ``backbone``, ``neck`` or ``all``. None means ``backbone``, and for layer numbers ``all``.
+        variant: ``T``, ``B``, ``S`` or ``L``; None means ``B``.
+        gate: ``paper``, ``residual`` or ``identity``. None means ``paper`` in a YAML and, so that a trained detector
+            detects what it did before, ``identity`` in a checkpoint.
+        rewire: ``all``: every reader of a stage reads its ELA. ``next``: only the row behind it does.
+        save: Where to write the result; None writes nothing.
+        exist_ok: Whether a file that exists may be replaced.
+
+    Raises:
+        InsertionError: If ELA cannot go there, or the result cannot be written.
+        ModelYamlError: If the YAML is not that of a model.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+        RegistrationError: If the host is not as this package expects.
+
+    Example:
+        >>> insert("yolov8n.yaml", after="C2f", where="neck").rows
+        (13, 17, 21, 25)
+    """
+    register()
+    file = _find(model)
+    ours = row_args(variant, gate or ("paper" if file.suffix in _YAML else "identity"))
+
+    def edit(text: str, build: Callable[[], Any]) -> Insertion:
+        rows = read_rows(text, file.name)
+        stages = choose_stages(rows, file.name, after, where, lambda: _measure_strides(file.name, build))
+        return insert_rows(text, file.name, stages, ours, rewire)
+
+    return _edit(file, edit, save, exist_ok)
+
+
+def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool = False) -> Insertion:
+    """Take every ELA row out of a model; all other weights of a checkpoint stay.
+
+    Args:
+        model: A model YAML or a checkpoint (.pt), found as the host finds it.
+        save: Where to write the result; None writes nothing.
+        exist_ok: Whether a file that exists may be replaced.
+
+    Raises:
+        InsertionError: If there is no ELA row, or the result cannot be written.
+        ModelYamlError: If the YAML is not that of a model.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+        RegistrationError: If the host is not as this package expects.
+    """
+    register()
+    file = _find(model)
+    return _edit(file, lambda text, _: remove_rows(text, file.name), save, exist_ok)
+
+
+def layer_map(model: str | Path) -> dict[int, int]:
+    """Return where the layers of the plain host stand in a model with ELA: host layer -> layer.
+
+    The host's ``freeze=`` counts layers of the model with ELA; ``[layer_map(model)[i] for i in range(10)]`` names the
+    first ten of the plain host.
+
+    Args:
+        model: A model YAML or a checkpoint (.pt), found as the host finds it.
+
+    Raises:
+        ModelYamlError: If the YAML is not that of a model.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+
+    Example:
+        >>> layer_map("yolov8n-ela.yaml")[9]
+        13
+    """
+    register()
+    file = _find(model)
+    text = read_model_yaml(file) if file.suffix in _YAML else _yaml_text(_read_checkpoint(file)[1])
+    return dict(enumerate(row.layer for row in read_rows(text, file.name) if row.module != "ELA"))
+
+
+def _find(model: str | Path) -> Path:
+    from ultralytics.utils.checks import check_yaml
+
+    file = Path(model)
+    if file.suffix == ".pt":
+        return file
+    if file.suffix not in _YAML:
+        raise InsertionError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
+    # As the host does: yolov8n-seg.yaml is yolov8-seg.yaml at scale n, unless there is a file of the very name.
+    every_scale = re.sub(r"(\d)[nslmx](?=$|-)", r"\1", file.stem, count=1)
+    for name in (file, file.with_name(every_scale + file.suffix)):
+        found = check_yaml(str(name), hard=False)
+        if found:
+            return Path(found)
+    raise InsertionError(f"there is no {model}, neither here nor among the YAMLs of Ultralytics and ela-yolo")
+
+
+def _edit(
+    file: Path, edit: Callable[[str, Callable[[], Any]], Insertion], save: str | Path | None, exist_ok: bool
+) -> Insertion:
+    target = None if save is None else _check_target(file, Path(save), exist_ok)
+    if file.suffix in _YAML:
+        from ultralytics import RTDETR, YOLO
+
+        family = RTDETR if "rtdetr" in file.stem else YOLO
+        insertion = edit(read_model_yaml(file), lambda: family(str(file)).model)
+        if target is not None:
+            with _writing(target) as part:
+                part.write_bytes(insertion.text.encode())
+        return insertion
+
+    checkpoint, config = _read_checkpoint(file)
+    model = checkpoint.get("ema") or checkpoint["model"]
+    layers = list(model.model)
+    insertion = edit(_yaml_text(config), lambda: _build(model, config))
+    _reseat(model, insertion)
+    checkpoint["model"] = model
+    # The optimizer's state and the running average belong to the model as it was.
+    checkpoint.update(dict.fromkeys(checkpoint.keys() & {"ema", "optimizer", "updates", "scaler"}), epoch=-1)
+    if target is not None:
+        with _writing(target) as part:
+            torch.save(checkpoint, part)
+            model = torch.load(part, map_location="cpu", weights_only=False)["model"]  # what arrived on the disk
+    origin = {new: old for old, new in insertion.layer_map.items()}
+    seats = [origin.get(number) for number in range(len(model.model))]
+    return replace(insertion, transfer=report_transfer(layers, [*model.model], seats))
+
+
+def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:
+    kinds = _YAML if file.suffix in _YAML else (".pt",)
+    if target.suffix not in kinds:
+        raise InsertionError(f"save={target}: {file.name} gives a {kinds[0]} file; name one that ends so")
+    if not target.parent.is_dir():
+        raise InsertionError(f"save={target}: there is no folder {target.parent}; make it first")
+    if target.is_dir() or (target.exists() and not exist_ok):
+        raise InsertionError(f"{target} exists; name another file with save=, or replace it with exist_ok=True")
+    return target
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[Path]:
+    try:
+        with written_whole(target) as part:
+            yield part
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise InsertionError(f"{target} cannot be written: {reason}; choose another place with save=") from error
+
+
+def _read_checkpoint(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a checkpoint and the model YAML that it holds, as a mapping."""
+    from ultralytics.nn.tasks import torch_safe_load
+
+    try:
+        checkpoint = torch_safe_load(file)[0]
+        model = checkpoint.get("ema") or checkpoint.get("model")
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no {file}") from None
+    except Exception as error:  # whatever damage there is, the host reports it by many types
+        raise CheckpointError(f"{file} cannot be read as a checkpoint: {str(error).strip().splitlines()[0]}") from error
+    config = getattr(model, "yaml", None)
+    if not isinstance(getattr(model, "model", None), nn.Sequential) or not isinstance(config, dict):
+        raise CheckpointError(f"{file} holds no model that was built from a YAML; train one, or start from yolov8n.pt")
+    return checkpoint, config
+
+
+def _yaml_text(config: Mapping[str, Any]) -> str:
+    """Return a model's mapping as a YAML with a line for each row, as people write it."""
+    try:
+        text = yaml.safe_dump({k: v for k, v in config.items() if k not in ("backbone", "head")}, sort_keys=False)
+        for part in ("backbone", "head"):
+            rows = (yaml.safe_dump(row, default_flow_style=True, width=float("inf")).strip() for row in config[part])
+            text += f"{part}:\n" + "".join(f"  - {row}\n" for row in rows)
+    except (KeyError, TypeError, yaml.YAMLError) as error:
+        raise CheckpointError(f"the checkpoint holds no model YAML that can be written down: {error}") from error
+    return text
+
+
+def _build(model: Any, config: Mapping[str, Any]) -> Any:
+    """Return a new model of the same class from a mapping, which is left as it is."""
+    channels = config.get("channels", config.get("ch", 3))
+    return type(model)(yaml.safe_load(_yaml_text(config)), ch=channels, verbose=False)
+
+
+def _reseat(model: Any, insertion: Insertion) -> None:
+    """Give a model the layers of an edited YAML: its own where it has them, numbered anew, and new ELA blocks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        built = _build(model, yaml.safe_load(insertion.text))
+    example = next(model.parameters())
+    seats = list(built.model)
+    for old, new in insertion.layer_map.items():
+        layer = model.model[old]
+        layer.i, layer.f = new, seats[new].f
+        seats[new] = layer
+    for number in set(range(len(seats))) - set(insertion.layer_map.values()):
+        seats[number].to(example).train(model.training).requires_grad_(example.requires_grad)
+    model.model, model.save, model.yaml = nn.Sequential(*seats), built.save, built.yaml
+
+
+def _measure_strides(name: str, build: Callable[[], Any]) -> dict[int, int]:
+    """Return layer -> stride, measured on an empty image; layers that give no feature map are left out."""
+    size = 256  # P7 has 2 x 2 cells
+    strides = {}
+    try:
+        logging.disable()  # a scale that the file's name does not tell makes no difference here
+        model = build()
+    except Exception as error:  # of the host, which may want to download something, or of a user's module
+        raise InsertionError(f"{name} cannot be built to find its strides ({error}); give layer numbers") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+    def note(layer: Any, _: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 4:
+            strides[layer.i] = size // output.shape[-1]
+
+    hooks = [layer.register_forward_hook(note) for layer in model.model]
+    channels = next(model.parameters()).shape[1]
+    with torch.inference_mode():
+        model.eval()(torch.zeros(1, channels, size, size))
+    for hook in hooks:
+        hook.remove()
+    return strides

@@ -1,0 +1,250 @@
+"""Chooses stages, puts an ELA row after each and renumbers what reads them; and takes the rows out again.
+
+Two maps, never one: where layer i lives now, and what the readers of layer i read now.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from ela_yolo.ela import Gate, Variant
+from ela_yolo.errors import InsertionError
+from ela_yolo.model_yaml import Row, Span, edit, read_rows
+
+if TYPE_CHECKING:
+    from ela_yolo.weights import WeightTransfer
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "where": ("backbone", "neck", "all"),
+    "variant": get_args(Variant),
+    "gate": get_args(Gate),
+    "rewire": ("all", "next"),
+}
+STAGE_BLOCKS = {  # what the families of the host build their stages of
+    *("C2f", "C3k2", "A2C2f", "C3", "C3Ghost", "C2", "C2fCIB", "C2fAttn", "RepNCSPELAN4", "ELAN1"),
+    *("HGBlock", "RepC3", "ResNetLayer", "Bottleneck", "BottleneckCSP"),
+}
+_NO_FEATURE_MAP = {"CBLinear": "a list of feature maps", "ImagePoolingAttn": "text features"}
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """What ``insert`` or ``remove`` did to a model; printed, it is the diff.
+
+    Attributes:
+        text: The new YAML.
+        rows: The layer numbers of the ELA rows: in the new YAML if they were inserted, in the old one if removed.
+        layer_map: Old layer number -> new layer number, for every layer that is in both.
+        diff: The lines that changed, as a unified diff.
+        transfer: What came over of a checkpoint's weights; None for a YAML.
+    """
+
+    text: str
+    rows: tuple[int, ...]
+    layer_map: Mapping[int, int]
+    diff: str
+    transfer: WeightTransfer | None = None
+
+    def __str__(self) -> str:
+        return self.diff
+
+
+def insert_rows(text: str, name: str, stages: Collection[int], args: str = "[]", rewire: str = "all") -> Insertion:
+    """Insert an ELA row after each of the stages.
+
+    Args:
+        text: The model YAML.
+        name: What to call it in an error and in the diff, such as its file.
+        stages: Layer numbers.
+        args: The args of each ELA row, as YAML.
+        rewire: ``all``: every reader of the stage reads its ELA; ``next``: only the row that follows the stage does.
+
+    Raises:
+        InsertionError: If a stage is not there, cannot be followed by ELA, or is followed by its ELA already.
+        ModelYamlError: If the text is not a model YAML.
+    """
+    _check_choice("rewire", rewire)
+    rows = read_rows(text, name)
+    chosen = frozenset(stages)
+    for stage in sorted(chosen):
+        _check_stage(rows, name, stage, rewire)
+
+    def home(layer: int) -> int:
+        return layer + sum(stage < layer for stage in chosen)
+
+    def read_now(layer: int, reader: int) -> int:
+        return home(layer) + (layer in chosen and (rewire == "all" or reader == layer + 1))
+
+    new = edit(text, _renumber(rows, home, read_now), {rows[s].end: _new_row(text, rows[s], args) for s in chosen}, ())
+    return Insertion(
+        text=new,
+        rows=tuple(home(stage) + 1 for stage in sorted(chosen)),
+        layer_map={row.layer: home(row.layer) for row in rows},
+        diff=_diff(text, new, name, "with ELA"),
+    )
+
+
+def remove_rows(text: str, name: str) -> Insertion:
+    """Take every ELA row out: what read one reads what that read, and the text is as before it was inserted.
+
+    Args:
+        text: The model YAML.
+        name: What to call it in an error and in the diff, such as its file.
+
+    Raises:
+        InsertionError: If there is no ELA row.
+        ModelYamlError: If the text is not a model YAML, or not one without its ELA rows.
+    """
+    rows = read_rows(text, name)
+    blocks = tuple(row.layer for row in rows if row.module == "ELA")
+    if not blocks:
+        raise InsertionError(f"{name} has no ELA rows to remove")
+
+    def home(layer: int) -> int:
+        return layer - sum(block < layer for block in blocks)
+
+    def read_now(layer: int, reader: int) -> int:
+        while layer in blocks:
+            layer = rows[layer].reads[0]
+        return home(layer)
+
+    kept = [row for row in rows if row.layer not in blocks]
+    if any(home(row.layer) and read_now(source, row.layer) < 0 for row in kept for source in row.reads):
+        raise InsertionError(f"{name}: an ELA row that reads the image is read by a later layer, so it cannot go")
+    new = edit(text, _renumber(kept, home, read_now), {}, [_whole_line(text, rows[block]) for block in blocks])
+    layer_map = {row.layer: home(row.layer) for row in kept}
+    return Insertion(new, blocks, layer_map, _diff(text, new, name, "without ELA"))
+
+
+def choose_stages(
+    rows: Sequence[Row],
+    name: str,
+    after: str | int | Iterable[str | int] | None,
+    where: str | None,
+    measure_strides: Callable[[], Mapping[int, int]],
+) -> tuple[int, ...]:
+    """Return the layers to put ELA after.
+
+    Args:
+        rows: The rows of the model.
+        name: What to call the model in an error.
+        after: Module names, layer numbers or pyramid levels such as ``P3``, in a list or with commas between them;
+            None means the stage blocks that the host's families are built of.
+        where: ``backbone``, ``neck`` (the head's rows but the last) or ``all``. None means ``backbone`` for names and
+            levels, and ``all`` for numbers.
+        measure_strides: Gives layer -> stride; called for levels alone, since a model must be built for it.
+
+    Raises:
+        InsertionError: If there is nothing of the kind there.
+    """
+    given = [after] if isinstance(after, str | int) else after or ()
+    items = [part.strip() for item in given for part in str(item).split(",") if part.strip()]
+    if after is not None and not items:
+        raise InsertionError(f"after= is empty; name stages of {name}, such as after={rows[-2].module}")
+    numbers = {int(item) for item in items if re.fullmatch(r"-?\d+", item)}
+    for number in sorted(numbers):
+        if not 0 <= number < len(rows):
+            raise InsertionError(f"{name} has no layer {number}, only 0 to {len(rows) - 1}")
+    place = _check_choice("where", where or "backbone")
+    inside = [row for row in rows[:-1] if place == "all" or row.part == ("head" if place == "neck" else place)]
+    wrong = numbers - {row.layer for row in inside} if where else set()
+    if wrong:
+        raise InsertionError(f"{name}: layer {min(wrong)} is not in where={where}; leave where= out or choose another")
+    stages = [row for row in inside if row.module in STAGE_BLOCKS]
+    chosen = numbers | {row.layer for row in stages if after is None}
+    if after is None and not stages:
+        raise InsertionError(f"{name}: no known stage in where={place}; name one with after=, of {_modules(inside)}")
+    for item in items:
+        if re.fullmatch(r"P\d+", item):
+            stride, strides = 2 ** int(item[1:]), measure_strides()
+            found = [row.layer for row in stages if strides.get(row.layer) == stride][-1:]
+            there = sorted({strides[row.layer] for row in stages if row.layer in strides})
+            have = ", ".join(f"P{value.bit_length() - 1}" for value in there) or "none"
+            reason = f"no stage of stride {stride} ({item}) in where={place}; there are: {have}"
+        elif not re.fullmatch(r"-?\d+", item):
+            found = [row.layer for row in inside if row.module == item]
+            reason = f"no {item} in where={place}; there are: {_modules(inside)}"
+        else:
+            continue
+        if not found:
+            raise InsertionError(f"{name}: {reason}")
+        chosen.update(found)
+    return tuple(sorted(chosen))
+
+
+def row_args(variant: str | None, gate: str | None) -> str:
+    """Return the args of an ELA row as YAML, without what is ELA's default: ``[]``, ``[S]``, ``[B, identity]``.
+
+    Raises:
+        InsertionError: If there is no such variant or gate form.
+    """
+    variant, gate = _check_choice("variant", variant or "B"), _check_choice("gate", gate or "paper")
+    if gate != "paper":
+        return f"[{variant}, {gate}]"
+    return "[]" if variant == "B" else f"[{variant}]"
+
+
+def _check_choice(key: str, value: str) -> str:
+    if value not in CHOICES[key]:
+        raise InsertionError(f"{key} must be one of {', '.join(CHOICES[key])}, got {value!r}")
+    return value
+
+
+def _modules(rows: Iterable[Row]) -> str:
+    return ", ".join(dict.fromkeys(row.module for row in rows)) or "no layers"
+
+
+def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> None:
+    if not 0 <= stage < len(rows):
+        raise InsertionError(f"{name} has no layer {stage}, only 0 to {len(rows) - 1}")
+    module = rows[stage].module
+    where = f"{name}: layer {stage} {module}"
+    if stage == len(rows) - 1:
+        raise InsertionError(f"{where} is the head, and nothing reads it; choose a layer before it")
+    if module == "ELA":
+        raise InsertionError(f"{where} is an ELA row itself; choose the layer that it reads, or another")
+    if module in _NO_FEATURE_MAP:
+        raise InsertionError(f"{where} gives {_NO_FEATURE_MAP[module]}, and ELA needs one feature map; choose another")
+    if rows[stage + 1].module == "ELA" and rows[stage + 1].reads == (stage,):
+        raise InsertionError(f"{where} is followed by its ELA already (layer {stage + 1}); choose others with after=")
+    readers = [row.layer for row in rows if stage in row.reads]
+    if not readers:
+        raise InsertionError(f"{where} is read by no layer, so its ELA would do nothing; choose another")
+    if rewire == "next" and stage + 1 not in readers:
+        raise InsertionError(f"{where} is not read by the row behind it, so rewire=next has no reader; use rewire=all")
+
+
+def _renumber(rows: Iterable[Row], home: Callable[[int], int], read_now: Callable[[int, int], int]) -> dict[Span, int]:
+    """Return the numbers that change. A ``from`` keeps its kind: -1, negative or counted from 0, where it can."""
+    changes = {}
+    for row in rows:
+        for span, layer in zip(row.sources, row.reads, strict=True):
+            source = read_now(layer, row.layer)
+            back = source - home(row.layer)
+            changes[span] = back if span.value < -1 or (span.value == -1 and back == -1) else source
+        if row.number is not None:
+            changes[row.number] = home(row.layer)
+    return {span: value for span, value in changes.items() if value != span.value}
+
+
+def _new_row(text: str, stage: Row, args: str) -> str:
+    line = text[stage.start : stage.end]
+    ending = line[len(line.rstrip("\r\n")) :]
+    row = f"{text[stage.start : stage.bracket]}[-1, 1, ELA, {args}]"
+    return row + ending if ending else ("\r\n" if "\r\n" in text else "\n") + row
+
+
+def _whole_line(text: str, row: Row) -> tuple[int, int]:
+    """Return the place of a row's lines with one line end: the one after, or before it where the file ends there."""
+    if text[row.end - 1] == "\n":
+        return row.start, row.end
+    return row.start - (2 if text[: row.start].endswith("\r\n") else 1), row.end
+
+
+def _diff(old: str, new: str, name: str, change: str) -> str:
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), name, f"{name} {change}", n=1, lineterm="")
+    return "\n".join(lines)

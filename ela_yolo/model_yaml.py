@@ -1,0 +1,172 @@
+"""A model YAML read with the places of its rows in the text, so that rows are edited in place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ela_yolo.errors import ModelYamlError
+
+# What backbones and necks consist of. A file that ends in one of these was cut off: its head is missing.
+_NOT_HEADS = {"Concat", "Conv", "nn.Upsample"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A number in the text: its value and the characters ``text[start:end]``."""
+
+    value: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of the model.
+
+    Attributes:
+        layer: Its number, counted over backbone and head.
+        part: ``backbone`` or ``head``, the two lists of the file.
+        module: The name in its third column.
+        sources: The numbers in its first column.
+        number: The layer number at the start of its trailing comment, if it is the row's own.
+        start: Where its line begins in the text.
+        bracket: Where its ``[`` stands.
+        end: Where its last line ends, the line end included.
+    """
+
+    layer: int
+    part: str
+    module: str
+    sources: tuple[Span, ...]
+    number: Span | None
+    start: int
+    bracket: int
+    end: int
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The layers that it reads, counted from 0; -1 is the image."""
+        return tuple(span.value if span.value >= 0 else self.layer + span.value for span in self.sources)
+
+
+def read_model_yaml(file: Path) -> str:
+    """Return the text of a model YAML with its line ends as they are.
+
+    Raises:
+        ModelYamlError: If it cannot be read.
+    """
+    try:
+        return file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ModelYamlError(f"{file} cannot be read: {reason}") from None
+
+
+def read_rows(text: str, name: str) -> tuple[Row, ...]:
+    """Return the rows of a model YAML in the order of their layers.
+
+    Args:
+        text: The YAML.
+        name: What to call it in an error, such as its file.
+
+    Raises:
+        ModelYamlError: If it is no YAML, no whole model, or a row is not ``[from, repeats, module, args]`` on a line
+            of its own.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ModelYamlError(_yaml_reason(text, name, error)) from None
+    entries = root.value if isinstance(root, yaml.MappingNode) else []
+    lists = {key.value: node for key, node in entries if key.value in ("backbone", "head")}
+    for part in ("backbone", "head"):
+        node = lists.get(part)
+        if not isinstance(node, yaml.SequenceNode) or not node.value:
+            raise ModelYamlError(f"{name} is not a model YAML, or cut off: it has no rows under '{part}:'")
+    nodes = [(part, node) for part in ("backbone", "head") for node in lists[part].value]
+    rows = tuple(_read_row(text, name, part, layer, node) for layer, (part, node) in enumerate(nodes))
+    if len({row.start for row in rows}) < len(rows):
+        raise ModelYamlError(f"{name}: two rows stand in one line or are one by a YAML alias; write each on its own")
+    last = rows[-1].module
+    if last in _NOT_HEADS or last in {row.module for row in rows[:-1]}:
+        raise ModelYamlError(
+            f"{name} ends in layer {len(rows) - 1} {last}, which is no head like Detect; is it cut off?"
+        )
+    return rows
+
+
+def _yaml_reason(text: str, name: str, error: yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f"{name} is not YAML: {' '.join(str(error).split())}"
+    mark = error.problem_mark
+    place = f"{name}, line {mark.line + 1}"
+    if text[mark.index : mark.index + 1] == "\t":
+        return f"{place}: a tab where YAML wants spaces; replace it by spaces"
+    if mark.index >= len(text.rstrip()):
+        return f"{place}: the file ends in the middle of a row or list; is it cut off?"
+    return f"{place}, column {mark.column + 1}: {error.problem}; mend the YAML there"
+
+
+def _read_row(text: str, name: str, part: str, layer: int, node: yaml.Node) -> Row:
+    where = f"{name}, line {node.start_mark.line + 1}: layer {layer}"
+    columns: Sequence[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else ()
+    if not isinstance(node, yaml.SequenceNode) or len(columns) != 4 or not isinstance(columns[2], yaml.ScalarNode):
+        raise ModelYamlError(f"{where} is not a row [from, repeats, module, args]")
+    bracket, close = node.start_mark.index, node.end_mark.index
+    start = text.rfind("\n", 0, bracket) + 1
+    end = text.find("\n", close) + 1 or len(text)
+    after = text[close:end]
+    if not node.flow_style or not re.fullmatch(r"\s*-\s+", text[start:bracket]) or not re.match(r"\s*(#|$)", after):
+        raise ModelYamlError(f"{where} is not on a line of its own; write it as - [from, repeats, module, args]")
+    source = columns[0]
+    comment = re.match(rf"\s*#\s*({layer})(?![\w.])", after)
+    return Row(
+        layer=layer,
+        part=part,
+        module=columns[2].value,
+        sources=tuple(
+            _read_source(where, layer, item)
+            for item in (source.value if isinstance(source, yaml.SequenceNode) else [source])
+        ),
+        number=Span(layer, close + comment.start(1), close + comment.end(1)) if comment else None,
+        start=start,
+        bracket=bracket,
+        end=end,
+    )
+
+
+def _read_source(where: str, layer: int, node: yaml.Node) -> Span:
+    if node.tag != "tag:yaml.org,2002:int" or not re.fullmatch(r"-?\d+", node.value):
+        raise ModelYamlError(f"{where} reads {node.value!r}, which is not a layer number")
+    value = int(node.value)
+    if not -max(layer, 1) <= value < layer:
+        before = f"layers 0 to {layer - 1} come" if layer else "the image comes (-1)"
+        raise ModelYamlError(f"{where} reads {value}, but only {before} before it")
+    return Span(value, node.start_mark.index, node.end_mark.index)
+
+
+def edit(
+    text: str, changes: Mapping[Span, int], inserted: Mapping[int, str], dropped: Iterable[tuple[int, int]]
+) -> str:
+    """Return the text with numbers replaced, text inserted and text dropped; all else byte for byte.
+
+    Args:
+        text: The YAML.
+        changes: Number in the text -> its new value.
+        inserted: Place in the text -> what to insert there.
+        dropped: Places ``(start, end)`` of what to leave out; a number in it goes with it.
+    """
+    edits = [(span.start, span.end, str(value)) for span, value in changes.items()]
+    edits += [(place, place, line) for place, line in inserted.items()]
+    edits += [(start, end, "") for start, end in dropped]
+    result, done = [], 0
+    for start, end, new in sorted(edits):
+        if start >= done:
+            result += [text[done:start], new]
+            done = end
+    return "".join([*result, text[done:]])
