@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from ela_yolo.ela import Gate, Variant
 from ela_yolo.errors import InsertionError
-from ela_yolo.model_yaml import Row, Span, edit, read_rows
+from ela_yolo.model_yaml import STAGE_BLOCKS, Row, Span, edit, read_rows
 
 if TYPE_CHECKING:
     from ela_yolo.weights import WeightTransfer
@@ -23,10 +23,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "variant": get_args(Variant),
     "gate": get_args(Gate),
     "rewire": ("all", "next"),
-}
-STAGE_BLOCKS = {  # what the families of the host build their stages of
-    *("C2f", "C3k2", "A2C2f", "C3", "C3Ghost", "C2", "C2fCIB", "C2fAttn", "RepNCSPELAN4", "ELAN1"),
-    *("HGBlock", "RepC3", "ResNetLayer", "Bottleneck", "BottleneckCSP"),
 }
 _NO_FEATURE_MAP = {"CBLinear": "a list of feature maps", "ImagePoolingAttn": "text features"}
 

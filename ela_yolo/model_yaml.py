@@ -11,8 +11,12 @@ import yaml
 
 from ela_yolo.errors import ModelYamlError
 
-# What backbones and necks consist of. A file that ends in one of these was cut off: its head is missing.
-_NOT_HEADS = {"Concat", "Conv", "nn.Upsample"}
+STAGE_BLOCKS = {  # what the families of the host build their stages of
+    *("C2f", "C3k2", "A2C2f", "C3", "C3Ghost", "C2", "C2fCIB", "C2fAttn", "RepNCSPELAN4", "ELAN1"),
+    *("HGBlock", "RepC3", "ResNetLayer", "Bottleneck", "BottleneckCSP"),
+}
+# A file that ends in one of these was cut off: its head is missing.
+_NOT_HEADS = STAGE_BLOCKS | {"AIFI", "Concat", "Conv", "ImagePoolingAttn", "SPP", "nn.ConvTranspose2d", "nn.Upsample"}
 
 
 @dataclass(frozen=True)

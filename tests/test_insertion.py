@@ -1,0 +1,237 @@
+"""Properties of inserting and removing ELA rows, over all model YAMLs that the host ships."""
+
+import re
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_model_yaml import HOST_YAMLS, SMALL
+from ultralytics import RTDETR, YOLO
+
+import ela_yolo
+from ela_yolo import ELA, InsertionError
+from ela_yolo.insertion import choose_stages, insert_rows, remove_rows, row_args
+from ela_yolo.model_yaml import read_rows
+
+TEXTS = {file.stem: file.read_text() for file in HOST_YAMLS}
+NEEDS_DOWNLOAD = {"yolo11-cls-resnet18"}  # torchvision's weights
+
+
+def layers_of(text):
+    config = yaml.safe_load(text)
+    return config["backbone"] + config["head"]
+
+
+def producers(layers):
+    """For each layer the absolute numbers of the layers that it reads, -1 for the image; by PyYAML alone."""
+    sources = [row[0] if isinstance(row[0], list) else [row[0]] for row in layers]
+    return [[s if s >= 0 else i + s for s in row] for i, row in enumerate(sources)]
+
+
+@st.composite
+def insertions(draw, name):
+    """Stages of a host YAML, and how ELA is put after them."""
+    rows = layers_of(TEXTS[name])
+    reads = producers(rows)
+    first = len(yaml.safe_load(TEXTS[name])["backbone"])
+    where = draw(st.sampled_from(["backbone", "neck", "all"]))
+    rewire = draw(st.sampled_from(["all", "next"]))
+    inside = {"backbone": range(first), "neck": range(first, len(rows) - 1), "all": range(len(rows) - 1)}[where]
+    stages = [
+        i
+        for i in inside or range(first)
+        if rows[i][2] not in ("CBLinear", "ImagePoolingAttn")
+        and (i in reads[i + 1] if rewire == "next" else any(i in row for row in reads))
+    ]
+    chosen = draw(st.sets(st.sampled_from(stages), min_size=1))
+    args = row_args(draw(st.sampled_from("TBSL")), draw(st.sampled_from(["paper", "residual", "identity"])))
+    return sorted(chosen), args, rewire
+
+
+def check_insertion(name, stages, args, rewire):
+    """Check everything that holds of the texts and return the new one."""
+    text = TEXTS[name]
+    result = insert_rows(text, name, stages, args, rewire)
+    old, new = layers_of(text), layers_of(result.text)
+    assert [i for i, row in enumerate(new) if row[2] == "ELA"] == list(result.rows)
+    assert len(new) == len(old) + len(stages)
+    home = result.layer_map
+    back = {number: layer for layer, number in home.items()}
+    assert sorted([*home.values(), *result.rows]) == list(range(len(new)))
+
+    # Every layer is the host's, and reads what it read, but for an ELA between.
+    ours, theirs = producers(new), producers(old)
+    behind = dict(zip(result.rows, stages, strict=True))
+    for layer, row in enumerate(old):
+        assert new[home[layer]][1:] == row[1:]
+        read = ours[home[layer]]
+        assert [behind[i] if i in behind else back.get(i, -1) for i in read] == theirs[layer]
+        for i, source in zip(read, theirs[layer], strict=True):
+            assert (i in behind) == (source in stages and (rewire == "all" or layer == source + 1))
+        kinds = [[s < 0 for s in (r[0] if isinstance(r[0], list) else [r[0]])] for r in (row, new[home[layer]])]
+        assert kinds[0] == kinds[1]  # negative stays negative
+    for number, stage in behind.items():
+        assert ours[number] == [home[stage]]
+        assert new[number][1:] == [1, "ELA", yaml.safe_load(args)]
+    assert {k: v for k, v in yaml.safe_load(text).items() if k not in ("backbone", "head")} == {
+        k: v for k, v in yaml.safe_load(result.text).items() if k not in ("backbone", "head")
+    }
+
+    # Comments number their layers as before.
+    for row, now in zip(
+        read_rows(text, name), map(read_rows(result.text, name).__getitem__, home.values()), strict=True
+    ):
+        assert (row.number is None) == (now.number is None)
+
+    # All else is the host's text, byte for byte.
+    removed = remove_rows(result.text, name)
+    assert removed.text == text
+    assert removed.layer_map == back and removed.rows == result.rows
+    for stage in stages:
+        with pytest.raises(InsertionError, match="is followed by its ELA already"):
+            insert_rows(result.text, name, [home[stage]], args)
+    return result.text
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+def test_rows_are_the_hosts_but_for_ela_between(name, data):
+    check_insertion(name, *data.draw(insertions(name)))
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS.keys() - NEEDS_DOWNLOAD))
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_the_model_builds_and_runs(name, data, tmp_path_factory):
+    stages, args, rewire = data.draw(insertions(name))
+    text = check_insertion(name, stages, args, rewire)
+    scales = yaml.safe_load(text).get("scales", {})
+    scale = data.draw(st.sampled_from([s for s in scales if s in "nsmlx"] or [""]))
+    family = re.match(r"(yolo(e-)?v?\d+|rtdetr|.*)", name)[0]
+    stem = f"{family}{scale}{name[len(family) :]}" if len(scales) > 1 else name
+    file = tmp_path_factory.mktemp("model") / f"{stem}.yaml"
+    file.write_text(text)
+    model = (RTDETR if "rtdetr" in name else YOLO)(str(file)).model.eval()
+    assert model.yaml["scale"] == (scale if len(scales) > 1 else model.yaml["scale"])
+    blocks = [layer for layer in model.model if isinstance(layer, ELA)]
+    expected = ELA(blocks[0].channels, *yaml.safe_load(args))
+    assert len(blocks) == len(stages)
+    assert {(block.variant, block.gate) for block in blocks} == {(expected.variant, expected.gate)}
+    assert [layer.f if isinstance(layer.f, list) else [layer.f] for layer in model.model] == [
+        row[0] if isinstance(row[0], list) else [row[0]] for row in layers_of(text)
+    ]
+    with torch.no_grad():
+        output = model(torch.rand(1, 3, 64, 64))
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    assert torch.isfinite(output).all()
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_DOWNLOAD))
+def test_a_model_that_needs_a_download_cannot_have_its_strides_measured(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody answers there
+    with pytest.raises(InsertionError, match=r"cannot be built to find its strides .*; give layer numbers"):
+        ela_yolo.insert(f"{name}.yaml", after="P5")
+
+
+CHOICES = {  # YAML, after, where -> layers of the host
+    ("yolov8n.yaml", None, None): (2, 4, 6, 8),
+    ("yolov8n.yaml", "C2f", None): (2, 4, 6, 8),
+    ("yolov8n.yaml", "C2f", "neck"): (12, 15, 18, 21),
+    ("yolov8n.yaml", ("C2f", "SPPF"), "all"): (2, 4, 6, 8, 9, 12, 15, 18, 21),
+    ("yolov8n.yaml", "C2f,SPPF", None): (2, 4, 6, 8, 9),
+    ("yolov8n.yaml", 21, None): (21,),
+    ("yolov8n.yaml", "4, 6,9,", None): (4, 6, 9),
+    ("yolov8n.yaml", (4, "SPPF"), None): (4, 9),
+    ("yolov8n.yaml", "P3,P4,P5", None): (4, 6, 8),
+    ("yolov8n.yaml", "P3,P4,P5", "neck"): (15, 18, 21),
+    ("yolov8n.yaml", "P3,P5", "all"): (15, 21),
+    ("yolov8s-p6.yaml", "P6", None): (10,),
+    ("yolov5n.yaml", None, None): (2, 4, 6, 8),
+    ("yolov6n.yaml", "P5,SPPF", None): "no stage of stride 32 (P5) in where=backbone; there are: none",
+    ("yolov9c.yaml", None, "neck"): (12, 15, 18, 21),
+    ("yolov9t.yaml", None, None): (2, 4, 6, 8),
+    ("yolov10x.yaml", None, "all"): (2, 4, 6, 8, 13, 16, 19, 22),
+    ("yolo12n.yaml", None, None): (2, 4, 6, 8),
+    ("rtdetr-l.yaml", "P3", None): (3,),
+    ("yolov8n.yaml", "C3", None): "no C3 in where=backbone; there are: Conv, C2f, SPPF",
+    ("yolov8n.yaml", "P7", None): "no stage of stride 128 (P7) in where=backbone; there are: P2, P3, P4, P5",
+    ("yolov8n.yaml", 23, None): "has no layer 23, only 0 to 22",
+    ("yolov8n.yaml", -1, None): "has no layer -1",
+    ("yolov8n.yaml", 15, "backbone"): "layer 15 is not in where=backbone",
+    ("yolov8n.yaml", 22, None): "layer 22 Detect is the head, and nothing reads it",
+    ("yolov8n.yaml", "", None): "after= is empty",
+    ("yolov8n.yaml", (), None): "after= is empty",
+    ("yolov8n.yaml", None, "head"): "where must be one of backbone, neck, all, got 'head'",
+    ("yolov8n-cls.yaml", None, "neck"): "no known stage in where=neck; name one with after=, of no layers",
+    ("yolov6n.yaml", None, None): "no known stage in where=backbone; name one with after=, of Conv, SPPF",
+    ("yolov9e.yaml", 10, None): "layer 10 CBLinear gives a list of feature maps, and ELA needs one",
+    ("yolov8s-world.yaml", "ImagePoolingAttn", "neck"): "gives text features",
+    ("yolov8n-ela.yaml", None, None): "layer 2 C2f is followed by its ELA already (layer 3)",
+    ("yolov8n-ela.yaml", 3, None): "layer 3 ELA is an ELA row itself",
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_stages_are_chosen_by_name_number_and_level(choice):
+    model, after, where = choice
+    expected = CHOICES[choice]
+    if isinstance(expected, str):
+        with pytest.raises(InsertionError, match=re.escape(expected)):
+            ela_yolo.insert(model, after=after, where=where)
+    else:
+        result = ela_yolo.insert(model, after=after, where=where)
+        assert result.rows == tuple(stage + 1 + n for n, stage in enumerate(expected))
+
+
+def test_next_alone_is_rewired():
+    text = SMALL.replace("[[-1], 1", "[[1, 2], 1")
+    assert "[[1, 3], 1, Classify" in insert_rows(text, "mine.yaml", [1], rewire="next").text
+    assert "[[2, 3], 1, Classify" in insert_rows(text, "mine.yaml", [1], rewire="all").text
+    with pytest.raises(InsertionError, match="layer 9 RepNCSPELAN4 is not read by the row behind it"):
+        ela_yolo.insert("yolov9e.yaml", after=9, rewire="next")
+    unread = SMALL.replace("[[-1], 1", "[[1], 1")
+    with pytest.raises(InsertionError, match="layer 2 Conv is read by no layer"):
+        insert_rows(unread, "mine.yaml", [2])
+
+
+def test_what_reads_a_removed_row_reads_what_that_read():
+    text = """\
+nc: 2
+backbone:
+  - [-1, 1, Conv, [8, 3, 2]] # 0
+  - [-1, 1, C2f, [8]] # 1
+  - [0, 1, ELA, []] # 2, not of the row before
+  - [-1, 1, ELA, [S]] # 3, of an ELA
+  - [-1, 1, Conv, [8]] # 4
+head:
+  - [[2, 3, -1], 1, Classify, [nc]] # 5
+"""
+    result = remove_rows(text, "mine.yaml")
+    assert producers(layers_of(result.text)) == [[-1], [0], [0], [0, 0, 2]]
+    assert result.rows == (2, 3) and result.layer_map == {0: 0, 1: 1, 4: 2, 5: 3}
+    assert "# 2\nhead" in result.text and "# 3\n" in result.text
+    with pytest.raises(InsertionError, match=r"mine\.yaml has no ELA rows to remove"):
+        remove_rows(result.text, "mine.yaml")
+    first = SMALL.replace("backbone:\n", "backbone:\n  - [-1, 1, ELA, []]\n").replace("[[-1], 1", "[[-1, 0], 1")
+    with pytest.raises(InsertionError, match="an ELA row that reads the image is read by a later layer"):
+        remove_rows(first, "mine.yaml")
+
+
+def test_args_say_no_more_than_needed():
+    assert [row_args(None, None), row_args("B", "paper"), row_args("S", None)] == ["[]", "[]", "[S]"]
+    assert [row_args(None, "identity"), row_args("T", "residual")] == ["[B, identity]", "[T, residual]"]
+    for variant, gate in (("Q", None), (None, "open")):
+        with pytest.raises(InsertionError, match="must be one of"):
+            row_args(variant, gate)
+
+
+def test_levels_alone_are_measured():
+    rows = read_rows(TEXTS["yolov8"], "yolov8.yaml")
+    assert choose_stages(rows, "yolov8.yaml", None, None, None) == (2, 4, 6, 8)
+    with pytest.raises(InsertionError, match="there are: P2"):
+        choose_stages(rows, "yolov8.yaml", "P3", None, lambda: {2: 4})
