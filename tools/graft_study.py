@@ -65,8 +65,9 @@ def load_photos(data):
 
 def make_checkpoint(arm, model, folder):
     """Return the checkpoint that an arm starts from."""
+    import yaml
     from ultralytics import YOLO
-    from ultralytics.nn.tasks import BaseModel, load_checkpoint
+    from ultralytics.nn.tasks import BaseModel
 
     from ela_yolo import insert
 
@@ -74,10 +75,11 @@ def make_checkpoint(arm, model, folder):
         return model
     file = folder / f"start-{arm}.pt"
     if arm == "naive":
-        yaml = folder / Path(load_checkpoint(model)[0].yaml["yaml_file"]).name
-        insert(yaml.name, save=yaml, exist_ok=True)
-        naive = YOLO(yaml)
-        BaseModel.load.__wrapped__(naive.model, YOLO(model).model)  # the host's own, without ela-yolo
+        naive = YOLO(model)
+        host = naive.model
+        naive.model = type(host)(yaml.safe_load(insert(model, gate="paper").text), verbose=False)
+        BaseModel.load.__wrapped__(naive.model, host)  # the host's own, without ela-yolo
+        naive.model.names = host.names
         naive.save(file)
     else:
         insert(model, gate=arm, save=file, exist_ok=True)
