@@ -247,12 +247,18 @@ def _export(overrides: dict[str, Any]) -> int:
 
 
 def _edit(command: str, args: Sequence[str]) -> int:
+    from ultralytics.cfg import merge_equals_args
+
     from ela_yolo.graft import insert, remove
     from ela_yolo.insertion import CHOICES
 
     keys = (*EDIT_KEYS, *(INSERT_KEYS if command == "insert" else ()))
     given: dict[str, Any] = {}
-    for arg in args:
+    try:
+        merged = merge_equals_args(list(args))
+    except SyntaxError as error:
+        raise UsageError(_one_line(error)) from None
+    for arg in merged:
         key, equals, value = arg.partition("=")
         if key not in keys:
             raise UsageError(f"{command} has no key '{key}'{_nearest(key, keys) or '; it has ' + ', '.join(keys)}")

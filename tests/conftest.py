@@ -10,6 +10,7 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+SHARED = REPO.parent / "shared"  # real photographs and weights, where they are
 
 # Before anything imports the host: nothing is installed or fetched at run time, nobody's settings are touched.
 _home = tempfile.TemporaryDirectory(prefix="ela-yolo-tests-")

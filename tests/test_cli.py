@@ -1,10 +1,15 @@
 """The command line as a user meets it: help, exit status, and one line for whatever is wrong."""
 
 import logging
+import os
+import pty
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import ultralytics
 from conftest import BIN, REPO, run
 
 import ela_yolo
@@ -21,7 +26,20 @@ def test_help_and_version(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["quickstart", "train", "val", "predict", "export", "track", "benchmark", "tune", "detect train"]
+    "command",
+    [
+        "quickstart",
+        "train",
+        "val",
+        "predict",
+        "export",
+        "track",
+        "benchmark",
+        "tune",
+        "detect train",
+        "insert",
+        "remove",
+    ],
 )
 def test_each_command_has_help(command, tmp_path):
     printed = run(ELA_YOLO, *command.split(), "--help", cwd=tmp_path).stdout
@@ -71,6 +89,28 @@ WRONG = {  # command line -> exit status, what the one line says
     "quickstart verify=False": (2, "unknown key 'verify'"),
     "quickstart model=none.yaml": (1, "'none.yaml' does not exist"),
     "tune data=scenes.yaml": (2, "model= is missing"),
+    "insert": (2, "model= is missing, such as model=best.pt or model=yolov8n.yaml"),
+    "insert model=": (2, "'model' lacks its value; see ela-yolo insert --help"),
+    "insert yolov8n.pt": (2, "insert has no key 'yolov8n.pt'; it has model, save, dry_run"),
+    "insert model=yolov8n.yaml epochs=3": (2, "insert has no key 'epochs'"),
+    "insert model=yolov8n.yaml afer=C2f": (2, "insert has no key 'afer', did you mean 'after'?"),
+    "insert model=yolov8n.yaml after=[2,": (2, "has an unmatched '[' or ']' bracket"),
+    "insert model=yolov8n.yaml gate=open": (2, "gate must be one of paper, residual, identity, got 'open'"),
+    "insert model=yolov8n.yaml dry_run=perhaps": (2, "dry_run must be True or False, got 'perhaps'"),
+    "insert model=yolov8n.yaml after=C3": (1, "yolov8.yaml: no C3 in where=backbone; there are: Conv, C2f, SPPF"),
+    "insert model=yolov8n.yaml after=23": (1, "yolov8.yaml has no layer 23, only 0 to 22"),
+    "insert model=yolov8n-ela.yaml": (1, "layer 2 C2f is followed by its ELA already (layer 3)"),
+    "insert model=yolov8n.yaml save=list.yaml": (1, "list.yaml exists; name another file with save="),
+    "insert model=yolov8n.yaml save=mine.pt": (1, "save=mine.pt: yolov8.yaml gives a .yaml file"),
+    "insert model=none.yaml": (1, "there is no none.yaml, neither here nor among the YAMLs"),
+    "insert model=none.pt": (1, "there is no none.pt"),
+    "insert model=text.pt": (1, "text.pt cannot be read as a checkpoint"),
+    "insert model=list.txt": (1, "model=list.txt is neither a model YAML nor a checkpoint"),
+    "insert model=list.yaml": (1, "list.yaml is not a model YAML, or cut off"),
+    "insert model=not-yaml.yaml": (1, "not-yaml.yaml, line 1: the file ends in the middle of a row or list"),
+    "insert model=tabs.yaml": (1, "tabs.yaml, line 3: a tab where YAML wants spaces; replace it by spaces"),
+    "remove model=yolov8n.yaml": (1, "yolov8.yaml has no ELA rows to remove"),
+    "remove model=yolov8n-ela.yaml after=3": (2, "remove has no key 'after'"),
 }
 
 
@@ -95,6 +135,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(line, tmp_path, monkeypatch, c
     (tmp_path / "far.yaml").write_text(
         "nc: 1\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\nhead:\n  - [[9], 1, Detect, [nc]]\n"
     )
+    (tmp_path / "tabs.yaml").write_text("nc: 1\nbackbone:\n\t- [-1, 1, Conv, [8, 3, 2]]\nhead:\n")
     (tmp_path / "list.txt").write_text("")
     (tmp_path / "list.yaml").write_text(f"path: {tmp_path}\ntrain: list.txt\nval: list.txt\nnames: [a]\n")
     before = sorted(tmp_path.rglob("*"))
@@ -120,6 +161,36 @@ def test_the_tools_do_the_same_from_a_clone(name, tmp_path):
     command = run(ELA_YOLO, name, "epohcs=1", cwd=tmp_path, ok=False)
     assert (tool.returncode, tool.stderr) == (command.returncode, command.stderr)
     assert tool.returncode == 2
+
+
+def test_insert_and_remove_write_what_they_print(tmp_path):
+    dry = run(ELA_YOLO, "insert", "model=yolov8n.yaml", "after=[4, 6]", "dry_run=True", cwd=tmp_path).stdout
+    assert dry.endswith("nothing written (dry_run); without it: yolov8n-ela.yaml\n") and not list(tmp_path.iterdir())
+    done = run(ELA_YOLO, "insert", "model=yolov8n.yaml", "after", "=", "4,6", cwd=tmp_path).stdout
+    assert done.splitlines()[:-1] == dry.splitlines()[:-1]
+    assert done.endswith("+  - [[17, 20, 23], 1, Detect, [nc]] # Detect(P3, P4, P5)\nwritten to yolov8n-ela.yaml\n")
+    assert "\x1b" not in done
+    run(ELA_YOLO, "insert", "model=yolov8n-ela.yaml", "after=15", "save=more.yaml", cwd=tmp_path)
+    again = run(ELA_YOLO, "insert", "model=yolov8n.yaml", "after=4", "save=more.yaml", cwd=tmp_path, ok=False)
+    assert (again.returncode, again.stderr.splitlines()[-1]) == (
+        1,
+        "ela-yolo: more.yaml exists; name another file with save=, or replace it with exist_ok=True",
+    )
+    run(ELA_YOLO, "remove", "model=more.yaml", cwd=tmp_path)
+    host = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
+    assert (tmp_path / "more-plain.yaml").read_bytes() == host.read_bytes()
+
+
+@pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])
+def test_the_diff_is_coloured_on_a_terminal_alone(no_colour, coloured, tmp_path):
+    screen, terminal = pty.openpty()
+    command = [ELA_YOLO, "insert", "model=yolov8n.yaml", "after=20", "dry_run=True"]
+    subprocess.run(command, cwd=tmp_path, stdout=terminal, env={**os.environ, "NO_COLOR": no_colour}, check=True)
+    os.close(terminal)
+    seen = os.read(screen, 10_000).decode()
+    os.close(screen)
+    assert "ELA, []]" in seen
+    assert ("\x1b[32m+  - [-1, 1, ELA, []]\x1b[0m" in seen) is coloured
 
 
 def test_public_names_are_true():

@@ -7,10 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import ultralytics
-from conftest import BIN, HOME, REPO, python, run
+from conftest import BIN, HOME, REPO, SHARED, python, run
 
-BCCD = REPO.parent / "shared/data/bccd/bccd.yaml"
+BCCD = SHARED / "data/bccd/bccd.yaml"
 FAST = ("epochs=1", "fraction=0.1", "imgsz=96", "batch=8", "workers=0", "plots=False")
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
 
@@ -79,19 +78,17 @@ def test_stock_export_runs_in_onnx_runtime_through_the_host(retrained, tmp_path)
     assert (tmp_path / "predict/0000.jpg").is_file()
 
 
-def users_yaml(folder):
-    """The README's story: the host's own file with the lines of the README's diff changed."""
-    diff = re.search(r"```diff\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)[1]
-    before, after = (
-        "".join(line[1:] for line in diff.splitlines(keepends=True) if line[0] != other) for other in ("+", "-")
-    )
-    host = (Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml").read_text()
-    assert host.count(before) == 1
-    (folder / "yolov8-mine.yaml").write_text(host.replace(before, after))
+def readme_block(language, start):
+    """The README's block of a language that begins so."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if block.startswith(start))
 
 
 def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
-    users_yaml(tmp_path)
+    """The README's story."""
+    insert = readme_block("bash", "ela-yolo insert model=yolov8n.yaml").split()
+    done = run(BIN / insert[0], *insert[1:], cwd=tmp_path)
+    assert done.stdout == readme_block("diff", "---") + "written to yolov8-mine.yaml\n"
     train = ["model=yolov8s-mine.yaml", "data=scenes.yaml", f"project={tmp_path}", "name=mine"]
     done = run(BIN / "yolo", "train", *train, *FAST, cwd=tmp_path)
     table_row = next(line for line in done.stdout.splitlines() if "ela_yolo.ela.ELA" in line)

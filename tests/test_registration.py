@@ -59,10 +59,10 @@ import {order[0]}, {order[1]}
 import importlib, ela_yolo
 from ultralytics.nn import tasks
 from ultralytics.utils import checks
-before = tasks.parse_model, checks.check_file, tasks.check_file
+before = tasks.parse_model, checks.check_file, tasks.check_file, tasks.BaseModel.load
 assert tasks.ELA is ela_yolo.ELA and before[1] is before[2]
 importlib.reload(ela_yolo); ela_yolo.register()
-assert (tasks.parse_model, checks.check_file, tasks.check_file) == before
+assert (tasks.parse_model, checks.check_file, tasks.check_file, tasks.BaseModel.load) == before
 """
     python(code, cwd=tmp_path, env=OFF)
 
@@ -96,6 +96,23 @@ tasks.parse_model = parse_model""",
         "def fail(d, ch, verbose): raise RuntimeError('no')\ntasks.parse_model = fail",
         "its parser fails on a probe (RuntimeError('no'))",
     ),
+    "no BaseModel": ("del tasks.BaseModel", "tasks.BaseModel.load(self, weights, verbose) is missing"),
+    "another loading": (
+        "tasks.BaseModel.load = lambda self, file: None",
+        "tasks.BaseModel.load(self, weights, verbose) is missing",
+    ),
+    "a loading that fails": (
+        "def fail(self, weights, verbose=True): raise RuntimeError('no')\ntasks.BaseModel.load = fail",
+        "its loading of weights fails on a probe (RuntimeError('no'))",
+    ),
+    "a loading by order": (
+        """
+def load(self, weights, verbose=True):
+    for mine, theirs in zip(self.parameters(), weights.parameters()):
+        mine.data.copy_(theirs)
+tasks.BaseModel.load = load""",
+        "it does not match weights by the names of their layers",
+    ),
 }
 
 
@@ -106,12 +123,13 @@ import ultralytics
 from ultralytics.nn import tasks
 from ultralytics.utils import checks
 {breakage}
-state = dict(vars(tasks)), dict(vars(checks))
+def look(): return [dict(vars(place)) for place in (tasks, checks, getattr(tasks, "BaseModel", object))]
+state = look()
 try:
     import ela_yolo
 except Exception as error:
     print(type(error).__name__, error, ultralytics.__version__ in str(error))
-assert (dict(vars(tasks)), dict(vars(checks))) == state
+assert look() == state
 """
     printed = python(code, cwd=tmp_path, env=OFF).stdout
     assert printed.startswith("RegistrationError ")
@@ -218,6 +236,7 @@ from ultralytics.utils import checks
 first = checks.check_file
 importlib.reload(tasks)
 assert checks.check_file is first and tasks.check_file is first
+assert tasks.BaseModel.load.wrapped_by_ela_yolo and tasks.DetectionModel.load.wrapped_by_ela_yolo
 print(tasks.parse_model({"backbone": [[-1, 1, "ELA", []]], "head": []}, 3, False)[0][0].channels)
 """
     assert python(code, cwd=tmp_path).stdout == "3\n"

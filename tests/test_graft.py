@@ -1,0 +1,321 @@
+"""ELA put into trained checkpoints: nothing of them is lost, and they detect what they did."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+import torch
+from conftest import BIN, REPO, SHARED, python, run
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.data.augment import LetterBox
+from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils import ASSETS
+
+import ela_yolo
+from ela_yolo import ELA, CheckpointError, InsertionError, WeightTransfer
+
+ELA_YOLO = BIN / "ela-yolo"
+COCO = SHARED / "weights/yolov8n.pt"
+BCCD = SHARED / "data/bccd/bccd.yaml"
+ONE_EPOCH = "epochs=1 fraction=0.1 imgsz=96 batch=8 workers=0 plots=False val=False"
+
+
+@pytest.fixture(scope="module")
+def plain(retrained, tmp_path_factory):
+    """A trained detector without ELA."""
+    file = tmp_path_factory.mktemp("plain") / "plain.pt"
+    ela_yolo.remove(retrained / "weights/best.pt", save=file)
+    return file
+
+
+def raw(file, size=640):
+    """The raw outputs of a checkpoint on the host's own photographs and, where they are, 20 of the blood cells."""
+    model = YOLO(file).model.eval()
+    files = [*sorted(ASSETS.glob("*.jpg")), *sorted((BCCD.parent / "images/val").glob("*"))[:20]]
+    outputs = []
+    for photo in files:
+        pixels = LetterBox((size, size))(image=cv2.imread(str(photo)))
+        with torch.no_grad():
+            outputs.append(model(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255)[0])
+    assert not torch.equal(outputs[0], outputs[1])
+    return outputs
+
+
+def same(first, second):
+    return [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "choice", [{}, {"where": "all"}, {"after": "P3,P4,P5", "where": "neck", "variant": "L"}], ids=str
+)
+def test_an_identity_graft_detects_what_its_host_does(choice, plain, tmp_path):
+    result = ela_yolo.insert(plain, save=tmp_path / "graft.pt", **choice)
+    assert result.transfer == WeightTransfer(355, 355, new_blocks=result.rows)
+    assert all(same(raw(plain, 320), raw(tmp_path / "graft.pt", 320)))
+
+
+def test_step_0_on_real_weights_and_photographs(tmp_path):
+    if not COCO.is_file() or not BCCD.is_file():
+        pytest.skip(f"no COCO weights or photographs: {COCO} or {BCCD} is absent")
+    ela_yolo.insert(COCO, after="C2f", save=tmp_path / "graft.pt")
+    outputs = raw(COCO)
+    assert len(outputs) == 22
+    assert all(same(outputs, raw(tmp_path / "graft.pt")))
+    ela_yolo.insert(COCO, after="C2f", gate="paper", save=tmp_path / "paper.pt")
+    assert not any(same(outputs, raw(tmp_path / "paper.pt")))
+
+
+VALIDATE = """
+import json, sys
+from ultralytics import YOLO
+boxes = [YOLO(file).val(data=sys.argv[3], imgsz=int(sys.argv[4]), workers=0, plots=False).box for file in sys.argv[1:3]]
+print(json.dumps([[box.map, box.map50, box.map75, *box.maps] for box in boxes]))
+"""
+
+
+def maps(host, graft, data, size, cwd):
+    done = run(sys.executable, "-c", VALIDATE, host, graft, data, size, cwd=cwd)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_val_gives_the_same_map(plain, tmp_path):
+    ela_yolo.insert(plain, save=tmp_path / "graft.pt")
+    host, graft = maps(plain, tmp_path / "graft.pt", "scenes.yaml", 96, tmp_path)
+    assert host == graft and host[0] > 0
+
+
+def test_val_gives_the_same_map_after_training_on_photographs(tmp_path):
+    if not COCO.is_file() or not BCCD.is_file():
+        pytest.skip(f"no COCO weights or photographs: {COCO} or {BCCD} is absent")
+    (tmp_path / "yolov8n.pt").write_bytes(COCO.read_bytes())
+    keys = [f"data={BCCD}", *["epochs=1", "imgsz=192", "batch=16", "workers=0", "plots=False", "val=False"]]
+    run(BIN / "yolo", "train", "model=yolov8n.pt", *keys, f"project={tmp_path}", "name=host", cwd=tmp_path)
+    best = tmp_path / "host/weights/best.pt"
+    ela_yolo.insert(best, save=tmp_path / "graft.pt")
+    host, graft = maps(best, tmp_path / "graft.pt", BCCD, 192, tmp_path)
+    assert host == graft and host[0] > 0
+
+
+def test_all_that_a_checkpoint_holds_survives(plain, tmp_path):
+    before = torch.load(plain, weights_only=False)
+    ela_yolo.insert(plain, save=tmp_path / "graft.pt")
+    after = torch.load(tmp_path / "graft.pt", weights_only=False)
+    assert before.keys() == after.keys()
+    assert {k: v for k, v in before.items() if k != "model"} == {k: v for k, v in after.items() if k != "model"}
+    assert after["train_args"]["imgsz"] == 96 and after["epoch"] == -1 and after["ema"] is None
+    host, graft = before["model"], after["model"]
+    for attribute in ("names", "task", "args"):
+        assert getattr(host, attribute, None) == getattr(graft, attribute, None)
+    assert len(graft.names) == 5
+    assert torch.equal(host.stride, graft.stride) and torch.equal(host.model[-1].stride, graft.model[-1].stride)
+    assert {p.dtype for p in graft.parameters()} == {p.dtype for p in host.parameters()} == {torch.float16}
+    assert [layer.i for layer in graft.model] == list(range(27))
+    assert graft.model[26].f == [19, 22, 25] and set(graft.model[26].f) <= set(graft.save)
+    assert (tmp_path / "graft.pt").stat().st_mode == plain.stat().st_mode
+
+
+def test_the_same_graft_is_the_same_file_and_leaves_random_numbers_alone(plain, tmp_path):
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    ela_yolo.insert(plain, save=tmp_path / "a.pt")
+    assert torch.equal(torch.rand(1), expected)
+    torch.manual_seed(2)
+    ela_yolo.insert(plain, save=tmp_path / "b.pt")
+    a, b = (load_checkpoint(tmp_path / name)[0].state_dict() for name in ("a.pt", "b.pt"))
+    assert a.keys() == b.keys() and all(torch.equal(tensor, b[key]) for key, tensor in a.items())
+
+
+@pytest.mark.parametrize("gate", ["paper", "residual"])
+def test_the_other_gate_forms_remain_choices(gate, plain, tmp_path):
+    ela_yolo.insert(plain, gate=gate, variant="S", save=tmp_path / "graft.pt")
+    blocks = [layer for layer in YOLO(tmp_path / "graft.pt").model.model if isinstance(layer, ELA)]
+    assert [(block.variant, block.gate) for block in blocks] == [("S", gate)] * 4
+    assert not any(same(raw(plain, 320), raw(tmp_path / "graft.pt", 320)))
+
+
+def test_ela_that_is_there_is_kept(retrained, plain, tmp_path):
+    best = retrained / "weights/best.pt"
+    result = ela_yolo.insert(best, after="C2f", where="neck", save=tmp_path / "both.pt")
+    assert result.rows == (17, 21, 25, 29)
+    assert result.transfer == WeightTransfer(355, 355, new_blocks=(17, 21, 25, 29), kept_blocks=(3, 6, 9, 12))
+    assert all(same(raw(best, 320), raw(tmp_path / "both.pt", 320)))
+    gates = [layer.gate for layer in YOLO(tmp_path / "both.pt").model.model if isinstance(layer, ELA)]
+    assert gates == ["paper"] * 4 + ["identity"] * 4
+    gone = ela_yolo.remove(tmp_path / "both.pt", save=tmp_path / "none.pt")
+    assert gone.transfer == WeightTransfer(355, 355, dropped_blocks=(3, 6, 9, 12, 17, 21, 25, 29))
+    assert all(same(raw(plain, 320), raw(tmp_path / "none.pt", 320)))
+    with pytest.raises(InsertionError, match="layer 2 C2f is followed by its ELA already"):
+        ela_yolo.insert(best)
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [
+        ("yolov8n-seg", 417),
+        ("yolov8n-cls", 158),
+        ("yolo11n-pose", 541),
+        ("yolo26n-obb", 792),
+        ("yolov5n", 427),
+        ("yolov9t", 1339),
+        ("yolov10n", 595),
+        ("yolo12n", 691),
+    ],
+)
+def test_other_families_and_tasks(name, total, tmp_path):
+    host = YOLO(f"{name}.yaml")
+    host.save(tmp_path / "host.pt")
+    result = ela_yolo.insert(tmp_path / "host.pt", where="all", save=tmp_path / "graft.pt")
+    assert result.transfer == WeightTransfer(total, total, new_blocks=result.rows)
+    host, graft = (YOLO(tmp_path / file) for file in ("host.pt", "graft.pt"))
+    assert host.task == graft.task and host.names == graft.names
+    image = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        outputs = [model.model.eval()(image) for model in (host, graft)]
+    first, second = (output if isinstance(output, torch.Tensor) else output[0] for output in outputs)
+    while not isinstance(first, torch.Tensor):
+        first, second = first[0], second[0]
+    assert torch.equal(first, second)
+    # Retraining builds the model anew from the YAML that the checkpoint holds.
+    anew = type(graft.model)(graft.model.yaml, verbose=False)
+    report = anew.load(graft.model, verbose=False)
+    assert (report.kept, report.kept_blocks) == (total, result.rows)
+
+
+def test_the_stock_commands_take_a_graft(plain, tmp_path):
+    run(ELA_YOLO, "insert", f"model={plain}", "save=graft.pt", cwd=tmp_path)
+    folder = f"project={tmp_path}"
+    keys = ["data=scenes.yaml", *ONE_EPOCH.split(), folder]
+    train = run(BIN / "yolo", "train", "model=graft.pt", *keys, cwd=tmp_path)
+    assert "ELA: 355/355 host tensors kept; 4 ELA kept (3, 6, 9, 12)" in train.stdout
+    code = """
+from ultralytics import YOLO
+model = YOLO("train/weights/last.pt").model
+print([bool(model.model[layer].gn.weight.any()) for layer in (3, 6, 9, 12)])
+"""
+    assert python(code, cwd=tmp_path).stdout.splitlines()[-1] == "[True, True, True, True]"  # zero before training
+    predict = run(BIN / "yolo", "predict", "model=graft.pt", f"source={ASSETS}/bus.jpg", folder, cwd=tmp_path)
+    assert "bus.jpg" in predict.stdout
+    export = run(ELA_YOLO, "export", "model=graft.pt", "format=onnx", "imgsz=96", cwd=tmp_path)
+    assert "PROVEN the same model" in export.stdout
+
+
+def test_layer_map(plain, tmp_path):
+    ela_yolo.insert(plain, after=[2, 8], save=tmp_path / "graft.pt")
+    expected = {i: i + (i > 2) + (i > 8) for i in range(23)}
+    assert ela_yolo.layer_map(tmp_path / "graft.pt") == expected
+    assert ela_yolo.layer_map(plain) == {i: i for i in range(23)}
+    assert ela_yolo.layer_map("yolov8n-ela.yaml")[9] == 13
+
+
+def test_freezing_by_the_map_freezes_the_host_and_trains_ela(plain, tmp_path):
+    ela_yolo.insert(plain, save=tmp_path / "graft.pt")
+    freeze = [layer for host, layer in ela_yolo.layer_map(tmp_path / "graft.pt").items() if host < 10]
+    keys = [*ONE_EPOCH.split(), f"freeze={freeze}", f"project={tmp_path}", "optimizer=SGD"]
+    run(BIN / "yolo", "train", "model=graft.pt", "data=scenes.yaml", *keys, cwd=tmp_path)
+    before, after = (YOLO(tmp_path / name).model for name in ("graft.pt", "train/weights/last.pt"))
+    moved = {int(k.split(".")[1]) for k, p in after.named_parameters() if not torch.equal(p, before.get_parameter(k))}
+    assert {3, 6, 9, 12} <= moved and not moved & set(freeze)
+
+
+def bad_checkpoints(folder):
+    (folder / "text.pt").write_text("no weights")
+    (folder / "empty.pt").write_bytes(b"")
+    torch.save({"model": nn.Conv2d(1, 1, 1)}, folder / "other.pt")
+    torch.save([1], folder / "list.pt")
+    torch.save({"epoch": 3}, folder / "none.pt")
+    whole = folder / "whole.pt"
+    YOLO("yolov8n.yaml").save(whole)
+    (folder / "cut.pt").write_bytes(whole.read_bytes()[:100_000])
+
+
+@pytest.mark.parametrize("name", ["text", "empty", "cut", "list", "other", "none", "missing"])
+def test_what_is_no_checkpoint_is_refused_in_one_line(name, tmp_path):
+    bad_checkpoints(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for call in (ela_yolo.insert, ela_yolo.remove, ela_yolo.layer_map):
+        with pytest.raises(CheckpointError, match=rf"{name}\.pt") as caught:
+            call(tmp_path / f"{name}.pt")
+        assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_files_are_not_replaced_unasked(plain, tmp_path):
+    for model, target in ((plain, tmp_path / "x.pt"), ("yolov8n.yaml", tmp_path / "x.yaml")):
+        target.write_text("mine")
+        with pytest.raises(InsertionError, match=r"x\..* exists; name another file with save=, or replace it"):
+            ela_yolo.insert(model, save=target)
+        assert target.read_text() == "mine"
+        ela_yolo.insert(model, save=target, exist_ok=True)
+        assert target.read_bytes() != b"mine"
+        (target.parent / f"d{target.suffix}").mkdir()
+        with pytest.raises(InsertionError, match="exists"):
+            ela_yolo.insert(model, save=target.parent / f"d{target.suffix}", exist_ok=True)
+        with pytest.raises(InsertionError, match=r"there is no folder .*nowhere; make it first"):
+            ela_yolo.insert(model, save=tmp_path / "nowhere" / target.name)
+        with pytest.raises(InsertionError, match=f"gives a {target.suffix} file"):
+            ela_yolo.insert(model, save=tmp_path / "x.onnx")
+    with pytest.raises(InsertionError, match=r"model=x\.onnx is neither a model YAML nor a checkpoint"):
+        ela_yolo.insert("x.onnx")
+    with pytest.raises(InsertionError, match=r"there is no nothing\.yaml"):
+        ela_yolo.remove("nothing.yaml")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["d.pt", "d.yaml", "x.pt", "x.yaml"]
+
+
+def test_without_save_nothing_is_written(plain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = plain.read_bytes()
+    assert ela_yolo.insert(plain).transfer.kept == 355
+    assert ela_yolo.insert("yolov8n.yaml").transfer is None
+    assert plain.read_bytes() == before and not list(tmp_path.iterdir())
+
+
+def test_killed_half_way_it_leaves_no_half_file(tmp_path):
+    YOLO("yolov8m.yaml").save(tmp_path / "host.pt")  # 52 MB take long enough to write
+    target = tmp_path / "graft.pt"
+    for before in (None, b"an older file"):
+        if before:
+            target.write_bytes(before)
+        command = [ELA_YOLO, "insert", "model=host.pt", "save=graft.pt", "exist_ok=True"]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not (parts := list(tmp_path.glob(".graft.pt-*"))) and process.poll() is None:
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert parts and process.returncode == -signal.SIGKILL
+        assert (target.read_bytes() if target.exists() else None) == before
+        parts[0].unlink()
+    run(*command, cwd=tmp_path)
+    assert ela_yolo.layer_map(target)[22] == 26 and not list(tmp_path.glob(".graft*"))
+
+
+def test_a_full_disk_leaves_the_old_file(plain, tmp_path):
+    target = tmp_path / "graft.pt"
+    target.write_bytes(b"an older file")
+    code = f"""
+import resource, signal, ela_yolo
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # writing beyond that fails
+try:
+    ela_yolo.insert({str(plain)!r}, save={str(target)!r}, exist_ok=True)
+except ela_yolo.InsertionError as error:
+    print(error)
+"""
+    done = python(code, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1].startswith(f"{target} cannot be written: ")
+    assert [file.name for file in tmp_path.iterdir()] == ["graft.pt"]
+    assert target.read_bytes() == b"an older file"
+
+
+def test_the_study_refuses_what_it_cannot_use(tmp_path):
+    study = REPO / "tools/graft_study.py"
+    wrong = run(sys.executable, study, "epoch=1", cwd=tmp_path, ok=False)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1) and "unknown key 'epoch'" in wrong.stderr
+    missing = run(sys.executable, study, "model=none.pt", cwd=tmp_path, ok=False)
+    assert (missing.returncode, missing.stderr) == (1, "graft_study: there is no none.pt; name another with model=\n")
+    assert not list(tmp_path.iterdir())
