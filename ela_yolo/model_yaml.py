@@ -108,11 +108,11 @@ def _yaml_reason(text: str, name: str, error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return f"{name} is not YAML: {' '.join(str(error).split())}"
     mark = error.problem_mark
+    if mark.index >= len(text.rstrip()):
+        return f"{name} ends in the middle of a row or list, in line {text.rstrip().count(chr(10)) + 1}; is it cut off?"
     place = f"{name}, line {mark.line + 1}"
     if text[mark.index : mark.index + 1] == "\t":
         return f"{place}: a tab where YAML wants spaces; replace it by spaces"
-    if mark.index >= len(text.rstrip()):
-        return f"{place}: the file ends in the middle of a row or list; is it cut off?"
     return f"{place}, column {mark.column + 1}: {error.problem}; mend the YAML there"
 
 

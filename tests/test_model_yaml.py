@@ -52,7 +52,7 @@ BAD = {  # text -> what the one line says
     "backbone: [[-1, 1, Conv, [8]]]\nhead: [[-1, 1, Detect, [nc]]]\n": "line 1: layer 0 is not on a line of its own",
     SMALL.replace("  - [-1, 1, C2f", "\t- [-1, 1, C2f"): "line 4: a tab where YAML wants spaces",
     SMALL.replace("C2f, [8]]", "C2f, [8]"): "line 5, column 3: expected ',' or ']'",
-    SMALL[: SMALL.index("Classify") + 3]: "the file ends in the middle of a row",
+    SMALL[: SMALL.index("Classify") + 3]: "ends in the middle of a row or list, in line 7; is it cut off?",
     SMALL[: SMALL.index("head")]: "no rows under 'head:'",
     SMALL.replace("[[-1], 1, Classify, [nc]]", "[-1, 1, Conv, [8]]"): "ends in layer 3 Conv, which is no head",
     SMALL.replace("[-1, 1, C2f, [8]]", "[-1, C2f, [8]]"): "line 4: layer 1 is not a row [from, repeats, module, args]",
