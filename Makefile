@@ -1,13 +1,16 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test check
+.PHONY: quickstart test check proof
 
 quickstart: .venv/installed
 	$(BIN)/ela-yolo quickstart
 
 test: check
 	$(BIN)/python -m pytest
+
+proof: .venv/installed
+	$(BIN)/python tools/graft_study.py
 
 check: .venv/installed
 	$(BIN)/ruff check .

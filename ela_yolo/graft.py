@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
-from ela_yolo.errors import CheckpointError, InsertionError
+from ela_yolo.checkpoint import build_anew, read_checkpoint, reseat, yaml_text
+from ela_yolo.errors import InsertionError
 from ela_yolo.files import written_whole
 from ela_yolo.insertion import Insertion, choose_stages, insert_rows, remove_rows, row_args
 from ela_yolo.model_yaml import read_model_yaml, read_rows
@@ -22,7 +22,6 @@ from ela_yolo.registration import register
 from ela_yolo.weights import report_transfer
 
 _YAML = (".yaml", ".yml")
-_SEED = 0  # of new blocks, so that the same graft gives the same file
 
 
 def insert(
@@ -111,7 +110,7 @@ def layer_map(model: str | Path) -> dict[int, int]:
     """
     register()
     file = _find(model)
-    text = read_model_yaml(file) if file.suffix in _YAML else _yaml_text(_read_checkpoint(file)[1])
+    text = read_model_yaml(file) if file.suffix in _YAML else yaml_text(file, read_checkpoint(file)[1].yaml)
     return dict(enumerate(row.layer for row in read_rows(text, file.name) if row.module != "ELA"))
 
 
@@ -124,8 +123,7 @@ def _find(model: str | Path) -> Path:
     if file.suffix not in _YAML:
         raise InsertionError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
     # As the host does: yolov8n-seg.yaml is yolov8-seg.yaml at scale n, unless there is a file of the very name.
-    every_scale = re.sub(r"(\d)[nslmx](?=$|-)", r"\1", file.stem, count=1)
-    for name in (file, file.with_name(every_scale + file.suffix)):
+    for name in (file, file.with_name(re.sub(r"(\d+)[nslmx](.*)$", r"\1\2", file.name))):
         found = check_yaml(str(name), hard=False)
         if found:
             return Path(found)
@@ -146,14 +144,10 @@ def _edit(
                 part.write_bytes(insertion.text.encode())
         return insertion
 
-    checkpoint, config = _read_checkpoint(file)
-    model = checkpoint.get("ema") or checkpoint["model"]
+    checkpoint, model = read_checkpoint(file)
     layers = list(model.model)
-    insertion = edit(_yaml_text(config), lambda: _build(model, config))
-    _reseat(model, insertion)
-    checkpoint["model"] = model
-    # The optimizer's state and the running average belong to the model as it was.
-    checkpoint.update(dict.fromkeys(checkpoint.keys() & {"ema", "optimizer", "updates", "scaler"}), epoch=-1)
+    insertion = edit(yaml_text(file, model.yaml), lambda: build_anew(file, model, model.yaml))
+    reseat(file, model, yaml.safe_load(insertion.text), insertion.layer_map)
     if target is not None:
         with _writing(target) as part:
             torch.save(checkpoint, part)
@@ -182,57 +176,6 @@ def _writing(target: Path) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise InsertionError(f"{target} cannot be written: {reason}; choose another place with save=") from error
-
-
-def _read_checkpoint(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a checkpoint and the model YAML that it holds, as a mapping."""
-    from ultralytics.nn.tasks import torch_safe_load
-
-    try:
-        checkpoint = torch_safe_load(file)[0]
-        model = checkpoint.get("ema") or checkpoint.get("model")
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no {file}") from None
-    except Exception as error:  # whatever damage there is, the host reports it by many types
-        raise CheckpointError(f"{file} cannot be read as a checkpoint: {str(error).strip().splitlines()[0]}") from error
-    config = getattr(model, "yaml", None)
-    if not isinstance(getattr(model, "model", None), nn.Sequential) or not isinstance(config, dict):
-        raise CheckpointError(f"{file} holds no model that was built from a YAML; train one, or start from yolov8n.pt")
-    return checkpoint, config
-
-
-def _yaml_text(config: Mapping[str, Any]) -> str:
-    """Return a model's mapping as a YAML with a line for each row, as people write it."""
-    try:
-        text = yaml.safe_dump({k: v for k, v in config.items() if k not in ("backbone", "head")}, sort_keys=False)
-        for part in ("backbone", "head"):
-            rows = (yaml.safe_dump(row, default_flow_style=True, width=float("inf")).strip() for row in config[part])
-            text += f"{part}:\n" + "".join(f"  - {row}\n" for row in rows)
-    except (KeyError, TypeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"the checkpoint holds no model YAML that can be written down: {error}") from error
-    return text
-
-
-def _build(model: Any, config: Mapping[str, Any]) -> Any:
-    """Return a new model of the same class from a mapping, which is left as it is."""
-    channels = config.get("channels", config.get("ch", 3))
-    return type(model)(yaml.safe_load(_yaml_text(config)), ch=channels, verbose=False)
-
-
-def _reseat(model: Any, insertion: Insertion) -> None:
-    """Give a model the layers of an edited YAML: its own where it has them, numbered anew, and new ELA blocks."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        built = _build(model, yaml.safe_load(insertion.text))
-    example = next(model.parameters())
-    seats = list(built.model)
-    for old, new in insertion.layer_map.items():
-        layer = model.model[old]
-        layer.i, layer.f = new, seats[new].f
-        seats[new] = layer
-    for number in set(range(len(seats))) - set(insertion.layer_map.values()):
-        seats[number].to(example).train(model.training).requires_grad_(example.requires_grad)
-    model.model, model.save, model.yaml = nn.Sequential(*seats), built.save, built.yaml
 
 
 def _measure_strides(name: str, build: Callable[[], Any]) -> dict[int, int]:

@@ -1,6 +1,7 @@
 """ELA put into trained checkpoints: nothing of them is lost, and they detect what they did."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import ASSETS
 
 import ela_yolo
-from ela_yolo import ELA, CheckpointError, InsertionError, WeightTransfer
+from ela_yolo import ELA, CheckpointError, ELAError, InsertionError, WeightTransfer
 
 ELA_YOLO = BIN / "ela-yolo"
 COCO = SHARED / "weights/yolov8n.pt"
@@ -117,6 +118,32 @@ def test_all_that_a_checkpoint_holds_survives(plain, tmp_path):
     assert [layer.i for layer in graft.model] == list(range(27))
     assert graft.model[26].f == [19, 22, 25] and set(graft.model[26].f) <= set(graft.save)
     assert (tmp_path / "graft.pt").stat().st_mode == plain.stat().st_mode
+
+
+def test_of_an_unfinished_training_the_running_average_is_taken(plain, tmp_path):
+    whole = torch.load(plain, weights_only=False)
+    unfinished = {**whole, "ema": whole["model"], "model": None, "optimizer": {"state": 1}, "updates": 7, "epoch": 3}
+    torch.save(unfinished, tmp_path / "last.pt")
+    assert ela_yolo.insert(tmp_path / "last.pt", save=tmp_path / "graft.pt").transfer.kept == 355
+    graft = torch.load(tmp_path / "graft.pt", weights_only=False)
+    assert [graft[key] for key in ("ema", "optimizer", "updates", "epoch")] == [None, None, None, -1]
+    assert all(same(raw(plain, 320), raw(tmp_path / "graft.pt", 320)))
+
+
+def test_a_model_that_its_yaml_does_not_describe_is_refused(plain, tmp_path):
+    for change, message in (
+        (lambda rows: rows.insert(1, rows[2]), "is not what its own YAML says, from layer 1 on"),
+        (lambda rows: rows.append([-1, 1, "Mine", [8]]), "cannot build here (KeyError: 'Mine')"),
+        (lambda rows: rows[2].append(3), "layer 2 is not a row"),
+        (lambda rows: rows[2].__setitem__(3, [object()]), "YAML cannot be written down"),
+    ):
+        checkpoint = torch.load(plain, weights_only=False)
+        change(checkpoint["model"].yaml["backbone"])
+        torch.save(checkpoint, tmp_path / "odd.pt")
+        with pytest.raises(ELAError, match=re.escape(message)) as caught:
+            ela_yolo.insert(tmp_path / "odd.pt", after=4, save=tmp_path / "graft.pt")
+        assert str(caught.value).startswith((str(tmp_path / "odd.pt"), "odd.pt"))
+        assert not (tmp_path / "graft.pt").exists()
 
 
 def test_the_same_graft_is_the_same_file_and_leaves_random_numbers_alone(plain, tmp_path):

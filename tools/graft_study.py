@@ -1,9 +1,10 @@
 """Does a graft lose anything, and which gate form is best for it? Measured by fine-tuning on photographs.
 
 ``python tools/graft_study.py`` fine-tunes a trained detector five ways with the host's own defaults: as it is, with ELA
-put in and the host's own loading of weights (naive), and as a graft in each gate form. It first checks that the
-identity graft's raw outputs are the host's bit for bit. It prints the table of the README, and writes it with a picture
-of the curves to ``out``. Runs that are finished there are not run again.
+put in and the host's own loading of weights (naive), and as a graft in each gate form. First it checks that the raw
+outputs of the identity graft are the host's bit for bit, at the end that a fine-tuned host and its graft have the same
+mAP. It prints the README's table, and writes it to ``out`` with a picture of the curves. Runs that are finished there
+are not run again.
 
 Keys, as key=value: model, data, imgsz, epochs, seeds (such as 0,1,2), batch, out.
 """
@@ -61,6 +62,27 @@ def load_photos(data):
 
     val = Path(check_det_dataset(data)["val"])
     return [cv2.imread(str(file)) for file in [*sorted(ASSETS.glob("*.jpg")), *sorted(val.glob("*"))[:20]]]
+
+
+def check_map(keys, seed, folder):
+    """Exit unless a host that was fine-tuned and its identity graft have the same mAP, to the last digit."""
+    from ultralytics import YOLO
+
+    from ela_yolo import insert
+
+    files = folder / f"plain-{seed}/weights/best.pt", folder / "trained.pt"
+    insert(files[0], save=files[1], exist_ok=True)
+    settings = {
+        "data": keys["data"],
+        "imgsz": int(keys["imgsz"]),
+        "plots": False,
+        "project": str(folder),
+        "name": "val",
+    }
+    host, graft = (YOLO(file).val(**settings, exist_ok=True).box for file in files)
+    if (host.map, host.map50, *host.maps) != (graft.map, graft.map50, *graft.maps):
+        sys.exit("the identity graft of a fine-tuned host has another mAP")
+    print(f"after fine-tuning: mAP50-95 of host and identity graft are the same, {host.map!r}")
 
 
 def make_checkpoint(arm, model, folder):
@@ -161,6 +183,7 @@ def main(args):
     seeds = keys["seeds"].split(",")
     # Seed by seed, so that what is there after an interruption compares the arms.
     runs = {(arm, seed): train(arm, int(seed), keys, folder) for seed in seeds for arm in ARMS}
+    check_map(keys, seeds[0], folder)
     curves = {arm: {seed: runs[arm, seed] for seed in seeds} for arm in ARMS}
     epochs = int(keys["epochs"])
     text = table(curves, epochs)
