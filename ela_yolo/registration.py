@@ -177,16 +177,8 @@ def _with_host_order(load: Callable[..., Any]) -> Callable[..., Any]:
         stand_in._modules = {**source._modules, "model": seated}
         load(self, stand_in, verbose)
         transfer = report_transfer([*layers], [*self.model], seating.seats)
-        names = getattr(source, "names", None)
-        placeholders = {i: str(i) for i in range(len(names or ()))}
-        if (
-            transfer.kept == transfer.total
-            and names
-            and self.names == placeholders
-            and not hasattr(self, "set_classes")
-        ):
-            # As the host does where every tensor arrived; by its count, new ELA blocks are tensors that did not.
-            self.names = dict(names)
+        if transfer.kept == transfer.total:
+            _take_names(self, source)
         if verbose:
             LOGGER.info(transfer)
             if seating.disagreement:
@@ -194,6 +186,16 @@ def _with_host_order(load: Callable[..., Any]) -> Callable[..., Any]:
         return transfer
 
     return load_by_host_layer
+
+
+def _take_names(model: Any, source: Any) -> None:
+    """Replace placeholder class names by the source's, as the host does where every tensor arrived.
+
+    By the host's own count, new ELA blocks are tensors that did not.
+    """
+    names = getattr(source, "names", None) or {}
+    if getattr(model, "names", None) == {i: str(i) for i in range(len(names))} and not hasattr(model, "set_classes"):
+        model.names = dict(names)
 
 
 def _with_packaged_yamls(check_file: Callable[..., Any]) -> Callable[..., Any]:
