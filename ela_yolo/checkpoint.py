@@ -27,12 +27,17 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
         checkpoint = torch_safe_load(file)[0]
         model = checkpoint.get("ema") or checkpoint.get("model")
     except FileNotFoundError:
-        raise CheckpointError(f"there is no {file}") from None
+        raise CheckpointError(f"there is no {file}; name a checkpoint (.pt) that is there") from None
     except Exception as error:  # whatever damage there is, the host reports it by many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
         raise CheckpointError(f"{file} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(getattr(model, "model", None), nn.Sequential) or not isinstance(getattr(model, "yaml", 0), dict):
-        raise CheckpointError(f"{file} holds no model that was built from a YAML; train one, or start from yolov8n.pt")
+        raise CheckpointError(
+            f"{file} holds a {type(model).__name__}, not a model that was built from a YAML; "
+            "name the best.pt of a finished training, or weights of Ultralytics such as yolov8n.pt"
+        )
+    if checkpoint.get("modelopt"):
+        raise CheckpointError(f"{file} is quantized, which counts layers too; graft the checkpoint that it came from")
     # The optimizer's state and the running average belong to the model as it was.
     stale = dict.fromkeys(checkpoint.keys() & {"ema", "optimizer", "updates", "scaler"})
     return {**checkpoint, **stale, "epoch": -1, "model": model}, model

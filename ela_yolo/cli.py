@@ -268,7 +268,7 @@ def _edit(command: str, args: Sequence[str]) -> int:
             raise UsageError(f"{key} must be one of {', '.join(CHOICES[key])}, got '{value}'")
         if key in ("dry_run", "exist_ok") and value.capitalize() not in ("True", "False"):
             raise UsageError(f"{key} must be True or False, got '{value}'")
-        given[key] = value.strip("[]")
+        given[key] = re.sub(r"[\[\]()'\"]", "", value) if key == "after" else value
     if "model" not in given:
         raise UsageError("model= is missing, such as model=best.pt or model=yolov8n.yaml")
     dry_run, exist_ok = (given.pop(key, "False").capitalize() == "True" for key in ("dry_run", "exist_ok"))
@@ -279,7 +279,7 @@ def _edit(command: str, args: Sequence[str]) -> int:
     print(_coloured(result.diff))
     if result.transfer:
         print(result.transfer)
-    print(f"nothing written (dry_run); without it: {save}" if dry_run else f"written to {save}")
+    print("nothing written (dry_run=True)" if dry_run else f"written to {save}")
     return 0
 
 

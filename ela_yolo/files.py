@@ -12,6 +12,7 @@ from uuid import uuid4
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
     """Give a path beside ``file`` to write to, which takes its name, and its place, once the block has succeeded."""
+    file = Path(os.path.realpath(file))  # a link stays one
     part = file.with_name(f".{file.name}-unfinished-{uuid4().hex[:8]}")
     try:
         yield part

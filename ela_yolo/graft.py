@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from ela_yolo.checkpoint import build_anew, read_checkpoint, reseat, yaml_text
-from ela_yolo.errors import InsertionError
+from ela_yolo.errors import CheckpointError, InsertionError
 from ela_yolo.files import written_whole
 from ela_yolo.insertion import Insertion, choose_stages, insert_rows, remove_rows, row_args
 from ela_yolo.model_yaml import read_model_yaml, read_rows
@@ -127,7 +127,7 @@ def _find(model: str | Path) -> Path:
         found = check_yaml(str(name), hard=False)
         if found:
             return Path(found)
-    raise InsertionError(f"there is no {model}, neither here nor among the YAMLs of Ultralytics and ela-yolo")
+    raise InsertionError(f"there is no {model}, neither here nor among the YAMLs of Ultralytics and ela-yolo; check it")
 
 
 def _edit(
@@ -145,6 +145,11 @@ def _edit(
         return insertion
 
     checkpoint, model = read_checkpoint(file)
+    if hasattr(model, "set_classes"):
+        raise CheckpointError(
+            f"{file} is of YOLO-World or YOLOE, which Ultralytics trains from the YAML that it names, without ELA; "
+            "insert into that YAML, and load the weights"
+        )
     layers = list(model.model)
     insertion = edit(yaml_text(file, model.yaml), lambda: build_anew(file, model, model.yaml))
     reseat(file, model, yaml.safe_load(insertion.text), insertion.layer_map)
@@ -182,22 +187,22 @@ def _measure_strides(name: str, build: Callable[[], Any]) -> dict[int, int]:
     """Return layer -> stride, measured on an empty image; layers that give no feature map are left out."""
     size = 256  # P7 has 2 x 2 cells
     strides = {}
-    try:
-        logging.disable()  # a scale that the file's name does not tell makes no difference here
-        model = build()
-    except Exception as error:  # of the host, which may want to download something, or of a user's module
-        raise InsertionError(f"{name} cannot be built to find its strides ({error}); give layer numbers") from error
-    finally:
-        logging.disable(logging.NOTSET)
 
     def note(layer: Any, _: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor) and output.ndim == 4:
             strides[layer.i] = size // output.shape[-1]
 
-    hooks = [layer.register_forward_hook(note) for layer in model.model]
-    channels = next(model.parameters()).shape[1]
-    with torch.inference_mode():
-        model.eval()(torch.zeros(1, channels, size, size))
-    for hook in hooks:
-        hook.remove()
+    try:
+        logging.disable()  # a scale that the file's name does not tell makes no difference here
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            model = build()
+            for layer in model.model:
+                layer.register_forward_hook(note)
+            model.eval()(torch.zeros(1, next(model.parameters()).shape[1], size, size))
+    except Exception as error:  # of the host, which may want to download something, or of a user's module
+        raise InsertionError(
+            f"{name} does not run here, so its strides are unknown ({error}); give layer numbers"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
     return strides

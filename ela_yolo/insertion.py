@@ -97,6 +97,9 @@ def remove_rows(text: str, name: str) -> Insertion:
     """
     rows = read_rows(text, name)
     blocks = tuple(row.layer for row in rows if row.module == "ELA")
+    several = [layer for layer in blocks if len(rows[layer].sources) != 1]
+    if several:
+        raise InsertionError(f"{name}: layer {several[0]} ELA must read one layer; mend its 'from' first")
     if not blocks:
         raise InsertionError(f"{name} has no ELA rows to remove")
 
@@ -138,13 +141,12 @@ def choose_stages(
         InsertionError: If there is nothing of the kind there.
     """
     given = [after] if isinstance(after, str | int) else after or ()
+    if not isinstance(given, Iterable) or not all(isinstance(item, str | int) for item in given):
+        raise InsertionError(f"after= takes module names, layer numbers and levels such as P3, got {after!r}")
     items = [part.strip() for item in given for part in str(item).split(",") if part.strip()]
     if after is not None and not items:
         raise InsertionError(f"after= is empty; name stages of {name}, such as after={rows[-2].module}")
     numbers = {int(item) for item in items if re.fullmatch(r"-?\d+", item)}
-    for number in sorted(numbers):
-        if not 0 <= number < len(rows):
-            raise InsertionError(f"{name} has no layer {number}, only 0 to {len(rows) - 1}")
     place = _check_choice("where", where or "backbone")
     inside = [row for row in rows[:-1] if place == "all" or row.part == ("head" if place == "neck" else place)]
     wrong = numbers - {row.layer for row in inside} if where else set()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from ela_yolo.errors import ModelYamlError
 
+_BOM = "\ufeff"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the host's choice; they differ in what a tab may do
 STAGE_BLOCKS = {  # what the families of the host build their stages of
     *("C2f", "C3k2", "A2C2f", "C3", "C3Ghost", "C2", "C2fCIB", "C2fAttn", "RepNCSPELAN4", "ELAN1"),
     *("HGBlock", "RepC3", "ResNetLayer", "Bottleneck", "BottleneckCSP"),
@@ -37,7 +39,7 @@ class Row:
         part: ``backbone`` or ``head``, the two lists of the file.
         module: The name in its third column.
         sources: The numbers in its first column.
-        number: The layer number at the start of its trailing comment, if it is the row's own.
+        number: The layer number at the start of its trailing comment, in a file whose comments number its layers.
         start: Where its line begins in the text.
         bracket: Where its ``[`` stands.
         end: Where its last line ends, the line end included.
@@ -83,7 +85,7 @@ def read_rows(text: str, name: str) -> tuple[Row, ...]:
             of its own.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text.removeprefix(_BOM), Loader=_LOADER)
     except yaml.YAMLError as error:
         raise ModelYamlError(_yaml_reason(text, name, error)) from None
     entries = root.value if isinstance(root, yaml.MappingNode) else []
@@ -93,14 +95,20 @@ def read_rows(text: str, name: str) -> tuple[Row, ...]:
         if not isinstance(node, yaml.SequenceNode) or not node.value:
             raise ModelYamlError(f"{name} is not a model YAML, or cut off: it has no rows under '{part}:'")
     nodes = [(part, node) for part in ("backbone", "head") for node in lists[part].value]
-    rows = tuple(_read_row(text, name, part, layer, node) for layer, (part, node) in enumerate(nodes))
+    base = len(_BOM) * text.startswith(_BOM)  # the loaders do not agree on counting it
+    rows = tuple(_read_row(text, base, name, part, layer, node) for layer, (part, node) in enumerate(nodes))
     if len({row.start for row in rows}) < len(rows):
         raise ModelYamlError(f"{name}: two rows stand in one line or are one by a YAML alias; write each on its own")
+    spans = [span for row in rows for span in row.sources]
+    if len({span.start for span in spans}) < len(spans):
+        raise ModelYamlError(f"{name}: two rows share their 'from' by a YAML alias; write its numbers in each")
     last = rows[-1].module
     if last in _NOT_HEADS or last in {row.module for row in rows[:-1]}:
         raise ModelYamlError(
             f"{name} ends in layer {len(rows) - 1} {last}, which is no head like Detect; is it cut off?"
         )
+    if any(row.number and row.number.value != row.layer for row in rows):
+        return tuple(replace(row, number=None) for row in rows)  # they count something else, or are out of date
     return rows
 
 
@@ -116,42 +124,45 @@ def _yaml_reason(text: str, name: str, error: yaml.YAMLError) -> str:
     return f"{place}, column {mark.column + 1}: {error.problem}; mend the YAML there"
 
 
-def _read_row(text: str, name: str, part: str, layer: int, node: yaml.Node) -> Row:
+def _read_row(text: str, base: int, name: str, part: str, layer: int, node: yaml.Node) -> Row:
     where = f"{name}, line {node.start_mark.line + 1}: layer {layer}"
     columns: Sequence[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else ()
     if not isinstance(node, yaml.SequenceNode) or len(columns) != 4 or not isinstance(columns[2], yaml.ScalarNode):
         raise ModelYamlError(f"{where} is not a row [from, repeats, module, args]")
-    bracket, close = node.start_mark.index, node.end_mark.index
+    bracket, close = base + node.start_mark.index, base + node.end_mark.index
     start = text.rfind("\n", 0, bracket) + 1
     end = text.find("\n", close) + 1 or len(text)
     after = text[close:end]
     if not node.flow_style or not re.fullmatch(r"\s*-\s+", text[start:bracket]) or not re.match(r"\s*(#|$)", after):
         raise ModelYamlError(f"{where} is not on a line of its own; write it as - [from, repeats, module, args]")
     source = columns[0]
-    comment = re.match(rf"\s*#\s*({layer})(?![\w.])", after)
+    comment = re.match(r"\s*#\s*(\d+)(?![\w.])", after)
     return Row(
         layer=layer,
         part=part,
         module=columns[2].value,
         sources=tuple(
-            _read_source(where, layer, item)
+            _read_source(text, base, where, layer, item)
             for item in (source.value if isinstance(source, yaml.SequenceNode) else [source])
         ),
-        number=Span(layer, close + comment.start(1), close + comment.end(1)) if comment else None,
+        number=Span(int(comment[1]), close + comment.start(1), close + comment.end(1)) if comment else None,
         start=start,
         bracket=bracket,
         end=end,
     )
 
 
-def _read_source(where: str, layer: int, node: yaml.Node) -> Span:
+def _read_source(text: str, base: int, where: str, layer: int, node: yaml.Node) -> Span:
     if node.tag != "tag:yaml.org,2002:int" or not re.fullmatch(r"-?\d+", node.value):
         raise ModelYamlError(f"{where} reads {node.value!r}, which is not a layer number")
     value = int(node.value)
     if not -max(layer, 1) <= value < layer:
         before = f"layers 0 to {layer - 1} come" if layer else "the image comes (-1)"
         raise ModelYamlError(f"{where} reads {value}, but only {before} before it")
-    return Span(value, node.start_mark.index, node.end_mark.index)
+    span = Span(value, base + node.start_mark.index, base + node.end_mark.index)
+    if text[span.start : span.end] != str(value):  # an anchor, a tag or a leading zero
+        raise ModelYamlError(f"{where} reads {text[span.start : span.end]}; write the plain number {value}")
+    return span
 
 
 def edit(
@@ -163,14 +174,13 @@ def edit(
         text: The YAML.
         changes: Number in the text -> its new value.
         inserted: Place in the text -> what to insert there.
-        dropped: Places ``(start, end)`` of what to leave out; a number in it goes with it.
+        dropped: Places ``(start, end)`` of what to leave out; they may overlap.
     """
     edits = [(span.start, span.end, str(value)) for span, value in changes.items()]
     edits += [(place, place, line) for place, line in inserted.items()]
     edits += [(start, end, "") for start, end in dropped]
     result, done = [], 0
     for start, end, new in sorted(edits):
-        if start >= done:
-            result += [text[done:start], new]
-            done = end
+        result += [text[done:start], new]
+        done = max(done, end)
     return "".join([*result, text[done:]])

@@ -1,4 +1,4 @@
-"""Makes ELA known to the host: the only file that touches the internals of Ultralytics.
+"""Makes ELA known to the host: the only file that changes anything in Ultralytics.
 
 Three functions of the host are wrapped, and one name is added:
 
@@ -171,13 +171,14 @@ def _with_host_order(load: Callable[..., Any]) -> Callable[..., Any]:
             return load(self, weights, verbose)
         from ultralytics.utils import LOGGER
 
+        source.float()  # as the host does; the stand-in holds but the layers that have a seat
         seating = seat_layers([*layers], [*self.model])
         stand_in = copy.copy(source)  # all that the host may ask a source for, but with its layers where ours are
         seated = nn.Sequential(*(nn.Identity() if seat is None else layers[seat] for seat in seating.seats))
         stand_in._modules = {**source._modules, "model": seated}
         load(self, stand_in, verbose)
         transfer = report_transfer([*layers], [*self.model], seating.seats)
-        if transfer.kept == transfer.total:
+        if transfer.complete:
             _take_names(self, source)
         if verbose:
             LOGGER.info(transfer)

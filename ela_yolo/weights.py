@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from ela_yolo.ela import ELA
+
+_OTHER_SHAPE = "another shape in the weights"
+_FILLED = "another number of channels in the weights, filled from them by the host"
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class WeightTransfer:
         total: Host tensors of the model.
         new_blocks: Layers that are ELA and have no counterpart in the source, so they start fresh.
         kept_blocks: Layers that are ELA and took the source's weights.
-        dropped_blocks: ELA layers of the source, by its own numbers, that have no place in the model.
+        dropped_blocks: ELA layers of the source, by its own numbers, that stand elsewhere or have other settings.
         left_out: The host tensors that were not kept, by layer.
     """
 
@@ -57,12 +61,17 @@ class WeightTransfer:
     dropped_blocks: tuple[int, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
 
+    @property
+    def complete(self) -> bool:
+        """Whether every host tensor arrived, counted as the host does: a first convolution that it filled is one."""
+        return all(entry.reason == _FILLED for entry in self.left_out)
+
     def __str__(self) -> str:
         parts = [f"{self.kept}/{self.total} host tensors kept"]
         for what, layers in (
             ("new ELA", self.new_blocks),
             ("ELA kept", self.kept_blocks),
-            ("ELA of the source without a place here", self.dropped_blocks),
+            ("ELA of the weights not taken over", self.dropped_blocks),
         ):
             if layers:
                 parts.append(f"{len(layers)} {what} ({', '.join(map(str, layers))})")
@@ -129,7 +138,9 @@ def seat_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Seat
     for layer, place in zip(model, _places(model), strict=True):
         seat = places.get(place)
         if is_ela(layer):
-            same = seat is not None and agree[max(before - 1, 0)] and repr(source[seat]) == repr(layer)
+            while isinstance(place, tuple):  # what it reads, through other blocks
+                place = place[2]
+            same = seat is not None and (place == "image" or agree[place]) and repr(source[seat]) == repr(layer)
         else:
             same = agree[before]
             before += 1
@@ -160,6 +171,8 @@ def report_transfer(
         kept += len(tensors) - len(missing)
         if missing:
             reason = "no such layer in the weights" if seat is None else _why(missing, origin)
+            if i == 0 and missing.keys() == {"conv.weight"} and reason == _OTHER_SHAPE:
+                reason = _FILLED if missing["conv.weight"].shape[2:] == origin["conv.weight"].shape[2:] else reason
             left_out.append(LeftOut(i, _kind(layer).__name__, len(missing), reason))
     return WeightTransfer(
         kept=kept,
@@ -171,12 +184,12 @@ def report_transfer(
     )
 
 
-def _places(layers: Sequence[nn.Module]) -> Iterator[object]:
+def _places(layers: Sequence[nn.Module]) -> Iterator[Any]:
     """Yield for each layer what identifies it whatever ELA blocks there are: its number among the host layers.
 
     For ELA that is how many host layers stand before it, its number among the blocks there, and the place it reads.
     """
-    places: list[object] = []
+    places: list[Any] = []
     before = 0
     ordinal = 0
     for i, layer in enumerate(layers):
@@ -203,12 +216,15 @@ def _one_family(a: nn.Module, b: nn.Module) -> bool:
 
 
 def _same(tensor: torch.Tensor, origin: torch.Tensor | None) -> bool:
-    return origin is not None and tensor.shape == origin.shape and torch.equal(tensor, origin.to(tensor))
+    if origin is None or tensor.shape != origin.shape:
+        return False
+    origin = origin.to(tensor)
+    return torch.equal(tensor, origin) or torch.allclose(tensor, origin, rtol=0, atol=0, equal_nan=True)
 
 
 def _why(missing: dict[str, torch.Tensor], origin: dict[str, torch.Tensor]) -> str:
     if not missing.keys() & origin.keys():
         return "not in the weights"
     if all(name not in origin or origin[name].shape != tensor.shape for name, tensor in missing.items()):
-        return "another shape in the weights"
-    return "classes matched by name"
+        return _OTHER_SHAPE
+    return "rearranged by the host, such as classes by their names"

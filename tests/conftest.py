@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 REPO = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -18,6 +19,14 @@ HOME = Path(_home.name)
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_CONFIG_DIR=str(HOME / "config"))
 os.environ.pop("ELA_YOLO_AUTOLOAD", None)
 (HOME / "config").mkdir()
+
+
+# The same examples in every run, and no long search for the smallest that fails. `pytest --hypothesis-profile=search`
+# looks for others.
+PHASES = [Phase.explicit, Phase.reuse, Phase.generate]
+settings.register_profile("same", derandomize=True, deadline=None, phases=PHASES)
+settings.register_profile("search", deadline=None, phases=PHASES)
+settings.load_profile("same")
 
 
 def run(*command, cwd, env=None, ok=True, timeout=300):

@@ -115,6 +115,7 @@ def test_all_that_a_checkpoint_holds_survives(plain, tmp_path):
     assert len(graft.names) == 5
     assert torch.equal(host.stride, graft.stride) and torch.equal(host.model[-1].stride, graft.model[-1].stride)
     assert {p.dtype for p in graft.parameters()} == {p.dtype for p in host.parameters()} == {torch.float16}
+    assert [layer.i for layer in host.model] == list(range(23)) and host.model[22].f == [15, 18, 21]
     assert [layer.i for layer in graft.model] == list(range(27))
     assert graft.model[26].f == [19, 22, 25] and set(graft.model[26].f) <= set(graft.save)
     assert (tmp_path / "graft.pt").stat().st_mode == plain.stat().st_mode

@@ -19,8 +19,13 @@ TEXTS = {file.stem: file.read_text() for file in HOST_YAMLS}
 NEEDS_DOWNLOAD = {"yolo11-cls-resnet18"}  # torchvision's weights
 
 
+def load(text):
+    """As the host reads it."""
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def layers_of(text):
-    config = yaml.safe_load(text)
+    config = load(text)
     return config["backbone"] + config["head"]
 
 
@@ -35,7 +40,7 @@ def insertions(draw, name):
     """Stages of a host YAML, and how ELA is put after them."""
     rows = layers_of(TEXTS[name])
     reads = producers(rows)
-    first = len(yaml.safe_load(TEXTS[name])["backbone"])
+    first = len(load(TEXTS[name])["backbone"])
     where = draw(st.sampled_from(["backbone", "neck", "all"]))
     rewire = draw(st.sampled_from(["all", "next"]))
     inside = {"backbone": range(first), "neck": range(first, len(rows) - 1), "all": range(len(rows) - 1)}[where]
@@ -50,9 +55,9 @@ def insertions(draw, name):
     return sorted(chosen), args, rewire
 
 
-def check_insertion(name, stages, args, rewire):
+def check_insertion(text, stages, args="[]", rewire="all"):
     """Check everything that holds of the texts and return the new one."""
-    text = TEXTS[name]
+    name = "mine.yaml"
     result = insert_rows(text, name, stages, args, rewire)
     old, new = layers_of(text), layers_of(result.text)
     assert [i for i, row in enumerate(new) if row[2] == "ELA"] == list(result.rows)
@@ -74,9 +79,9 @@ def check_insertion(name, stages, args, rewire):
         assert kinds[0] == kinds[1]  # negative stays negative
     for number, stage in behind.items():
         assert ours[number] == [home[stage]]
-        assert new[number][1:] == [1, "ELA", yaml.safe_load(args)]
-    assert {k: v for k, v in yaml.safe_load(text).items() if k not in ("backbone", "head")} == {
-        k: v for k, v in yaml.safe_load(result.text).items() if k not in ("backbone", "head")
+        assert new[number][1:] == [1, "ELA", load(args)]
+    assert {k: v for k, v in load(text).items() if k not in ("backbone", "head")} == {
+        k: v for k, v in load(result.text).items() if k not in ("backbone", "head")
     }
 
     # Comments number their layers as before.
@@ -96,19 +101,72 @@ def check_insertion(name, stages, args, rewire):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_rows_are_the_hosts_but_for_ela_between(name, data):
-    check_insertion(name, *data.draw(insertions(name)))
+    check_insertion(TEXTS[name], *data.draw(insertions(name)))
+
+
+WAYS_OF_WRITING = {  # ways in which people write a model YAML, each of which is to be kept
+    "as it is": SMALL,
+    "Windows line ends": SMALL.replace("\n", "\r\n"),
+    "no line end at the end": SMALL.rstrip("\n"),
+    "byte order mark": "\ufeff" + SMALL,
+    "head first, backbone without a line end": "nc: 2\nhead:\n  - [[1, 2], 1, Detect, [nc]]\nbackbone:\n"
+    "- [-1, 1, Conv, [8, 3, 2]]\n- [-1, 1, C2f, [8]]\n- [-1, 1, C2f, [8]]",
+    "a row over two lines": SMALL.replace("C2f, [8]]", "C2f,\n     [8]]"),
+    "spaces and quotes": SMALL.replace("- [-1, 1, C2f, [8]] #", '-   [ -1,1 , "C2f", [8] ]   #   '),
+    "negative and counted from 0": SMALL.replace("[[-1], 1", "[[-2, 0, -1], 1"),
+    "a list of rows that is not indented": SMALL.replace("  - ", "- "),
+    "comments that are no layer numbers": SMALL.replace("# 2", "# 2.5 of them").replace("# 1", "# 11"),
+    "comments counted from 1": re.sub(r"# (\d)", lambda match: f"# {int(match[1]) + 1}", SMALL),
+    "comments out of date": SMALL.replace("# 2", "# 3"),
+    "tabs between": SMALL.replace("[-1, 1, C2f", "[-1,\t1, C2f").replace(" # 1\n", "\t# 1\n"),
+}
+
+
+@pytest.mark.parametrize("text", WAYS_OF_WRITING.values(), ids=WAYS_OF_WRITING)
+def test_the_way_of_writing_is_kept(text):
+    new = check_insertion(text, [row.layer for row in read_rows(text, "mine.yaml") if row.module == "C2f"])
+    assert "\r\n" not in text or new.count("\r\n") == new.count("\n")
+
+
+@st.composite
+def model_yamls(draw):
+    """A model that reads its layers in any way, written in any way, and stages of it."""
+    count = draw(st.integers(2, 9))
+    modules = ["Conv", "C2f", "Concat"]
+    rows, stages = [], set()
+    for layer in range(count + 1):
+        sources = draw(st.lists(st.integers(0, layer - 1), min_size=1, max_size=3)) if layer else [-1]
+        written = [draw(st.sampled_from([i, i - layer])) if layer else i for i in sources]
+        gap, quote = draw(st.sampled_from(["", " ", "  "])), draw(st.sampled_from(["", '"']))
+        listed = f"[{f',{gap}'.join(map(str, written))}]"
+        source = str(written[0]) if len(written) == 1 and draw(st.booleans()) else listed
+        module = "Detect" if layer == count else draw(st.sampled_from(modules))
+        rows.append(f"[{gap}{source},{gap} 1, {quote}{module}{quote}, [{layer}]{gap}]")
+        stages.update(sources if layer else ())
+    offset = draw(st.sampled_from([None, 0, 1]))  # of the numbers in comments
+    lines = [f"  - {row}" + ("" if offset is None else f" # {i + offset}-x") for i, row in enumerate(rows)]
+    cut = draw(st.integers(1, count))
+    parts = ["nc: 2 # ünï 🚀", "backbone:", *lines[:cut], "", "head:", *lines[cut:]]
+    text = draw(st.sampled_from(["\n", "\r\n"])).join([*parts, *draw(st.sampled_from([[], [""], ["# end"]]))])
+    return text, sorted(draw(st.sets(st.sampled_from(sorted(stages)), min_size=1)))
+
+
+@settings(max_examples=300)
+@given(drawn=model_yamls())
+def test_any_model_in_any_writing(drawn):
+    check_insertion(*drawn)
 
 
 @pytest.mark.parametrize("name", sorted(TEXTS.keys() - NEEDS_DOWNLOAD))
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_the_model_builds_and_runs(name, data, tmp_path_factory):
     stages, args, rewire = data.draw(insertions(name))
-    text = check_insertion(name, stages, args, rewire)
-    scales = yaml.safe_load(text).get("scales", {})
+    text = check_insertion(TEXTS[name], stages, args, rewire)
+    scales = load(text).get("scales", {})
     scale = data.draw(st.sampled_from([s for s in scales if s in "nsmlx"] or [""]))
     family = re.match(r"(yolo(e-)?v?\d+|rtdetr|.*)", name)[0]
     stem = f"{family}{scale}{name[len(family) :]}" if len(scales) > 1 else name
@@ -117,7 +175,7 @@ def test_the_model_builds_and_runs(name, data, tmp_path_factory):
     model = (RTDETR if "rtdetr" in name else YOLO)(str(file)).model.eval()
     assert model.yaml["scale"] == (scale if len(scales) > 1 else model.yaml["scale"])
     blocks = [layer for layer in model.model if isinstance(layer, ELA)]
-    expected = ELA(blocks[0].channels, *yaml.safe_load(args))
+    expected = ELA(blocks[0].channels, *load(args))
     assert len(blocks) == len(stages)
     assert {(block.variant, block.gate) for block in blocks} == {(expected.variant, expected.gate)}
     assert [layer.f if isinstance(layer.f, list) else [layer.f] for layer in model.model] == [
@@ -134,7 +192,7 @@ def test_the_model_builds_and_runs(name, data, tmp_path_factory):
 def test_a_model_that_needs_a_download_cannot_have_its_strides_measured(name, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody answers there
-    with pytest.raises(InsertionError, match=r"cannot be built to find its strides .*; give layer numbers"):
+    with pytest.raises(InsertionError, match=r"does not run here, so its strides are unknown .*; give layer numbers"):
         ela_yolo.insert(f"{name}.yaml", after="P5")
 
 
@@ -165,6 +223,8 @@ CHOICES = {  # YAML, after, where -> layers of the host
     ("yolov8n.yaml", 15, "backbone"): "layer 15 is not in where=backbone",
     ("yolov8n.yaml", 22, None): "layer 22 Detect is the head, and nothing reads it",
     ("yolov8n.yaml", "", None): "after= is empty",
+    ("yolov8n.yaml", 4.0, None): "after= takes module names, layer numbers and levels such as P3, got 4.0",
+    ("yolov8n.yaml", (4.0,), None): "after= takes module names, layer numbers",
     ("yolov8n.yaml", (), None): "after= is empty",
     ("yolov8n.yaml", None, "head"): "where must be one of backbone, neck, all, got 'head'",
     ("yolov8n-cls.yaml", None, "neck"): "no known stage in where=neck; name one with after=, of no layers",
@@ -228,6 +288,19 @@ def test_args_say_no_more_than_needed():
     for variant, gate in (("Q", None), (None, "open")):
         with pytest.raises(InsertionError, match="must be one of"):
             row_args(variant, gate)
+
+
+def test_an_ela_row_that_reads_several_layers_is_not_removed():
+    for source in ("[0, 1]", "[]"):
+        with pytest.raises(InsertionError, match="layer 2 ELA must read one layer"):
+            remove_rows(SMALL.replace("[-1, 1, Conv, [16, 3, 2]]", f"[{source}, 1, ELA, []]"), "mine.yaml")
+
+
+def test_blocks_at_the_end_of_a_file_without_a_line_end_are_all_removed():
+    text = "head:\n  - [[1, 3], 1, Detect, [nc]]\nbackbone:\n  - [-1, 1, Conv, [8]]\n  - [-1, 1, C2f, [8]]\n"
+    text = text.replace("[[1, 3]", "[[0, 3]") + "  - [-1, 1, ELA, []]\n  - [-1, 1, ELA, []]"
+    removed = remove_rows(text, "mine.yaml").text
+    assert producers(layers_of(removed)) == [[-1], [0], [0, 1]] and "ELA" not in removed
 
 
 def test_levels_alone_are_measured():

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ela_yolo import ModelYamlError
-from ela_yolo.insertion import insert_rows, remove_rows
 from ela_yolo.model_yaml import read_model_yaml, read_rows
 
 HOST_YAMLS = sorted((Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml"))
@@ -51,7 +50,7 @@ BAD = {  # text -> what the one line says
     "backbone: [[-1, 1, Conv, [8]]]\nhead: 3\n": "no rows under 'head:'",
     "backbone: [[-1, 1, Conv, [8]]]\nhead: [[-1, 1, Detect, [nc]]]\n": "line 1: layer 0 is not on a line of its own",
     SMALL.replace("  - [-1, 1, C2f", "\t- [-1, 1, C2f"): "line 4: a tab where YAML wants spaces",
-    SMALL.replace("C2f, [8]]", "C2f, [8]"): "line 5, column 3: expected ',' or ']'",
+    SMALL.replace("C2f, [8]]", "C2f, [8]"): "expected ',' or ']'",
     SMALL[: SMALL.index("Classify") + 3]: "ends in the middle of a row or list, in line 7; is it cut off?",
     SMALL[: SMALL.index("head")]: "no rows under 'head:'",
     SMALL.replace("[[-1], 1, Classify, [nc]]", "[-1, 1, Conv, [8]]"): "ends in layer 3 Conv, which is no head",
@@ -68,6 +67,12 @@ BAD = {  # text -> what the one line says
     SMALL.replace("- [-1, 1, C2f, [8]]", "- &a [-1, 1, C2f, [8]]").replace(
         "- [-1, 1, Conv, [16, 3, 2]]", "- *a"
     ): "two rows stand in one line or are one by a YAML alias",
+    SMALL.replace("[[-1], 1", "[[&a 1, 2], 1"): "layer 3 reads &a 1; write the plain number 1",
+    SMALL.replace("[[-1], 1", "[!!int 2, 1"): "layer 3 reads !!int 2; write the plain number 2",
+    SMALL.replace("[[-1], 1", "[01, 1"): "layer 3 reads 01; write the plain number 1",
+    SMALL.replace("[-1, 1, Conv, [16", "[&p [-1, 0], 1, Conv, [16").replace(
+        "[[-1], 1", "[*p, 1"
+    ): "two rows share their",
     "nc: \0": "is not YAML",
 }
 
@@ -100,34 +105,3 @@ def test_a_file_that_lacks_its_last_rows_is_refused(file):
     for row in read_rows(text, file.name)[:-1]:
         with pytest.raises(ModelYamlError):
             read_rows(text[: row.end], file.name)
-
-
-TEXTS = {  # ways in which people write a model YAML, each of which is to be kept
-    "as it is": SMALL,
-    "Windows line ends": SMALL.replace("\n", "\r\n"),
-    "no line end at the end": SMALL.rstrip("\n"),
-    "byte order mark": "\ufeff" + SMALL,
-    "head first, backbone without a line end": "nc: 2\nhead:\n  - [[1, 2], 1, Detect, [nc]]\nbackbone:\n"
-    "- [-1, 1, Conv, [8, 3, 2]]\n- [-1, 1, C2f, [8]]\n- [-1, 1, C2f, [8]]",
-    "a row over two lines": SMALL.replace("C2f, [8]]", "C2f,\n     [8]]"),
-    "spaces and quotes": SMALL.replace("- [-1, 1, C2f, [8]] #", '-   [ -1,1 , "C2f", [8] ]   #   '),
-    "negative and counted from 0": SMALL.replace("[[-1], 1", "[[-2, 0, -1], 1"),
-    "a list of rows that is not indented": SMALL.replace("  - ", "- "),
-    "comments that are no layer numbers": SMALL.replace("# 2", "# 2.5 of them").replace("# 1", "# 11"),
-}
-
-
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_the_way_of_writing_is_kept(text):
-    stages = [row.layer for row in read_rows(text, "mine.yaml") if row.module == "C2f"]
-    inserted = insert_rows(text, "mine.yaml", stages).text
-    assert remove_rows(inserted, "mine.yaml").text == text
-    without_digits = [re.sub(r"-?\d", "", line) for line in text.splitlines(keepends=True)]
-    lines = [re.sub(r"-?\d", "", line) for line in inserted.splitlines(keepends=True) if "ELA" not in line]
-    assert "".join(lines).strip() == "".join(without_digits).strip()
-    config = yaml.safe_load(inserted)
-    modules = [row[2] for row in config["backbone"] + config["head"]]
-    assert modules.count("ELA") == len(stages)
-    assert all(modules[i - 1] == "C2f" for i, module in enumerate(modules) if module == "ELA")
-    if "\r\n" in text:
-        assert inserted.count("\r\n") == inserted.count("\n")
