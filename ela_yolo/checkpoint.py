@@ -22,14 +22,20 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
         CheckpointError: If it cannot be read, or holds no model that was built from a YAML.
     """
     from ultralytics.nn.tasks import torch_safe_load
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
+    official = str(file) in GITHUB_ASSETS_NAMES  # which the host fetches
+    if not file.is_file() and not official:
+        raise CheckpointError(f"there is no {file}; name a checkpoint (.pt) that is there")
     try:
         checkpoint = torch_safe_load(file)[0]
         model = checkpoint.get("ema") or checkpoint.get("model")
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no {file}; name a checkpoint (.pt) that is there") from None
     except Exception as error:  # whatever damage there is, the host reports it by many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
+        if not file.is_file():
+            raise CheckpointError(f"{file} is not here and could not be downloaded; put the file here") from error
+        reason = (
+            (str(error).strip() or type(error).__name__).removeprefix("ERROR ❌️ ").partition(" (")[0].splitlines()[0]
+        )
         raise CheckpointError(f"{file} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(getattr(model, "model", None), nn.Sequential) or not isinstance(getattr(model, "yaml", 0), dict):
         raise CheckpointError(

@@ -27,7 +27,7 @@ ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value
   ela-yolo COMMAND --help                                  more on one of them
   ela-yolo --version
 
-Exit status: 0 done, 1 it failed, 2 unknown or missing command or key, 130 interrupted.
+Exit status: 0 done, 1 it failed, 2 wrong usage such as an unknown command or key, 130 interrupted.
 PYTHONDEVMODE=1 shows the traceback of an error that comes from the host."""
 
 COMMAND_HELP = {
@@ -198,7 +198,8 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
         for key in overrides:
             check_dict_alignment(DEFAULT_CFG_DICT, {key: overrides[key]})
     except SyntaxError:
-        raise UsageError(f"unknown key '{key}'{_nearest(key, (*DEFAULT_CFG_DICT, *own_keys))}") from None
+        keys = sorted({*DEFAULT_CFG_DICT, *own_keys} - {"mode"})
+        raise UsageError(f"unknown key '{key}'{_nearest(key, keys)}") from None
     finally:
         logging.disable(logging.NOTSET)
     return {**overrides, **own}
@@ -260,6 +261,8 @@ def _edit(command: str, args: Sequence[str]) -> int:
         raise UsageError(_one_line(error)) from None
     for arg in merged:
         key, equals, value = arg.partition("=")
+        if not equals and "." in key:
+            raise UsageError(f"'{key}' is not key=value; did you mean model={key}?")
         if key not in keys:
             raise UsageError(f"{command} has no key '{key}'{_nearest(key, keys) or '; it has ' + ', '.join(keys)}")
         if not equals or not value:
@@ -277,8 +280,12 @@ def _edit(command: str, args: Sequence[str]) -> int:
     change = insert if command == "insert" else remove
     result = change(model, save=None if dry_run else save, exist_ok=exist_ok, **given)
     print(_coloured(result.diff))
-    if result.transfer:
+    if result.transfer and command == "remove":
+        print(f"ELA: {result.transfer.kept}/{result.transfer.total} host tensors kept; {len(result.rows)} ELA removed")
+    elif result.transfer:
         print(result.transfer)
+        if given.get("gate", "identity") != "identity":
+            print(f"gate={given['gate']} changes what the model gives until it is trained; gate=identity does not")
     print("nothing written (dry_run=True)" if dry_run else f"written to {save}")
     return 0
 

@@ -39,7 +39,8 @@ class Row:
         part: ``backbone`` or ``head``, the two lists of the file.
         module: The name in its third column.
         sources: The numbers in its first column.
-        number: The layer number at the start of its trailing comment, in a file whose comments number its layers.
+        number: The layer number in its trailing comment, ``# 21 (P5)`` or ``# F5 (21)``, if the file's comments number
+            its layers rightly.
         start: Where its line begins in the text.
         bracket: Where its ``[`` stands.
         end: Where its last line ends, the line end included.
@@ -117,7 +118,8 @@ def _yaml_reason(text: str, name: str, error: yaml.YAMLError) -> str:
         return f"{name} is not YAML: {' '.join(str(error).split())}"
     mark = error.problem_mark
     if mark.index >= len(text.rstrip()):
-        return f"{name} ends in the middle of a row or list, in line {text.rstrip().count(chr(10)) + 1}; is it cut off?"
+        last = text.rstrip().count("\n") + 1
+        return f"{name} is no whole YAML: it ends in line {last}, within a row or a word; is it cut off?"
     place = f"{name}, line {mark.line + 1}"
     if text[mark.index : mark.index + 1] == "\t":
         return f"{place}: a tab where YAML wants spaces; replace it by spaces"
@@ -136,7 +138,7 @@ def _read_row(text: str, base: int, name: str, part: str, layer: int, node: yaml
     if not node.flow_style or not re.fullmatch(r"\s*-\s+", text[start:bracket]) or not re.match(r"\s*(#|$)", after):
         raise ModelYamlError(f"{where} is not on a line of its own; write it as - [from, repeats, module, args]")
     source = columns[0]
-    comment = re.match(r"\s*#\s*(\d+)(?![\w.])", after)
+    comment = re.match(r"\s*#\s*(\w+ \()?(\d+)(?(1)\)|(?![\w.]))", after)
     return Row(
         layer=layer,
         part=part,
@@ -145,7 +147,7 @@ def _read_row(text: str, base: int, name: str, part: str, layer: int, node: yaml
             _read_source(text, base, where, layer, item)
             for item in (source.value if isinstance(source, yaml.SequenceNode) else [source])
         ),
-        number=Span(int(comment[1]), close + comment.start(1), close + comment.end(1)) if comment else None,
+        number=Span(int(comment[2]), close + comment.start(2), close + comment.end(2)) if comment else None,
         start=start,
         bracket=bracket,
         end=end,

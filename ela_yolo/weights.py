@@ -78,7 +78,7 @@ class WeightTransfer:
         if self.left_out:
             more = len(self.left_out) - 3
             listed = ", ".join(map(str, self.left_out[:3]))
-            parts.append(f"left out: {listed}" + f" and {more} layers more" * (more > 0))
+            parts.append(f"not kept: {listed}" + f" and {more} layers more" * (more > 0))
         return "ELA: " + "; ".join(parts)
 
 

@@ -91,7 +91,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "tune data=scenes.yaml": (2, "model= is missing"),
     "insert": (2, "model= is missing, such as model=best.pt or model=yolov8n.yaml"),
     "insert model=": (2, "'model' lacks its value; see ela-yolo insert --help"),
-    "insert yolov8n.pt": (2, "insert has no key 'yolov8n.pt'; it has model, save, dry_run"),
+    "insert yolov8n.pt": (2, "'yolov8n.pt' is not key=value; did you mean model=yolov8n.pt?"),
     "insert model=yolov8n.yaml epochs=3": (2, "insert has no key 'epochs'"),
     "insert model=yolov8n.yaml afer=C2f": (2, "insert has no key 'afer', did you mean 'after'?"),
     "insert model=yolov8n.yaml after=[2,": (2, "has an unmatched '[' or ']' bracket"),
@@ -107,7 +107,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "insert model=text.pt": (1, "text.pt cannot be read as a checkpoint"),
     "insert model=list.txt": (1, "model=list.txt is neither a model YAML nor a checkpoint"),
     "insert model=list.yaml": (1, "list.yaml is not a model YAML, or cut off"),
-    "insert model=not-yaml.yaml": (1, "not-yaml.yaml ends in the middle of a row or list, in line 1"),
+    "insert model=not-yaml.yaml": (1, "not-yaml.yaml is no whole YAML: it ends in line 1, within a row"),
     "insert model=tabs.yaml": (1, "tabs.yaml, line 3: a tab where YAML wants spaces; replace it by spaces"),
     "remove model=yolov8n.yaml": (1, "yolov8.yaml has no ELA rows to remove"),
     "remove model=yolov8n-ela.yaml after=3": (2, "remove has no key 'after'"),
@@ -165,7 +165,7 @@ def test_the_tools_do_the_same_from_a_clone(name, tmp_path):
 
 def test_insert_and_remove_write_what_they_print(tmp_path):
     dry = run(ELA_YOLO, "insert", "model=yolov8n.yaml", "after=[4, 6]", "dry_run=True", cwd=tmp_path).stdout
-    assert dry.endswith("nothing written (dry_run); without it: yolov8n-ela.yaml\n") and not list(tmp_path.iterdir())
+    assert dry.endswith("nothing written (dry_run=True)\n") and not list(tmp_path.iterdir())
     done = run(ELA_YOLO, "insert", "model=yolov8n.yaml", "after", "=", "4,6", cwd=tmp_path).stdout
     assert done.splitlines()[:-1] == dry.splitlines()[:-1]
     assert done.endswith("+  - [[17, 20, 23], 1, Detect, [nc]] # Detect(P3, P4, P5)\nwritten to yolov8n-ela.yaml\n")

@@ -131,6 +131,23 @@ def test_of_an_unfinished_training_the_running_average_is_taken(plain, tmp_path)
     assert all(same(raw(plain, 320), raw(tmp_path / "graft.pt", 320)))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda checkpoint: checkpoint.update(modelopt={"state": 1}), "is quantized"),
+        (lambda checkpoint: setattr(checkpoint["model"], "set_classes", 1), "is of YOLO-World or YOLOE"),
+        (lambda checkpoint: checkpoint.update(model=nn.DataParallel(checkpoint["model"])), "holds a DataParallel, not"),
+    ],
+)
+def test_what_could_not_be_trained_on_is_refused(change, message, plain, tmp_path):
+    checkpoint = torch.load(plain, weights_only=False)
+    change(checkpoint)
+    torch.save(checkpoint, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match=message):
+        ela_yolo.insert(tmp_path / "odd.pt", save=tmp_path / "graft.pt")
+    assert not (tmp_path / "graft.pt").exists()
+
+
 def test_a_model_that_its_yaml_does_not_describe_is_refused(plain, tmp_path):
     for change, message in (
         (lambda rows: rows.insert(1, rows[2]), "is not what its own YAML says, from layer 1 on"),
@@ -151,7 +168,7 @@ def test_the_same_graft_is_the_same_file_and_leaves_random_numbers_alone(plain, 
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    ela_yolo.insert(plain, save=tmp_path / "a.pt")
+    ela_yolo.insert(plain, after="P2,P3,P4,P5", save=tmp_path / "a.pt")
     assert torch.equal(torch.rand(1), expected)
     torch.manual_seed(2)
     ela_yolo.insert(plain, save=tmp_path / "b.pt")
@@ -293,6 +310,10 @@ def test_files_are_not_replaced_unasked(plain, tmp_path):
     with pytest.raises(InsertionError, match=r"there is no nothing\.yaml"):
         ela_yolo.remove("nothing.yaml")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["d.pt", "d.yaml", "x.pt", "x.yaml"]
+    link = tmp_path / "link.yaml"
+    link.symlink_to("x.yaml")
+    ela_yolo.insert("yolov8n.yaml", after=4, save=link, exist_ok=True)
+    assert link.is_symlink() and ela_yolo.layer_map(tmp_path / "x.yaml")[22] == 23
 
 
 def test_without_save_nothing_is_written(plain, tmp_path, monkeypatch):

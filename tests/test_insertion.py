@@ -303,6 +303,11 @@ def test_blocks_at_the_end_of_a_file_without_a_line_end_are_all_removed():
     assert producers(layers_of(removed)) == [[-1], [0], [0, 1]] and "ELA" not in removed
 
 
+def test_numbers_in_brackets_of_comments_are_raised_too():
+    text = ela_yolo.insert("rtdetr-l.yaml", after=1).text
+    assert "# F5 (28), pan_blocks.1" in text and "# 23, downsample_convs.0" in text and "# cat Y5" in text
+
+
 def test_levels_alone_are_measured():
     rows = read_rows(TEXTS["yolov8"], "yolov8.yaml")
     assert choose_stages(rows, "yolov8.yaml", None, None, None) == (2, 4, 6, 8)
