@@ -146,31 +146,31 @@ def choose_stages(
     items = [part.strip() for item in given for part in str(item).split(",") if part.strip()]
     if after is not None and not items:
         raise InsertionError(f"after= is empty; name stages of {name}, such as after={rows[-2].module}")
-    numbers = {int(item) for item in items if re.fullmatch(r"-?\d+", item)}
     place = _check_choice("where", where or "backbone")
     inside = [row for row in rows[:-1] if place == "all" or row.part == ("head" if place == "neck" else place)]
+    stages = [row for row in inside if row.module in STAGE_BLOCKS]
+    if after is None and not stages:
+        raise InsertionError(f"{name}: no known stage in where={place}; name one with after=, of {_modules(inside)}")
+    numbers = {int(item) for item in items if re.fullmatch(r"-?\d+", item)}
     wrong = numbers - {row.layer for row in inside} if where else set()
     if wrong:
         raise InsertionError(f"{name}: layer {min(wrong)} is not in where={where}; leave where= out or choose another")
-    stages = [row for row in inside if row.module in STAGE_BLOCKS]
+    levels = [item for item in items if re.fullmatch(r"P\d+", item)]
+    strides = measure_strides() if levels else {}
     chosen = numbers | {row.layer for row in stages if after is None}
-    if after is None and not stages:
-        raise InsertionError(f"{name}: no known stage in where={place}; name one with after=, of {_modules(inside)}")
-    for item in items:
-        if re.fullmatch(r"P\d+", item):
-            stride, strides = 2 ** int(item[1:]), measure_strides()
-            found = [row.layer for row in stages if strides.get(row.layer) == stride][-1:]
-            there = sorted({strides[row.layer] for row in stages if row.layer in strides})
-            have = ", ".join(f"P{value.bit_length() - 1}" for value in there) or "none"
-            reason = f"no stage of stride {stride} ({item}) in where={place}; there are: {have}"
-        elif not re.fullmatch(r"-?\d+", item):
-            found = [row.layer for row in inside if row.module == item]
-            reason = f"no {item} in where={place}; there are: {_modules(inside)}"
-        else:
-            continue
+    for level in levels:
+        found = [row.layer for row in stages if strides.get(row.layer) == 2 ** int(level[1:])]
         if not found:
-            raise InsertionError(f"{name}: {reason}")
-        chosen.update(found)
+            there = sorted({strides[row.layer] for row in stages if row.layer in strides})
+            have = ", ".join(f"P{stride.bit_length() - 1}" for stride in there) or "none"
+            raise InsertionError(f"{name}: no stage at {level} in where={place}; there are: {have}")
+        chosen.add(found[-1])
+    for module in items:
+        if module not in levels and not re.fullmatch(r"-?\d+", module):
+            found = [row.layer for row in inside if row.module == module]
+            if not found:
+                raise InsertionError(f"{name}: no {module} in where={place}; there are: {_modules(inside)}")
+            chosen.update(found)
     return tuple(sorted(chosen))
 
 

@@ -6,7 +6,7 @@ left out of the count, and only where the module types agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,8 +184,8 @@ def report_transfer(
     )
 
 
-def _places(layers: Sequence[nn.Module]) -> Iterator[Any]:
-    """Yield for each layer what identifies it whatever ELA blocks there are: its number among the host layers.
+def _places(layers: Sequence[nn.Module]) -> list[Any]:
+    """Return for each layer what identifies it whatever ELA blocks there are: its number among the host layers.
 
     For ELA that is how many host layers stand before it, its number among the blocks there, and the place it reads.
     """
@@ -202,7 +202,7 @@ def _places(layers: Sequence[nn.Module]) -> Iterator[Any]:
             places.append(before)
             before += 1
             ordinal = 0
-    yield from places
+    return places
 
 
 def _kind(layer: nn.Module) -> type[nn.Module]:
