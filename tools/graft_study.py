@@ -82,7 +82,7 @@ def check_map(keys, seed, folder):
     host, graft = (YOLO(file).val(**settings, exist_ok=True).box for file in files)
     if (host.map, host.map50, *host.maps) != (graft.map, graft.map50, *graft.maps):
         sys.exit("the identity graft of a fine-tuned host has another mAP")
-    print(f"after fine-tuning: mAP50-95 of host and identity graft are the same, {host.map!r}")
+    print(f"after fine-tuning: mAP50-95 of host and identity graft are the same, {float(host.map)}")
 
 
 def make_checkpoint(arm, model, folder):
