@@ -114,6 +114,8 @@ WAYS_OF_WRITING = {  # ways in which people write a model YAML, each of which is
     "byte order mark": "\ufeff" + SMALL,
     "head first, backbone without a line end": "nc: 2\nhead:\n  - [[1, 2], 1, Detect, [nc]]\nbackbone:\n"
     "- [-1, 1, Conv, [8, 3, 2]]\n- [-1, 1, C2f, [8]]\n- [-1, 1, C2f, [8]]",
+    "the same with Windows line ends": "nc: 2\r\nhead:\r\n  - [[1, 2], 1, Detect, [nc]]\r\nbackbone:\r\n"
+    "- [-1, 1, Conv, [8, 3, 2]]\r\n- [-1, 1, C2f, [8]]\r\n- [-1, 1, C2f, [8]]",
     "a row over two lines": SMALL.replace("C2f, [8]]", "C2f,\n     [8]]"),
     "spaces and quotes": SMALL.replace("- [-1, 1, C2f, [8]] #", '-   [ -1,1 , "C2f", [8] ]   #   '),
     "negative and counted from 0": SMALL.replace("[[-1], 1", "[[-2, 0, -1], 1"),
