@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def build_anew(file: Path, model: Any, config: Mapping[str, Any]) -> Any:
     """
     channels = config.get("channels", config.get("ch", 3))
     try:
-        return type(model)(yaml.safe_load(yaml_text(file, config)), ch=channels, verbose=False)
+        return type(model)(deepcopy(dict(config)), ch=channels, verbose=False)
     except Exception as error:  # of the host or of a user's module
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{file} holds a model that Ultralytics cannot build here ({reason})") from error

@@ -101,8 +101,10 @@ def layer_map(model: str | Path) -> dict[int, int]:
         model: A model YAML or a checkpoint (.pt), found as the host finds it.
 
     Raises:
+        InsertionError: If there is no such YAML.
         ModelYamlError: If the YAML is not that of a model.
         CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+        RegistrationError: If the host is not as this package expects.
 
     Example:
         >>> layer_map("yolov8n-ela.yaml")[9]

@@ -151,7 +151,8 @@ def choose_stages(
     stages = [row for row in inside if row.module in STAGE_BLOCKS]
     if after is None and not stages:
         raise InsertionError(f"{name}: no known stage in where={place}; name one with after=, of {_modules(inside)}")
-    numbers = {int(item) for item in items if re.fullmatch(r"-?\d+", item)}
+    numerals = [item for item in items if re.fullmatch(r"-?\d+", item)]
+    numbers = {int(item) for item in numerals}
     wrong = numbers - {row.layer for row in inside} if where else set()
     if wrong:
         raise InsertionError(f"{name}: layer {min(wrong)} is not in where={where}; leave where= out or choose another")
@@ -165,12 +166,11 @@ def choose_stages(
             have = ", ".join(f"P{stride.bit_length() - 1}" for stride in there) or "none"
             raise InsertionError(f"{name}: no stage at {level} in where={place}; there are: {have}")
         chosen.add(found[-1])
-    for module in items:
-        if module not in levels and not re.fullmatch(r"-?\d+", module):
-            found = [row.layer for row in inside if row.module == module]
-            if not found:
-                raise InsertionError(f"{name}: no {module} in where={place}; there are: {_modules(inside)}")
-            chosen.update(found)
+    for module in (item for item in items if item not in (*levels, *numerals)):
+        found = [row.layer for row in inside if row.module == module]
+        if not found:
+            raise InsertionError(f"{name}: no {module} in where={place}; there are: {_modules(inside)}")
+        chosen.update(found)
     return tuple(sorted(chosen))
 
 
