@@ -43,7 +43,7 @@ def check_provable(model: Any, overrides: Mapping[str, Any]) -> None:
     unproven = "cannot be proven yet; add verify=False to export unproven"
     if str(overrides.get("format")).lower() != "onnx":
         raise ExportError(f"format={overrides.get('format')} {unproven}, or take format=onnx")
-    for key, plain in (("nms", None), ("end2end", None), ("half", False), ("int8", False), ("quantize", 32)):
+    for key, plain in (("nms", None), ("end2end", False), ("half", False), ("int8", False), ("quantize", 32)):
         if overrides.get(key) not in (None, plain):
             raise ExportError(f"{key}={overrides[key]} {unproven}")
     head = type(model.model.model[-1]).__name__
@@ -214,7 +214,8 @@ class _OnnxFile:
             raise ExportError(f"{file}: RT-DETR cannot be proven yet; add verify=False to export unproven")
         if metadata.get("end2end") == "True" or "'nms': True" in metadata["args"]:
             raise ExportError(
-                f"{file} was exported with nms=, which cannot be proven yet; leave that out or add verify=False"
+                f"{file} gives final detections, which cannot be proven yet; leave nms= out, "
+                "add end2end=False where this Ultralytics exports so by itself, or add verify=False"
             )
 
     def run(self, batch: Tensor) -> list[Tensor]:

@@ -219,7 +219,8 @@ def compare_detections(
 
 def _detections(output: Tensor, task: str, classes: int) -> Tensor:
     """Return the detections of one image after NMS, best first: (N, 6 or more), box, score, class, rest."""
-    kept = non_max_suppression(output, CONFIDENCE, NMS_IOU, max_det=MAX_DETECTIONS, nc=classes, rotated=task == "obb")
+    own = output.clone()  # older hosts convert the boxes in place
+    kept = non_max_suppression(own, CONFIDENCE, NMS_IOU, max_det=MAX_DETECTIONS, nc=classes, rotated=task == "obb")
     return torch.as_tensor(kept[0])
 
 

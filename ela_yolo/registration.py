@@ -16,23 +16,39 @@ import copy
 import functools
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from ela_yolo.ela import ELA, resolve_settings
 from ela_yolo.errors import RegistrationError, RowError
+from ela_yolo.rows import ELARow, read_ela_row, refuse_unread
 from ela_yolo.weights import is_ela, report_transfer, seat_layers
 
-OPTIONS = {  # what a row may give, everything but channels: name -> default
-    name: parameter.default for name, parameter in list(inspect.signature(ELA).parameters.items())[1:]
-}
+TESTED = ("8.4.108", "8.4.190")  # the oldest and the newest host that the whole test suite passed on
 _MARK = "wrapped_by_ela_yolo"
+
+
+@dataclass(frozen=True)
+class Seam:
+    """A place of the host that the registration relies on.
+
+    Attributes:
+        name: The place.
+        check: What was tried there.
+        problem: How it is not as expected; None if it is.
+    """
+
+    name: str
+    check: str
+    problem: str | None
 
 
 def register() -> None:
@@ -52,7 +68,7 @@ def register() -> None:
     )
     if all(hasattr(getattr(owner, name, None), _MARK) for owner, name, _ in seams):
         return
-    _check_host(tasks, checks)
+    _refuse_other_hosts()
     for owner, name, wrap in seams:
         original = getattr(owner, name)
         if not hasattr(original, _MARK):  # reloading the parser's module leaves the last one wrapped
@@ -61,6 +77,8 @@ def register() -> None:
             setattr(owner, name, replacement)
             _replace(original, replacement)
     setattr(tasks, ELA.__name__, ELA)
+    if hasattr(torch.serialization, "add_safe_globals"):  # where torch has it, ULTRALYTICS_SAFE_LOAD uses it
+        torch.serialization.add_safe_globals([ELA])
 
 
 def packaged_yamls() -> dict[str, Path]:
@@ -77,89 +95,33 @@ class _RowArgs(list[Any]):
     counts, so that the block is called with, and the host's layer table shows, a plain number.
     """
 
-    def __init__(self, row: str, source: int, options: Sequence[Any]) -> None:
-        super().__init__(["ch", *options])
-        self._row = row
-        self._source = source
-        self._options = options
+    def __init__(self, row: ELARow) -> None:
+        super().__init__(["ch", *row.options])
+        self.row = row
 
     def __setitem__(self, index: Any, channels_so_far: Any) -> None:
         if index != 0:  # an option that happens to be named like a local of the parser
             return
-        channels = channels_so_far[self._source]
+        channels = channels_so_far[self.row.source]
         try:
-            resolve_settings(channels, *self._options)
+            resolve_settings(channels, *self.row.options)
         except ValueError as error:
-            raise RowError(f"{self._row}: {error}") from None
+            raise RowError(f"{self.row.where}: {error}") from None
         super().__setitem__(index, channels)
 
 
 def _with_ela_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(parse_model)
     def parse(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        parts = {
-            part: [
-                [*row[:3], _row_args(layer, row)] if len(row) > 2 and row[2] == "ELA" else row
-                for layer, row in enumerate(d[part], first)
-            ]
-            for part, first in (("backbone", 0), ("head", len(d["backbone"])))
-        }
-        _refuse_unread([*parts["backbone"], *parts["head"]])
+        rows = [*d["backbone"], *d["head"]]
+        blocks = {i: read_ela_row(i, row) for i, row in enumerate(rows) if len(row) > 2 and row[2] == "ELA"}
+        refuse_unread(rows, blocks)
+        for layer, row in blocks.items():
+            rows[layer] = [*rows[layer][:3], _RowArgs(row)]
+        parts = {"backbone": rows[: len(d["backbone"])], "head": rows[len(d["backbone"]) :]}
         return parse_model({**d, **parts}, *args, **kwargs)
 
     return parse
-
-
-def _row_args(layer: int, row: Sequence[Any]) -> _RowArgs:
-    where = f"ELA row {layer} [{', '.join('null' if item is None else str(item) for item in row)}]"
-    if len(row) != 4:
-        raise RowError(f"{where}: a row has four entries, [from, repeats, module, args], such as [-1, 1, ELA, []]")
-    source, repeats, _, args = row
-    if not isinstance(source, int) or isinstance(source, bool):
-        raise RowError(f"{where}: ELA reads one layer, so its 'from' is one number such as -1 or 4, got {source!r}")
-    if source >= layer or source < -max(layer, 1):
-        raise RowError(f"{where}: 'from' {source} is not a layer before this one; use -1 or a number below {layer}")
-    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-        raise RowError(f"{where}: repeats must be a positive integer, got {repeats!r}")
-    options = _positional_options(where, args)
-    # Variant and gate in full, so that the host's layer table names them.
-    options = [default if option is None else option for option, default in zip(options, OPTIONS.values(), strict=True)]
-    while options[-1] is None:
-        options.pop()
-    return _RowArgs(where, source, options)
-
-
-def _refuse_unread(rows: Sequence[Any]) -> None:
-    """Refuse an ELA row that no later row reads: a number that should point to it was not raised."""
-    blocks = [layer for layer, row in enumerate(rows[:-1]) if row and isinstance(row[-1], _RowArgs)]
-    if not blocks:  # then what the rows hold is the host's affair
-        return
-    sources = [row[0] if isinstance(row[0], list) else [row[0]] for row in rows]
-    read = {layer + s if s < 0 else s for layer, row in enumerate(sources) for s in row if isinstance(s, int)}
-    for layer in blocks:
-        if layer not in read:
-            raise RowError(
-                f"ELA row {layer} is read by no layer; raise the numbers of the rows that should read it, "
-                f"such as Detect's, to {layer}"
-            )
-
-
-def _positional_options(where: str, args: Any) -> list[Any]:
-    allowed = f"allowed, in this order or named in one mapping: {', '.join(OPTIONS)}"
-    if not isinstance(args, list):
-        raise RowError(f"{where}: args must be a list such as [] or [S, identity], got {args!r}")
-    if any(isinstance(arg, dict) for arg in args):
-        if len(args) > 1:
-            raise RowError(f"{where}: give the args by position or in one mapping, not both; {allowed}")
-        for key in args[0]:
-            if key not in OPTIONS:
-                near = get_close_matches(str(key), OPTIONS, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise RowError(f"{where}: unknown key {key!r}; {hint}{allowed}")
-        return [args[0].get(option) for option in OPTIONS]
-    if len(args) > len(OPTIONS):
-        raise RowError(f"{where}: {len(args)} args; {allowed}")
-    return [*args, *[None] * (len(OPTIONS) - len(args))]
 
 
 def _with_host_order(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -221,61 +183,97 @@ def _replace(original: Callable[..., Any], replacement: Callable[..., Any]) -> N
                     setattr(module, attribute, replacement)
 
 
-def _check_host(tasks: ModuleType, checks: ModuleType) -> None:
-    """Try out, without changing anything, what the registration relies on."""
-    import ultralytics
+def check_host() -> list[Seam]:
+    """Try out what the registration relies on, without changing anything."""
+    from ultralytics.nn import tasks
+    from ultralytics.utils import checks
 
-    host = f"ultralytics {ultralytics.__version__}"
-    if getattr(tasks, "ELA", ELA) is not ELA:
-        raise RegistrationError(
-            f"{host} already has a class named ELA ({tasks.ELA!r}), which is not overwritten; "
-            "reinstall ultralytics if its files were edited"
-        )
-    remedy = "install a version that this ela-yolo supports: pip install -U ela-yolo ultralytics"
-    for module, function, arguments in (
-        (tasks, "parse_model", ["d", "ch", "verbose"]),
-        (tasks, "BaseModel.load", ["self", "weights", "verbose"]),
-        (checks, "check_file", ["file"]),
-        (checks, "check_yaml", ["file"]),
-    ):
-        found: Any = module
-        for name in function.split("."):
-            found = getattr(found, name, None)
-        if not callable(found) or list(inspect.signature(found).parameters)[: len(arguments)] != arguments:
-            raise RegistrationError(
-                f"{host}: {module.__name__}.{function}({', '.join(arguments)}) is missing; {remedy}"
-            )
+    return [
+        Seam("tasks.ELA", "the name is free", _try(_foreign_class, tasks)),
+        Seam(
+            "tasks.parse_model",
+            "three probe rows get the channels of the layers that they read",
+            _missing(tasks, "parse_model", ["d", "ch", "verbose"])
+            or _try(_probe_parser, tasks.parse_model, failure="its parser fails on a probe"),
+        ),
+        Seam(
+            "tasks.BaseModel.load",
+            "probe weights arrive by the names of their layers",
+            _missing(tasks, "BaseModel.load", ["self", "weights", "verbose"])
+            or _try(_probe_loading, tasks.BaseModel, failure="its loading of weights fails on a probe"),
+        ),
+        Seam("checks.check_file", "it takes a file", _missing(checks, "check_file", ["file"])),
+        Seam(
+            "checks.check_yaml",
+            "it looks files up by check_file",
+            _missing(checks, "check_yaml", ["file"]) or _own_lookup(checks),
+        ),
+    ]
+
+
+def _refuse_other_hosts() -> None:
+    problem = next((seam.problem for seam in check_host() if seam.problem), None)
+    if problem is None:
+        return
+    from ultralytics import __version__ as version
+
+    oldest, newest = TESTED
+    known = f"ela-yolo is tested with {oldest} to {newest}"
+    if _numbers(version) > _numbers(newest):
+        remedy = f"{known}, and this is newer: pip install -U ela-yolo, or pip install ultralytics=={newest}"
+    elif _numbers(version) < _numbers(oldest):
+        remedy = f"{known}, and this is older: pip install -U ultralytics"
+    else:
+        remedy = f"{known}, so its files were changed: pip install --force-reinstall --no-deps ultralytics=={version}"
+    raise RegistrationError(f"ultralytics {version}: {problem}; {remedy}")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
+def _try(probe: Callable[[Any], str | None], subject: Any, failure: str = "a probe fails") -> str | None:
+    try:
+        return probe(subject)
+    except Exception as error:
+        return f"{failure} ({error!r})"
+
+
+def _missing(module: ModuleType, function: str, arguments: list[str]) -> str | None:
+    found: Any = module
+    for name in function.split("."):
+        found = getattr(found, name, None)
+    if callable(found) and list(inspect.signature(found).parameters)[: len(arguments)] == arguments:
+        return None
+    return f"{module.__name__}.{function}({', '.join(arguments)}) is missing"
+
+
+def _foreign_class(tasks: ModuleType) -> str | None:
+    found = getattr(tasks, "ELA", ELA)
+    return None if found is ELA else f"it already has a class named ELA ({found!r}), which is not overwritten"
+
+
+def _own_lookup(checks: ModuleType) -> str | None:
     code = getattr(inspect.unwrap(checks.check_yaml), "__code__", None)
-    if "check_file" not in getattr(code, "co_names", ()):
-        raise RegistrationError(f"{host}: ultralytics.utils.checks.check_yaml does not use check_file; {remedy}")
-    try:
-        widths = _probe_parser(tasks.parse_model)
-    except Exception as error:
-        raise RegistrationError(f"{host}: its parser fails on a probe ({error!r}); {remedy}") from error
-    if widths != (6, 3, 6):
-        raise RegistrationError(f"{host}: its parser does not give a row its input channels; {remedy}")
-    try:
-        arrived = _probe_loading(tasks.BaseModel)
-    except Exception as error:
-        raise RegistrationError(f"{host}: its loading of weights fails on a probe ({error!r}); {remedy}") from error
-    if arrived != [1.0, 2.0]:
-        raise RegistrationError(f"{host}: it does not match weights by the names of their layers; {remedy}")
+    uses = "check_file" in getattr(code, "co_names", ())
+    return None if uses else "ultralytics.utils.checks.check_yaml does not use check_file"
 
 
-def _probe_parser(parse_model: Callable[..., Any]) -> tuple[Any, ...]:
-    """Return the widths that the host's parser gives to rows that read the layer before, an early one, and -3.
+def _probe_parser(parse_model: Callable[..., Any]) -> str | None:
+    """Build rows that read the layer before, an early one, and -3.
 
     Identity and Concat have no weights, so the state of torch's random generator is not touched.
     """
     rows: list[list[Any]] = [[-1, 1, "nn.Identity", []], [[-1, 0], 1, "Concat", [1]]]  # 3 channels, then 6
-    probes = {source: _RowArgs("probe", source, []) for source in (-1, 0, -3)}
-    rows += [[source, 1, "nn.Identity", args] for source, args in probes.items()]
+    probes = [_RowArgs(ELARow("probe", source, ())) for source in (-1, 0, -3)]
+    rows += [[args.row.source, 1, "nn.Identity", args] for args in probes]
     parse_model({"backbone": rows, "head": []}, 3, False)
-    return tuple(args[0] for args in probes.values())
+    right = [args[0] for args in probes] == [6, 3, 6]
+    return None if right else "its parser does not give a row its input channels"
 
 
-def _probe_loading(base_model: Any) -> list[float]:
-    """Return the weights of two layers after loading 2.0 into the second, with a placeholder at the first."""
+def _probe_loading(base_model: Any) -> str | None:
+    """Load 2.0 into the second of two layers, with a placeholder at the first."""
     source, model = base_model(), base_model()
     for probe in (source, model):
         probe.model = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1))  # starts without random numbers
@@ -283,4 +281,5 @@ def _probe_loading(base_model: Any) -> list[float]:
     stand_in = copy.copy(source)
     stand_in._modules = {**source._modules, "model": nn.Sequential(nn.Identity(), source.model[1])}
     inspect.unwrap(base_model.load)(model, stand_in, verbose=False)
-    return [layer.weight.item() for layer in model.model]
+    right = [layer.weight.item() for layer in model.model] == [1.0, 2.0]
+    return None if right else "it does not match weights by the names of their layers"

@@ -52,6 +52,15 @@ def python(code, *, cwd, **kwargs):
     return run(sys.executable, "-c", code, cwd=cwd, **kwargs)
 
 
+def environment(folder):
+    """The site-packages of a fresh environment that sees the host but not this clone."""
+    run(BIN / "python", "-m", "venv", "--without-pip", folder / "env", cwd=folder)
+    inside = next((folder / "env").glob("[Ll]ib*/**/site-packages"))
+    host = python("import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).stdout
+    (inside / "zz-host.pth").write_text(host)  # a path only: .pth files found there are not run
+    return inside
+
+
 def pytest_configure():
     """Data sets and runs of the host go to the tests' own folder; set before a test module imports the host."""
     run(BIN / "yolo", "settings", f"datasets_dir={HOME / 'datasets'}", f"runs_dir={HOME / 'runs'}", cwd=HOME)
@@ -60,13 +69,15 @@ def pytest_configure():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A run folder of the stock command: one epoch of yolov8n-ela.yaml on a tenth of the scenes."""
-    return train(tmp_path_factory.mktemp("trained"), "model=yolov8n-ela.yaml epochs=1 fraction=0.1 imgsz=128 batch=8")
+    return train(
+        tmp_path_factory.mktemp("trained"), "model=yolov8n-ela.yaml epochs=1 fraction=0.1 imgsz=128 batch=8 nbs=8"
+    )
 
 
 @pytest.fixture(scope="session")
 def retrained(trained, tmp_path_factory):
     """Three epochs more from those weights: enough for the outputs to depend on the image."""
-    recipe = "epochs=3 imgsz=96 batch=4 optimizer=AdamW lr0=0.002 warmup_epochs=0 mosaic=0 close_mosaic=0"
+    recipe = "epochs=3 imgsz=96 batch=4 nbs=4 optimizer=AdamW lr0=0.002 warmup_epochs=0 mosaic=0 close_mosaic=0"
     return train(tmp_path_factory.mktemp("retrained"), f"model={trained}/weights/best.pt {recipe}")
 
 

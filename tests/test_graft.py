@@ -23,7 +23,7 @@ from ela_yolo import ELA, CheckpointError, ELAError, InsertionError, WeightTrans
 ELA_YOLO = BIN / "ela-yolo"
 COCO = SHARED / "weights/yolov8n.pt"
 BCCD = SHARED / "data/bccd/bccd.yaml"
-ONE_EPOCH = "epochs=1 fraction=0.1 imgsz=96 batch=8 workers=0 plots=False val=False"
+ONE_EPOCH = "epochs=1 fraction=0.1 imgsz=96 batch=8 nbs=8 workers=0 plots=False val=False"
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from conftest import BIN, REPO, python, run
+from conftest import BIN, REPO, environment, python, run
 
 OFF = {"ELA_YOLO_AUTOLOAD": "0"}
 MODEL = """
@@ -284,15 +284,6 @@ def test_a_local_file_of_that_name_wins(tmp_path):
     (tmp_path / "yolov8-ela.yaml").write_text(MODEL.replace("{row}", "[-1, 1, ELA, []]"))
     code = "from ultralytics import YOLO; print(len(YOLO('yolov8n-ela.yaml').model.model))"
     assert python(code, cwd=tmp_path).stdout.endswith("4\n")
-
-
-def environment(folder):
-    """The site-packages of a fresh environment that sees the host but not this clone."""
-    run(BIN / "python", "-m", "venv", "--without-pip", folder / "env", cwd=folder)
-    inside = next((folder / "env").glob("[Ll]ib*/**/site-packages"))
-    host = python("import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).stdout
-    (inside / "zz-host.pth").write_text(host)  # a path only: .pth files found there are not run
-    return inside
 
 
 def test_a_normal_installation_autoloads_and_carries_the_yamls(tmp_path):
