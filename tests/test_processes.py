@@ -62,7 +62,7 @@ def test_the_worker_file_of_ddp_trains_in_a_fresh_interpreter(tmp_path):
     assert blocks(tmp_path / "run/weights/last.pt") == 4
 
 
-# For several processes the host fixes CUDA: in the group that it makes, in what it hands to DistributedDataParallel, and
+# For several processes the host fixes CUDA: in the group that it makes, in what it hands to DistributedDataParallel and
 # in the validation of the finished weights, before which the run on CPU ends.
 ON_CPU = f"""
 import functools, os, sys
