@@ -7,78 +7,18 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ela_yolo import __version__
-from ela_yolo.errors import ELAError, UsageError
+from ela_yolo.errors import ELAError, UsageError, did_you_mean
+from ela_yolo.usage import COMMAND_HELP, HELP, HOST_HELP
 
-HELP = """\
-ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value.
-
-  ela-yolo quickstart                                      train, validate, export and prove on the embedded data set
-  ela-yolo train model=yolov8n-ela.yaml data=my.yaml       the host's own modes: train, val, predict, export, track,
-  ela-yolo val model=best.pt data=my.yaml                  benchmark and tune, as `yolo` takes them
-  ela-yolo export model=best.pt format=onnx                export, then compare the file with the model
-  ela-yolo insert model=best.pt                            put ELA into a checkpoint or a model YAML, keep every weight
-  ela-yolo remove model=best-ela.pt                        and take it out again
-  ela-yolo COMMAND --help                                  more on one of them
-  ela-yolo --version
-
-Exit status: 0 done, 1 it failed, 2 wrong usage such as an unknown command or key, 130 interrupted.
-PYTHONDEVMODE=1 shows the traceback of an error that comes from the host."""
-
-COMMAND_HELP = {
-    "quickstart": """\
-ela-yolo quickstart [key=value ...]
-
-Trains yolov8n-ela.yaml from scratch on scenes.yaml (rendered on this machine at first use), validates it, exports it
-to ONNX, proves the file, draws detections on some validation images, and prints where all of it lies. Takes the
-host's train keys, which replace the recipe's, such as epochs=60 or device=0.""",
-    "export": """\
-ela-yolo export model=best.pt format=onnx [source=images/] [verify=False] [key=value ...]
-
-Exports with the host's own exporter, then runs the file and the model on the same images and compares every output
-and the detections. Prints a table, writes it as JSON beside the file, and exits with 1 if they differ.
-
-  source   a folder of images or one pattern such as 'images/*.jpg', at least two; default: photographs from the host
-  verify   False skips the proof; needed for formats that cannot be proven yet
-
-All other keys are the host's (`yolo cfg` lists them).""",
-    "insert": """\
-ela-yolo insert model=best.pt [after=C2f] [where=backbone] [variant=B] [gate=identity] [rewire=all] [save=FILE]
-                [dry_run=True] [exist_ok=True]
-
-Puts an ELA row after stages of a checkpoint (.pt) or of a model YAML, renumbers the rows behind, and prints what
-changed. A checkpoint keeps every weight. The result is a file of its own.
-
-  after     what to follow by ELA: modules (C2f), layer numbers (4,6,9) or pyramid levels (P3,P4,P5: the last stage of
-            stride 8, 16, 32); default: every stage of the family, such as C2f in YOLOv8 and C3k2 in YOLO11
-  where     backbone, neck or all; default: backbone, for layer numbers all
-  variant   T, B, S or L; default: B
-  gate      paper, residual or identity; default: identity in a checkpoint, so that it detects what it did; else paper
-  rewire    all: every reader of a stage reads its ELA (default); next: only the row behind it does
-  save      default: best-ela.pt for best.pt, in this folder
-  dry_run   True prints and writes nothing
-  exist_ok  True replaces a file that exists""",
-    "remove": """\
-ela-yolo remove model=best-ela.pt [save=FILE] [dry_run=True] [exist_ok=True]
-
-Takes every ELA row out of a checkpoint (.pt) or a model YAML, renumbers the rows behind, and prints what changed.
-All other weights of a checkpoint stay. The result is a file of its own.
-
-  save      default: best-ela-plain.pt for best-ela.pt, in this folder
-  dry_run   True prints and writes nothing
-  exist_ok  True replaces a file that exists""",
-}
 INSERT_KEYS = ("after", "where", "variant", "gate", "rewire")
 EDIT_KEYS = ("model", "save", "dry_run", "exist_ok")
-HOST_HELP = """\
-ela-yolo {mode} [task] [key=value ...]
-
-The host's own mode with ELA registered; `yolo {mode}` does the same. `yolo cfg` lists the keys and their defaults."""
+DOCTOR_KEYS = ("model", "weights")
+OWN_KEYS = {"export": ("verify",), "tune": ("iterations", "use_ray")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = "/".join(Path(frame.filename).parts[-3:])
-        return _fail(f"{type(error).__name__}: {_one_line(error)} ({place}:{frame.lineno})", 1)
+        reason = f"{type(error).__name__}: {_one_line(error)} ({place}:{frame.lineno})"
+        return _fail(f"{reason}; PYTHONDEVMODE=1 shows all of it", 1)
 
 
 def _fail(reason: object, status: int) -> int:
@@ -105,8 +46,9 @@ def _fail(reason: object, status: int) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
-    return " ".join(text.splitlines()[:1]) or "no message"
+    from ela_yolo.inputs import plain
+
+    return plain(str(error)) or "no message"
 
 
 def _run(args: list[str]) -> int:
@@ -124,24 +66,29 @@ def _run(args: list[str]) -> int:
         print(COMMAND_HELP.get(command) or HOST_HELP.format(mode=command))
         return 0
 
+    place = args.index(command)
+    rest = args[:place] + args[place + 1 :]
+    if command == "doctor":  # which looks at what register() refuses
+        return _doctor(rest)
+
+    from ela_yolo.inputs import check_inputs
     from ela_yolo.registration import register
 
     register()
-    place = args.index(command)
-    rest = args[:place] + args[place + 1 :]
-    if command == "quickstart":
-        return _quickstart(_overrides(rest))
     if command in ("insert", "remove"):
         return _edit(command, rest)
+    overrides = _overrides(rest, *OWN_KEYS.get(command, ()))  # refused here in one line rather than by the host in many
+    needed = {"model"} if command in ("export", "tune") else {"model", "cfg"}
+    if command != "quickstart" and not needed & overrides.keys():
+        raise UsageError("model= is missing, such as model=yolov8n-ela.yaml")
+    check_inputs(overrides)
+    if command == "quickstart":
+        return _quickstart(overrides)
     if command == "export":
-        return _export(_overrides(rest, "verify"))
+        return _export(overrides)
     if command == "tune":  # the host's command line does not know its own method
-        overrides = _overrides(rest, "iterations", "use_ray")
         _model(overrides).tune(**overrides)
         return 0
-    overrides = _overrides(rest)  # refused here in one line rather than by the host in many
-    if not {"model", "cfg"} & overrides.keys():
-        raise UsageError("model= is missing, such as model=yolov8n-ela.yaml")
 
     from ultralytics.cfg import entrypoint
 
@@ -160,22 +107,17 @@ def _command(words: Sequence[str]) -> str:
     unknown = next((word for word in words if word not in TASKS), None)
     if unknown is None:
         raise UsageError(f"'{words[0]}' is a task; name a mode too: {', '.join(MODES)}")
-    raise UsageError(f"'{unknown}' is not a command{_nearest(unknown, commands) or '; see ela-yolo --help'}")
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = get_close_matches(word, list(words), n=1)
-    return f", did you mean '{near[0]}'?" if near else ""
+    raise UsageError(f"'{unknown}' is not a command{did_you_mean(unknown, commands) or '; see ela-yolo --help'}")
 
 
 def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
     """Return the host's overrides, by the host's own grammar: ``imgsz=160`` -> ``{"imgsz": 160}``."""
-    from ultralytics.cfg import TASKS, check_dict_alignment, merge_equals_args, parse_key_value_pair
+    from ultralytics.cfg import TASKS, check_dict_alignment, parse_key_value_pair
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     overrides: dict[str, Any] = {}
     try:
-        for arg in merge_equals_args(list(args)):
+        for arg in _merged(args):
             if "=" in arg:
                 key, value = parse_key_value_pair(arg)
                 overrides[key] = value
@@ -187,7 +129,7 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
                 raise UsageError(f"'{arg}' lacks its value, such as {arg}={DEFAULT_CFG_DICT[arg]}")
             else:
                 known = (*DEFAULT_CFG_DICT, *own_keys, *TASKS)
-                raise UsageError(f"'{arg}' is not key=value{_nearest(arg, known)}")
+                raise UsageError(f"'{arg}' is not key=value{did_you_mean(arg, known)}")
     except (AssertionError, SyntaxError, ValueError) as error:
         raise UsageError(_one_line(error)) from None
     if "mode" in overrides:
@@ -199,7 +141,7 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
             check_dict_alignment(DEFAULT_CFG_DICT, {key: overrides[key]})
     except SyntaxError:
         keys = sorted({*DEFAULT_CFG_DICT, *own_keys} - {"mode"})
-        raise UsageError(f"unknown key '{key}'{_nearest(key, keys)}") from None
+        raise UsageError(f"unknown key '{key}'{did_you_mean(key, keys)}") from None
     finally:
         logging.disable(logging.NOTSET)
     return {**overrides, **own}
@@ -208,8 +150,6 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
 def _model(overrides: dict[str, Any]) -> Any:
     from ultralytics import RTDETR, YOLO
 
-    if "model" not in overrides:
-        raise UsageError("model= is missing, such as model=best.pt")
     model, task = overrides.pop("model"), overrides.pop("task", None)
     return RTDETR(model) if "rtdetr" in Path(str(model)).stem.lower() else YOLO(model, task=task)
 
@@ -235,7 +175,9 @@ def _export(overrides: dict[str, Any]) -> int:
     formats = export_formats()["Argument"][1:]  # the first is PyTorch itself
     wrong = str(overrides.get("format", "")).lower()
     if wrong not in formats:
-        raise UsageError(f"format={wrong} is none of the host's{_nearest(wrong, formats) or ', such as format=onnx'}")
+        raise UsageError(
+            f"format={wrong} is none of the host's{did_you_mean(wrong, formats) or ', such as format=onnx'}"
+        )
     if not verify:
         if source is not None:
             raise UsageError("source= names the images of the proof, which verify=False skips; leave one of them out")
@@ -248,36 +190,23 @@ def _export(overrides: dict[str, Any]) -> int:
 
 
 def _edit(command: str, args: Sequence[str]) -> int:
-    from ultralytics.cfg import merge_equals_args
-
     from ela_yolo.graft import insert, remove
     from ela_yolo.insertion import CHOICES
 
-    keys = (*EDIT_KEYS, *(INSERT_KEYS if command == "insert" else ()))
-    given: dict[str, Any] = {}
-    try:
-        merged = merge_equals_args(list(args))
-    except SyntaxError as error:
-        raise UsageError(_one_line(error)) from None
-    for arg in merged:
-        key, equals, value = arg.partition("=")
-        if not equals and "." in key:
-            raise UsageError(f"'{key}' is not key=value; did you mean model={key}?")
-        if key not in keys:
-            raise UsageError(f"{command} has no key '{key}'{_nearest(key, keys) or '; it has ' + ', '.join(keys)}")
-        if not equals or not value:
-            raise UsageError(f"'{key}' lacks its value; see ela-yolo {command} --help")
+    given = _given(command, args, (*EDIT_KEYS, *(INSERT_KEYS if command == "insert" else ())))
+    for key, value in given.items():
         if key in CHOICES and value not in CHOICES[key]:
             raise UsageError(f"{key} must be one of {', '.join(CHOICES[key])}, got '{value}'")
         if key in ("dry_run", "exist_ok") and value.capitalize() not in ("True", "False"):
             raise UsageError(f"{key} must be True or False, got '{value}'")
-        given[key] = re.sub(r"[\[\]()'\"]", "", value) if key == "after" else value
+    if "after" in given:
+        given["after"] = re.sub(r"[\[\]()'\"]", "", given["after"])
     if "model" not in given:
         raise UsageError("model= is missing, such as model=best.pt or model=yolov8n.yaml")
     dry_run, exist_ok = (given.pop(key, "False").capitalize() == "True" for key in ("dry_run", "exist_ok"))
     model = Path(given.pop("model"))
     save = Path(given.pop("save", f"{model.stem}-{'ela' if command == 'insert' else 'plain'}{model.suffix}"))
-    change = insert if command == "insert" else remove
+    change: Any = insert if command == "insert" else remove
     result = change(model, save=None if dry_run else save, exist_ok=exist_ok, **given)
     print(_coloured(result.diff))
     if result.transfer and command == "remove":
@@ -288,6 +217,42 @@ def _edit(command: str, args: Sequence[str]) -> int:
             print(f"gate={given['gate']} changes what the model gives until it is trained; gate=identity does not")
     print("nothing written (dry_run=True)" if dry_run else f"written to {save}")
     return 0
+
+
+def _doctor(args: Sequence[str]) -> int:
+    from ela_yolo.doctor import examine
+
+    given = _given("doctor", args, DOCTOR_KEYS)
+    if "weights" in given and "model" not in given:
+        raise UsageError("weights= needs a model= that they go into")
+    diagnosis = examine(**given)
+    print(diagnosis)
+    return 0 if diagnosis.healthy else 1
+
+
+def _given(command: str, args: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+    """Return key -> value for a command that is not the host's, in the host's grammar."""
+    given = {}
+    for arg in _merged(args):
+        key, equals, value = arg.partition("=")
+        if not equals and "." in key:
+            raise UsageError(f"'{key}' is not key=value; did you mean model={key}?")
+        if key not in keys:
+            raise UsageError(f"{command} has no key '{key}'{did_you_mean(key, keys) or '; it has ' + ', '.join(keys)}")
+        if not equals or not value:
+            raise UsageError(f"'{key}' lacks its value; see ela-yolo {command} --help")
+        given[key] = value
+    return given
+
+
+def _merged(args: Sequence[str]) -> list[str]:
+    """Join what the shell split: ``imgsz = 160`` and ``freeze=[1, 2]`` are one argument each."""
+    from ultralytics.cfg import merge_equals_args
+
+    try:
+        return list(merge_equals_args(list(args)))
+    except SyntaxError as error:
+        raise UsageError(_one_line(error)) from None
 
 
 def _coloured(diff: str) -> str:

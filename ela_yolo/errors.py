@@ -6,13 +6,17 @@
     └── ELAError                 any of them; the message names the remedy and is meant for the user
         ├── RegistrationError    the host is not as expected, and was left untouched
         ├── RowError             an ELA row of a model YAML is wrong
-        ├── ModelYamlError       a file is no model YAML whose rows can be edited
+        ├── InputError           a file that is named is not there, or not what it should be
+        ├── ModelYamlError       a file is no model YAML, or its rows cannot be edited
         ├── InsertionError       ELA rows cannot go where they are asked for, or the result cannot be written
         ├── CheckpointError      a file is no checkpoint of a model that ELA can be put into
         ├── RenderError          the embedded data set cannot be written where it should go
         ├── ExportError          an exported file cannot be proven
         └── UsageError           a command line is wrong (exit 2)
 """
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class ELAError(Exception):
@@ -30,8 +34,12 @@ class RowError(ELAError):
     """
 
 
+class InputError(ELAError):
+    """A file that is named is not there, or not what it should be."""
+
+
 class ModelYamlError(ELAError):
-    """A file is no model YAML whose rows can be edited; the message holds the line."""
+    """A file is no model YAML, or one whose rows cannot be edited; the message holds the line."""
 
 
 class InsertionError(ELAError):
@@ -52,3 +60,10 @@ class ExportError(ELAError):
 
 class UsageError(ELAError):
     """A command line is wrong."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``, did you mean 'WORD'?`` with the nearest of the known words, whatever its case; "" if none is near."""
+    by_lower = {name.lower(): name for name in known}
+    near = get_close_matches(word.lower(), by_lower, n=1)
+    return f", did you mean '{by_lower[near[0]]}'?" if near else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +15,11 @@ import yaml
 from ela_yolo.checkpoint import build_anew, read_checkpoint, reseat, yaml_text
 from ela_yolo.errors import CheckpointError, InsertionError
 from ela_yolo.files import written_whole
+from ela_yolo.inputs import YAML, find_model
 from ela_yolo.insertion import Insertion, choose_stages, insert_rows, remove_rows, row_args
 from ela_yolo.model_yaml import read_model_yaml, read_rows
 from ela_yolo.registration import register
 from ela_yolo.weights import report_transfer
-
-_YAML = (".yaml", ".yml")
 
 
 def insert(
@@ -51,6 +49,7 @@ def insert(
         exist_ok: Whether a file that exists may be replaced.
 
     Raises:
+        InputError: If there is no such YAML.
         InsertionError: If ELA cannot go there, or the result cannot be written.
         ModelYamlError: If the YAML is not that of a model.
         CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
@@ -61,8 +60,8 @@ def insert(
         (13, 17, 21, 25)
     """
     register()
-    file = _find(model)
-    ours = row_args(variant, gate or ("paper" if file.suffix in _YAML else "identity"))
+    file = find_model(model)
+    ours = row_args(variant, gate or ("paper" if file.suffix in YAML else "identity"))
 
     def edit(text: str, build: Callable[[], Any]) -> Insertion:
         rows = read_rows(text, file.name)
@@ -81,13 +80,14 @@ def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool 
         exist_ok: Whether a file that exists may be replaced.
 
     Raises:
+        InputError: If there is no such YAML.
         InsertionError: If there is no ELA row, or the result cannot be written.
         ModelYamlError: If the YAML is not that of a model.
         CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
         RegistrationError: If the host is not as this package expects.
     """
     register()
-    file = _find(model)
+    file = find_model(model)
     return _edit(file, lambda text, _: remove_rows(text, file.name), save, exist_ok)
 
 
@@ -101,7 +101,7 @@ def layer_map(model: str | Path) -> dict[int, int]:
         model: A model YAML or a checkpoint (.pt), found as the host finds it.
 
     Raises:
-        InsertionError: If there is no such YAML.
+        InputError: If there is no such YAML.
         ModelYamlError: If the YAML is not that of a model.
         CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
         RegistrationError: If the host is not as this package expects.
@@ -111,32 +111,16 @@ def layer_map(model: str | Path) -> dict[int, int]:
         13
     """
     register()
-    file = _find(model)
-    text = read_model_yaml(file) if file.suffix in _YAML else yaml_text(file, read_checkpoint(file)[1].yaml)
+    file = find_model(model)
+    text = read_model_yaml(file) if file.suffix in YAML else yaml_text(file, read_checkpoint(file)[1].yaml)
     return dict(enumerate(row.layer for row in read_rows(text, file.name) if row.module != "ELA"))
-
-
-def _find(model: str | Path) -> Path:
-    from ultralytics.utils.checks import check_yaml
-
-    file = Path(model)
-    if file.suffix == ".pt":
-        return file
-    if file.suffix not in _YAML:
-        raise InsertionError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
-    # As the host does: yolov8n-seg.yaml is yolov8-seg.yaml at scale n, unless there is a file of the very name.
-    for name in (file, file.with_name(re.sub(r"(\d+)[nslmx](.*)$", r"\1\2", file.name))):
-        found = check_yaml(str(name), hard=False)
-        if found:
-            return Path(found)
-    raise InsertionError(f"there is no {model}, neither here nor among the YAMLs of Ultralytics and ela-yolo; check it")
 
 
 def _edit(
     file: Path, edit: Callable[[str, Callable[[], Any]], Insertion], save: str | Path | None, exist_ok: bool
 ) -> Insertion:
     target = None if save is None else _check_target(file, Path(save), exist_ok)
-    if file.suffix in _YAML:
+    if file.suffix in YAML:
         from ultralytics import RTDETR, YOLO
 
         family = RTDETR if "rtdetr" in file.stem else YOLO
@@ -165,7 +149,7 @@ def _edit(
 
 
 def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:
-    kinds = _YAML if file.suffix in _YAML else (".pt",)
+    kinds = YAML if file.suffix in YAML else (".pt",)
     if target.suffix not in kinds:
         raise InsertionError(f"save={target}: {file.name} gives a {kinds[0]} file; name one that ends so")
     if not target.parent.is_dir():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -74,6 +75,23 @@ def read_model_yaml(file: Path) -> str:
         raise ModelYamlError(f"{file} cannot be read: {reason}") from None
 
 
+def load_model_yaml(file: Path) -> dict[str, Any]:
+    """Return a model YAML as a mapping, with its rows as they are.
+
+    Raises:
+        ModelYamlError: If it cannot be read, is no YAML, or has no rows.
+    """
+    text = read_model_yaml(file)
+    try:
+        config = yaml.load(text.removeprefix(_BOM), Loader=_LOADER)
+    except (yaml.YAMLError, ValueError) as error:  # a date or number that is none is a ValueError
+        raise ModelYamlError(_yaml_reason(text, str(file), error)) from None
+    for part in ("backbone", "head"):
+        if not isinstance(config, dict) or not isinstance(config.get(part), list) or not config[part]:
+            raise ModelYamlError(_no_rows(str(file), part))
+    return dict(config)
+
+
 def read_rows(text: str, name: str) -> tuple[Row, ...]:
     """Return the rows of a model YAML in the order of their layers.
 
@@ -94,7 +112,7 @@ def read_rows(text: str, name: str) -> tuple[Row, ...]:
     for part in ("backbone", "head"):
         node = lists.get(part)
         if not isinstance(node, yaml.SequenceNode) or not node.value:
-            raise ModelYamlError(f"{name} is not a model YAML, or cut off: it has no rows under '{part}:'")
+            raise ModelYamlError(_no_rows(name, part))
     nodes = [(part, node) for part in ("backbone", "head") for node in lists[part].value]
     base = len(_BOM) * text.startswith(_BOM)  # the loaders do not agree on counting it
     rows = tuple(_read_row(text, base, name, part, layer, node) for layer, (part, node) in enumerate(nodes))
@@ -113,7 +131,11 @@ def read_rows(text: str, name: str) -> tuple[Row, ...]:
     return rows
 
 
-def _yaml_reason(text: str, name: str, error: yaml.YAMLError) -> str:
+def _no_rows(name: str, part: str) -> str:
+    return f"{name} is not a model YAML, or cut off: it has no rows under '{part}:'"
+
+
+def _yaml_reason(text: str, name: str, error: Exception) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return f"{name} is not YAML: {' '.join(str(error).split())}"
     mark = error.problem_mark

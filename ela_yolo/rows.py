@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from ela_yolo.ela import ELA
-from ela_yolo.errors import RowError
+from ela_yolo.errors import RowError, did_you_mean
 
 OPTIONS = {  # what a row may give, everything but channels: name -> default
     name: parameter.default for name, parameter in list(inspect.signature(ELA).parameters.items())[1:]
@@ -86,9 +85,7 @@ def _positional_options(where: str, args: Any) -> list[Any]:
             raise RowError(f"{where}: give the args by position or in one mapping, not both; {allowed}")
         for key in args[0]:
             if key not in OPTIONS:
-                near = get_close_matches(str(key), OPTIONS, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise RowError(f"{where}: unknown key {key!r}; {hint}{allowed}")
+                raise RowError(f"{where}: unknown key {key!r}{did_you_mean(str(key), OPTIONS) or ';'} {allowed}")
         return [args[0].get(option) for option in OPTIONS]
     if len(args) > len(OPTIONS):
         raise RowError(f"{where}: {len(args)} args; {allowed}")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import ultralytics
 from conftest import BIN, REPO, run
 
@@ -39,6 +40,7 @@ def test_help_and_version(command, tmp_path):
         "detect train",
         "insert",
         "remove",
+        "doctor",
     ],
 )
 def test_each_command_has_help(command, tmp_path):
@@ -59,13 +61,13 @@ WRONG = {  # command line -> exit status, what the one line says
     "train model=yolov8n-ela.yaml data=none.yaml": (1, "none.yaml"),
     "train model=yolov8n-ela.yaml data=scenes.yaml epochs=many": (1, "epochs=many"),
     "train model=none.pt data=scenes.yaml": (1, "none.pt"),
-    "train model=none.yaml data=scenes.yaml": (1, "'none.yaml' does not exist"),
+    "train model=none.yaml data=scenes.yaml": (1, "there is no none.yaml, neither here nor among the YAMLs"),
     "train model=bad-row.yaml data=scenes.yaml": (
         1,
         "ELA row 1 [-1, 1, ELA, ['X']]: variant must be one of T, B, S, L",
     ),
     "train model=not-yaml.yaml data=scenes.yaml": (1, "not-yaml.yaml"),
-    "export format=onnx": (2, "model= is missing, such as model=best.pt"),
+    "export format=onnx": (2, "model= is missing, such as model=yolov8n-ela.yaml"),
     "export model=none.pt format=onnx": (1, "none.pt"),
     "export model=yolov8n.yaml format=openvino": (1, "format=openvino cannot be proven yet; add verify=False"),
     "export model=yolov8n.yaml": (2, "format= is none of the host's, such as format=onnx"),
@@ -80,14 +82,14 @@ WRONG = {  # command line -> exit status, what the one line says
     "train mode=val model=yolov8n-ela.yaml": (2, "mode= has no place here: write ela-yolo val ..."),
     "quickstart mode=val": (2, "mode= has no place here"),
     "quickstart data=list.yaml": (1, "quickstart needs a folder of images as val: of list.yaml"),
-    "export model=none.pt format=onnx verify=perhaps": (2, "verify must be True or False, got 'perhaps'"),
+    "export model=yolov8n.yaml format=onnx verify=perhaps": (2, "verify must be True or False, got 'perhaps'"),
     "export model=yolov8n.yaml format=onnx source=nowhere": (1, "source=nowhere names 0 images"),
     "export model=yolov8n.yaml format=onnx verify=False source=nowhere": (2, "leave one of them out"),
     "export model=none.pt format=onnx verfy=False": (2, "unknown key 'verfy', did you mean 'verify'?"),
     "export model=text.pt format=onnx": (1, "text.pt"),
     "quickstart epoch=1": (2, "unknown key 'epoch', did you mean 'epochs'?"),
     "quickstart verify=False": (2, "unknown key 'verify'"),
-    "quickstart model=none.yaml": (1, "'none.yaml' does not exist"),
+    "quickstart model=none.yaml": (1, "there is no none.yaml"),
     "tune data=scenes.yaml": (2, "model= is missing"),
     "insert": (2, "model= is missing, such as model=best.pt or model=yolov8n.yaml"),
     "insert model=": (2, "'model' lacks its value; see ela-yolo insert --help"),
@@ -111,6 +113,96 @@ WRONG = {  # command line -> exit status, what the one line says
     "insert model=tabs.yaml": (1, "tabs.yaml, line 3: a tab where YAML wants spaces; replace it by spaces"),
     "remove model=yolov8n.yaml": (1, "yolov8.yaml has no ELA rows to remove"),
     "remove model=yolov8n-ela.yaml after=3": (2, "remove has no key 'after'"),
+    "train model=empty.yaml data=scenes.yaml": (1, "empty.yaml is not a model YAML, or cut off: it has no rows under"),
+    "train model=list.yaml data=scenes.yaml": (1, "list.yaml is not a model YAML, or cut off"),
+    "train model=binary.yaml data=scenes.yaml": (
+        1,
+        "binary.yaml cannot be read: it is not UTF-8 text; save it as UTF-8",
+    ),
+    "train model=no-head.yaml data=scenes.yaml": (1, "it has no rows under 'head:'"),
+    "train model=misspelt.yaml data=scenes.yaml": (1, "layer 1: there is no module ELAA, did you mean 'ELA'?"),
+    "train model=lower.yaml data=scenes.yaml": (1, "layer 1: there is no module ela, did you mean 'ELA'?"),
+    "train model=word.yaml data=scenes.yaml": (1, "layer 1 is not a row [from, repeats, module, args], but 'hello'"),
+    "train model=three.yaml data=scenes.yaml": (
+        1,
+        "layer 0 is not a row [from, repeats, module, args], but [-1, 1, 'Conv']",
+    ),
+    "train model=no-nc.yaml data=scenes.yaml": (1, "nc, the number of classes, must be a positive number, got None"),
+    "train model=nc.yaml data=scenes.yaml": (1, "nc, the number of classes, must be a positive number, got 'many'"),
+    "train model=scales.yaml data=scenes.yaml": (1, "scales must be a mapping such as 'n: [0.33, 0.25, 1024]'"),
+    "train model=cut.yaml data=scenes.yaml": (
+        1,
+        "is no whole YAML: it ends in line 3, within a row or a word; is it cut off?",
+    ),
+    "train model=tabs.yaml data=scenes.yaml": (1, "tabs.yaml, line 3: a tab where YAML wants spaces"),
+    "train model=args.yaml data=scenes.yaml": (
+        1,
+        "TypeError: '<' not supported between instances of 'float' and 'str'",
+    ),
+    "train model=folder data=scenes.yaml": (1, "model='folder' should be a *.pt PyTorch model"),
+    "train model=folder.pt data=scenes.yaml": (
+        1,
+        "folder.pt is a folder; name the checkpoint in it, such as folder.pt/best.pt",
+    ),
+    "train model=folder.yaml data=scenes.yaml": (1, "folder.yaml is a folder; name a model YAML"),
+    "train model=run2s/yolov8n-mine.yaml data=scenes.yaml": (
+        1,
+        "Ultralytics takes the scale out of a folder's name in run2s/yolov8n-mine.yaml and looks for "
+        "run2/yolov8n-mine.yaml; rename the folder, or the file yolov8-mine.yaml to yolov8n-mine.yaml",
+    ),
+    "train model=yolov8n-elaa.yaml data=scenes.yaml": (1, "did you mean 'yolov8-ela.yaml'?"),
+    "val model=empty.pt data=scenes.yaml": (1, "empty.pt is not a loadable checkpoint — the file is empty, truncated"),
+    "val model=binary.pt data=scenes.yaml": (1, "binary.pt is not a loadable checkpoint"),
+    "val model=cut.pt data=scenes.yaml": (1, "cut.pt is not a loadable checkpoint"),
+    "val model=tensor.pt data=scenes.yaml": (1, "AttributeError: 'Tensor' object has no attribute 'model'"),
+    "val model=none.onnx data=scenes.yaml": (1, "there is no none.onnx; name a checkpoint (.pt), a model YAML or an"),
+    "val model=nothing data=scenes.yaml": (
+        1,
+        "there is no nothing; name a checkpoint (.pt), a model YAML or an exported file",
+    ),
+    "train model=yolov8n.yaml data=scense.yaml": (
+        1,
+        "there is no data=scense.yaml, neither here nor among the data sets that "
+        "come along, did you mean 'scenes.yaml'?",
+    ),
+    "train model=yolov8n.yaml data=empty.yaml": (1, "data=empty.yaml: empty.yaml 'train:' key missing"),
+    "train model=yolov8n.yaml data=no-names.yaml": (1, "data=no-names.yaml: no-names.yaml key missing"),
+    "train model=yolov8n.yaml data=nowhere.yaml": (1, "images not found, missing path '/nowhere/b'; mend it"),
+    "train model=yolov8n.yaml data=two-nc.yaml": (1, "'names' length 1 and 'nc: 3' must match"),
+    "train model=yolov8n.yaml data=binary.yaml": (1, "data=binary.yaml: "),
+    "train model=yolov8n.yaml data=scenes.yaml pretrained=none.pt": (1, "there is no none.pt; name a checkpoint"),
+    "train model=yolov8n.yaml data=scenes.yaml resume=none.pt": (1, "there is no none.pt; name a checkpoint"),
+    "train model=yolov8n.yaml data=scenes.yaml batch=two": (1, "'batch=two' is of invalid type str"),
+    "train model=yolov8n.yaml data=scenes.yaml epochs=-1": (1, "'epochs' must be >= 1"),
+    "train model=yolov8n.yaml data=scenes.yaml device=gpu": (
+        1,
+        "Invalid CUDA 'device=gpu' requested. Use 'device=cpu'",
+    ),
+    "train model=yolov8n.yaml data=scenes.yaml lr0=fast": (1, "'lr0=fast' is of invalid type str"),
+    "val model=yolov8n.yaml data=scenes.yaml imgsz=abc": (1, "'imgsz=abc' is not a valid image size"),
+    "predict model=yolov8n.yaml source=none.jpg": (1, "none.jpg does not exist"),
+    "predict model=yolov8n.yaml source=folder": (1, "No images or videos found in"),
+    "predict model=yolov8n.yaml source=folder conf=2": (1, "conf"),
+    "benchmark model=none.pt": (1, "there is no none.pt"),
+    "tune model=none.yaml data=scenes.yaml": (1, "there is no none.yaml"),
+    "quickstart model=misspelt.yaml": (1, "layer 1: there is no module ELAA, did you mean 'ELA'?"),
+    "insert model=binary.yaml": (1, "binary.yaml cannot be read: it is not UTF-8 text"),
+    "insert model=binary.pt": (1, "binary.pt cannot be read as a checkpoint"),
+    "insert model=cut.pt": (1, "cut.pt cannot be read as a checkpoint"),
+    "insert model=dict.pt": (1, "dict.pt"),
+    "insert model=tensor.pt": (1, "tensor.pt"),
+    "insert model=folder.yaml": (1, "folder.yaml is a folder; name a model YAML"),
+    "insert model=folder.pt": (1, "there is no folder.pt; name a checkpoint (.pt) that is there"),
+    "insert model=folder": (1, "model=folder is neither a model YAML nor a checkpoint"),
+    "insert model=yolov8n.yaml save=nowhere/x.yaml": (1, "there is no folder nowhere; make it first"),
+    "insert model=yolov8n.yaml save=/proc/x.yaml": (1, "/proc/x.yaml cannot be written: No such file or directory"),
+    "insert model=yolov8n.yaml save=folder.yaml": (1, "folder.yaml exists; name another file with save="),
+    "insert model=yolov8n.yaml save=": (2, "'save' lacks its value"),
+    "insert model=yolov8n.yaml after=P9": (1, "P9"),
+    "insert model=yolov8n.yaml where=nek": (2, "where must be one of backbone, neck, all, got 'nek'"),
+    "remove model=empty.pt": (1, "empty.pt cannot be read as a checkpoint"),
+    "doctor mdoel=x.pt": (2, "doctor has no key 'mdoel', did you mean 'model'?"),
+    "doctor weights=yolov8n.pt": (2, "weights= needs a model= that they go into"),
 }
 
 
@@ -122,22 +214,57 @@ def argv():
     sys.argv[:] = before
 
 
+CONV = "[-1, 1, Conv, [8, 3, 2]]"
+
+
+def model_yaml(*rows, head="[[-1], 1, Detect, [nc]]", start="nc: 1\n"):
+    return f"{start}backbone:\n" + "".join(f"  - {row}\n" for row in rows) + f"head:\n  - {head}\n"
+
+
+def lay_out_bad_files(folder):
+    whole = model_yaml(CONV)
+    texts = {
+        "bad-row.yaml": model_yaml(CONV, "[-1, 1, ELA, [X]]", head="[-1, 1, Classify, [nc]]"),
+        "not-yaml.yaml": "backbone: [[[\n",
+        "text.pt": "no weights",
+        "far.yaml": model_yaml(CONV, head="[[9], 1, Detect, [nc]]"),
+        "tabs.yaml": "nc: 1\nbackbone:\n\t- [-1, 1, Conv, [8, 3, 2]]\nhead:\n",
+        "list.txt": "",
+        "list.yaml": f"path: {folder}\ntrain: list.txt\nval: list.txt\nnames: [a]\n",
+        "empty.yaml": "",
+        "empty.pt": "",
+        "no-head.yaml": whole.partition("head:")[0],
+        "misspelt.yaml": model_yaml(CONV, "[-1, 1, ELAA, []]"),
+        "lower.yaml": model_yaml(CONV, "[-1, 1, ela, []]"),
+        "word.yaml": model_yaml(CONV, "hello"),
+        "three.yaml": model_yaml("[-1, 1, Conv]"),
+        "args.yaml": model_yaml("[-1, 1, Conv, [a, b]]"),
+        "no-nc.yaml": model_yaml(CONV, start=""),
+        "nc.yaml": model_yaml(CONV, start="nc: many\n"),
+        "scales.yaml": model_yaml(CONV, start="nc: 1\nscales: 3\n"),
+        "cut.yaml": whole[:37],
+        "no-names.yaml": "train: a\nval: b\n",
+        "nowhere.yaml": "path: /nowhere\ntrain: a\nval: b\nnames: [a]\n",
+        "two-nc.yaml": "train: a\nval: b\nnc: 3\nnames: [a]\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    for name in ("folder", "folder.pt", "folder.yaml", "run2s"):
+        (folder / name).mkdir()
+    (folder / "run2s/yolov8-mine.yaml").write_text(whole)
+    for name in ("binary.yaml", "binary.pt"):
+        (folder / name).write_bytes(bytes(range(256)) * 40)
+    torch.save({"a": 1}, folder / "dict.pt")
+    torch.save(torch.zeros(3), folder / "tensor.pt")
+    (folder / "cut.pt").write_bytes((folder / "tensor.pt").read_bytes()[:500])
+
+
 @pytest.mark.usefixtures("argv")
 @pytest.mark.parametrize("line", WRONG)
 def test_bad_input_is_one_line_and_leaves_nothing(line, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logging, "raiseExceptions", False)  # the host logs to streams that pytest has closed since
-    (tmp_path / "bad-row.yaml").write_text(
-        "nc: 1\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, ELA, [X]]\nhead:\n  - [-1, 1, Classify, [nc]]\n"
-    )
-    (tmp_path / "not-yaml.yaml").write_text("backbone: [[[\n")
-    (tmp_path / "text.pt").write_text("no weights")
-    (tmp_path / "far.yaml").write_text(
-        "nc: 1\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\nhead:\n  - [[9], 1, Detect, [nc]]\n"
-    )
-    (tmp_path / "tabs.yaml").write_text("nc: 1\nbackbone:\n\t- [-1, 1, Conv, [8, 3, 2]]\nhead:\n")
-    (tmp_path / "list.txt").write_text("")
-    (tmp_path / "list.yaml").write_text(f"path: {tmp_path}\ntrain: list.txt\nval: list.txt\nnames: [a]\n")
+    lay_out_bad_files(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     status, message = WRONG[line]
     assert main(line.split()) == status
@@ -147,6 +274,27 @@ def test_bad_input_is_one_line_and_leaves_nothing(line, tmp_path, monkeypatch, c
     assert "Traceback" not in errors
     assert not re.search(r"\x1b", own[0])
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_paths_with_spaces_and_other_letters(tmp_path):
+    folder = tmp_path / "my möðel, 2s"
+    folder.mkdir()
+    (folder / "yolov8n own.yaml").write_text(model_yaml(CONV, "[-1, 1, C2f, [8]]"))
+    run(ELA_YOLO, "insert", f"model={folder}/yolov8n own.yaml", f"save={folder}/mít ELA.yaml", cwd=tmp_path)
+    assert "ELA, []]" in (folder / "mít ELA.yaml").read_text()
+    done = run(ELA_YOLO, "val", f"model={folder}/nicht da.yaml", "data=scenes.yaml", cwd=tmp_path, ok=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert f"there is no {folder}/nicht da.yaml" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+def test_files_that_may_not_be_read_or_replaced(tmp_path):
+    (tmp_path / "closed.yaml").write_text(model_yaml(CONV))
+    (tmp_path / "closed.yaml").chmod(0)
+    (tmp_path / "fixed").mkdir(mode=0o500)
+    for arguments in (["model=closed.yaml"], ["model=yolov8n.yaml", "save=fixed/x.yaml"]):
+        done = run(ELA_YOLO, "insert", *arguments, cwd=tmp_path, ok=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1) and "Permission denied" in done.stderr
 
 
 def test_the_exit_status_reaches_the_shell(tmp_path):

@@ -18,7 +18,7 @@ from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import ASSETS
 
 import ela_yolo
-from ela_yolo import ELA, CheckpointError, ELAError, InsertionError, WeightTransfer
+from ela_yolo import ELA, CheckpointError, ELAError, InputError, InsertionError, WeightTransfer
 
 ELA_YOLO = BIN / "ela-yolo"
 COCO = SHARED / "weights/yolov8n.pt"
@@ -305,9 +305,9 @@ def test_files_are_not_replaced_unasked(plain, tmp_path):
             ela_yolo.insert(model, save=tmp_path / "nowhere" / target.name)
         with pytest.raises(InsertionError, match=f"gives a {target.suffix} file"):
             ela_yolo.insert(model, save=tmp_path / "x.onnx")
-    with pytest.raises(InsertionError, match=r"model=x\.onnx is neither a model YAML nor a checkpoint"):
+    with pytest.raises(InputError, match=r"model=x\.onnx is neither a model YAML nor a checkpoint"):
         ela_yolo.insert("x.onnx")
-    with pytest.raises(InsertionError, match=r"there is no nothing\.yaml"):
+    with pytest.raises(InputError, match=r"there is no nothing\.yaml"):
         ela_yolo.remove("nothing.yaml")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["d.pt", "d.yaml", "x.pt", "x.yaml"]
     link = tmp_path / "link.yaml"

@@ -179,7 +179,7 @@ BAD_ROWS = {
     "[-1, 1, ELA, [B, paper, ch]]": "kernel_size must be a positive integer, got 'ch'",
     "[-1, 1, ELA, [B, paper, 7, 3]]": "groups must divide the 160 channels, got 3",
     "[-1, 1, ELA, [B, paper, 7, 1, 1, 1]]": f"6 args; {NAMED}",
-    "[-1, 1, ELA, [{kernelsize: 9}]]": f"unknown key 'kernelsize'; did you mean kernel_size? {NAMED}",
+    "[-1, 1, ELA, [{kernelsize: 9}]]": f"unknown key 'kernelsize', did you mean 'kernel_size'? {NAMED}",
     "[-1, 1, ELA, [S, {gate: paper}]]": f"give the args by position or in one mapping, not both; {NAMED}",
     "[-1, 1, ELA, S]": "args must be a list such as [] or [S, identity], got 'S'",
     "[[0, 1], 1, ELA, []]": "ELA reads one layer, so its 'from' is one number such as -1 or 4, got [0, 1]",

@@ -1,0 +1,146 @@
+"""What a command line names, looked at before the host does: models and data sets, found as the host finds them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ela_yolo.errors import CheckpointError, InputError, ModelYamlError, did_you_mean
+from ela_yolo.model_yaml import load_model_yaml
+from ela_yolo.registration import packaged_yamls
+
+YAML = (".yaml", ".yml")
+_SCALE = r"(\d+)[nslmx](.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
+
+
+def check_inputs(overrides: Mapping[str, Any]) -> None:
+    """Look at the files that the host's keys name.
+
+    Raises:
+        InputError: If a file is not there, or not what it should be.
+        ModelYamlError: If a YAML is not that of a model that the host can build.
+        CheckpointError: If a checkpoint is not there.
+    """
+    for key in ("model", "pretrained", "resume"):
+        if isinstance(overrides.get(key), str):
+            check_model(overrides[key])
+    if isinstance(overrides.get("data"), str):
+        check_data(overrides["data"])
+
+
+def find_model(model: str | Path) -> Path:
+    """Return the file of a model YAML or checkpoint: for a YAML as the host looks it up, for a checkpoint as it is.
+
+    Raises:
+        InputError: If it is neither, or there is no such YAML.
+    """
+    from ultralytics.utils.checks import check_yaml
+
+    file = Path(model)
+    if file.suffix == ".pt":
+        return file
+    if file.suffix not in YAML:
+        raise InputError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
+    for name in (file, file.with_name(re.sub(_SCALE, r"\1\2", file.name))):
+        found = check_yaml(str(name), hard=False)
+        if found and Path(found).is_dir():
+            raise InputError(f"{found} is a folder; name a model YAML")
+        if found:
+            return Path(found)
+    near = did_you_mean(file.name, _known_yamls("cfg/models", file.parent)) or "; check the name"
+    raise InputError(f"there is no {model}, neither here nor among the YAMLs of Ultralytics and ela-yolo{near}")
+
+
+def check_model(model: str) -> None:
+    """Find out whether the host can read a model YAML or checkpoint; other formats are the host's affair.
+
+    Raises:
+        InputError: If there is no such file, or the host would look for another one.
+        ModelYamlError: If a YAML is not that of a model that the host can build.
+        CheckpointError: If a checkpoint is not there.
+    """
+    from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
+
+    file = Path(model)
+    if "://" in model or (not file.suffix and (file.stem in GITHUB_ASSETS_STEMS or file.is_dir())):
+        return  # fetched by the host, or exported into a folder
+    if file.suffix == ".pt":
+        if file.is_dir():
+            raise CheckpointError(f"{model} is a folder; name the checkpoint in it, such as {file / 'best.pt'}")
+        if not file.is_file() and file.stem not in GITHUB_ASSETS_STEMS:
+            raise CheckpointError(f"there is no {model}; name a checkpoint (.pt) that is there")
+        return
+    if file.suffix not in YAML:
+        if not file.exists():
+            raise InputError(f"there is no {model}; name a checkpoint (.pt), a model YAML or an exported file")
+        return
+    found = find_model(model)
+    by_the_host = re.sub(_SCALE, r"\1\2", str(file))  # on the whole path
+    if not file.exists() and Path(by_the_host) != found and found.parent == file.parent:
+        raise InputError(
+            f"Ultralytics takes the scale out of a folder's name in {model} and looks for {by_the_host}; "
+            f"rename the folder, or the file {found.name} to {file.name}"
+        )
+    check_rows(found)
+
+
+def check_rows(file: Path) -> None:
+    """Find out whether a model YAML holds what the host's parser needs, and modules that it knows.
+
+    Raises:
+        ModelYamlError: If not; the message names the layer.
+    """
+    from ultralytics.nn import tasks
+
+    config = load_model_yaml(file)
+    classes = config.get("nc")
+    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
+        raise ModelYamlError(f"{file}: nc, the number of classes, must be a positive number, got {classes!r}")
+    if not isinstance(config.get("scales") or {}, dict):
+        raise ModelYamlError(f"{file}: scales must be a mapping such as 'n: [0.33, 0.25, 1024]'")
+    for layer, row in enumerate([*config["backbone"], *config["head"]]):
+        if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
+            raise ModelYamlError(f"{file}: layer {layer} is not a row [from, repeats, module, args], but {row!r}"[:300])
+        module = row[2]
+        if module.startswith(("nn.", "torchvision.ops.")) or isinstance(getattr(tasks, module, None), type):
+            continue
+        known = [name for name, value in vars(tasks).items() if isinstance(value, type)]
+        raise ModelYamlError(
+            f"{file}: layer {layer}: there is no module {module}{did_you_mean(module, known) or '; check its name'}"
+        )
+
+
+def check_data(data: str) -> None:
+    """Find out whether a data-set YAML is there and whole; folders, archives and addresses are the host's affair.
+
+    Raises:
+        InputError: If not.
+    """
+    from ultralytics.data.utils import check_det_dataset
+    from ultralytics.utils.checks import check_file
+
+    file = Path(data)
+    if "://" in data or file.suffix not in YAML:
+        return
+    if not check_file(data, hard=False):
+        near = did_you_mean(file.name, _known_yamls("cfg/datasets", file.parent)) or "; check the name"
+        raise InputError(f"there is no data={data}, neither here nor among the data sets that come along{near}")
+    try:
+        check_det_dataset(data)
+    except Exception as error:  # whatever is wrong with it, the host reports it by many types
+        raise InputError(f"data={data}: {plain(str(error)) or type(error).__name__}; mend it") from error
+
+
+def plain(text: str) -> str:
+    """Return the first line of a message of the host without its colours and pictures."""
+    text = re.sub(r"\x1b\[[0-9;]*m|❌\ufe0f?|⚠️|ERROR ", "", text).strip()
+    return " ".join(" ".join(text.splitlines()[:1]).split())
+
+
+def _known_yamls(folder: str, here: Path) -> list[str]:
+    from ultralytics.utils import ROOT
+
+    files = [*here.glob("*.yaml"), *packaged_yamls().values(), *(ROOT / folder).rglob("*.yaml")]
+    return [file.name for file in files]

@@ -1,0 +1,73 @@
+"""The help of the command ``ela-yolo``."""
+
+HELP = """\
+ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value.
+
+  ela-yolo quickstart                                      train, validate, export and prove on the embedded data set
+  ela-yolo train model=yolov8n-ela.yaml data=my.yaml       the host's own modes: train, val, predict, export, track,
+  ela-yolo val model=best.pt data=my.yaml                  benchmark and tune, as `yolo` takes them
+  ela-yolo export model=best.pt format=onnx                export, then compare the file with the model
+  ela-yolo insert model=best.pt                            put ELA into a checkpoint or a model YAML, keep every weight
+  ela-yolo remove model=best-ela.pt                        and take it out again
+  ela-yolo doctor                                          what is installed, and what is wrong with it
+  ela-yolo COMMAND --help                                  more on one of them
+  ela-yolo --version
+
+Exit status: 0 done, 1 it failed, 2 wrong usage such as an unknown command or key, 130 interrupted.
+PYTHONDEVMODE=1 shows the traceback of an error that comes from the host."""
+
+COMMAND_HELP = {
+    "quickstart": """\
+ela-yolo quickstart [key=value ...]
+
+Trains yolov8n-ela.yaml from scratch on scenes.yaml (rendered on this machine at first use), validates it, exports it
+to ONNX, proves the file, draws detections on some validation images, and prints where all of it lies. Takes the
+host's train keys, which replace the recipe's, such as epochs=60 or device=0.""",
+    "export": """\
+ela-yolo export model=best.pt format=onnx [source=images/] [verify=False] [key=value ...]
+
+Exports with the host's own exporter, then runs the file and the model on the same images and compares every output
+and the detections. Prints a table, writes it as JSON beside the file, and exits with 1 if they differ.
+
+  source   a folder of images or one pattern such as 'images/*.jpg', at least two; default: photographs from the host
+  verify   False skips the proof; needed for formats that cannot be proven yet
+
+All other keys are the host's (`yolo cfg` lists them).""",
+    "insert": """\
+ela-yolo insert model=best.pt [after=C2f] [where=backbone] [variant=B] [gate=identity] [rewire=all] [save=FILE]
+                [dry_run=True] [exist_ok=True]
+
+Puts an ELA row after stages of a checkpoint (.pt) or of a model YAML, renumbers the rows behind, and prints what
+changed. A checkpoint keeps every weight. The result is a file of its own.
+
+  after     what to follow by ELA: modules (C2f), layer numbers (4,6,9) or pyramid levels (P3,P4,P5: the last stage of
+            stride 8, 16, 32); default: every stage of the family, such as C2f in YOLOv8 and C3k2 in YOLO11
+  where     backbone, neck or all; default: backbone, for layer numbers all
+  variant   T, B, S or L; default: B
+  gate      paper, residual or identity; default: identity in a checkpoint, so that it detects what it did; else paper
+  rewire    all: every reader of a stage reads its ELA (default); next: only the row behind it does
+  save      default: best-ela.pt for best.pt, in this folder
+  dry_run   True prints and writes nothing
+  exist_ok  True replaces a file that exists""",
+    "remove": """\
+ela-yolo remove model=best-ela.pt [save=FILE] [dry_run=True] [exist_ok=True]
+
+Takes every ELA row out of a checkpoint (.pt) or a model YAML, renumbers the rows behind, and prints what changed.
+All other weights of a checkpoint stay. The result is a file of its own.
+
+  save      default: best-ela-plain.pt for best-ela.pt, in this folder
+  dry_run   True prints and writes nothing
+  exist_ok  True replaces a file that exists""",
+    "doctor": """\
+ela-yolo doctor [model=yolov8n-ela.yaml] [weights=yolov8n.pt]
+
+Shows what is installed and from where, tries out what ela-yolo relies on in Ultralytics, and exits with 1 if anything
+is wrong, naming the remedy.
+
+  model     shows too which file this is, its scale and why, and its ELA blocks
+  weights   shows too what of these weights arrives in that model""",
+}
+HOST_HELP = """\
+ela-yolo {mode} [task] [key=value ...]
+
+The host's own mode with ELA registered; `yolo {mode}` does the same. `yolo cfg` lists the keys and their defaults."""

@@ -1,0 +1,142 @@
+"""``ela-yolo doctor`` on a whole installation and on each kind of broken one, in fresh interpreters."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torchvision
+import ultralytics
+from conftest import BIN, REPO, SHARED, environment, run
+
+COCO = SHARED / "weights/yolov8n.pt"
+
+
+def doctor(*arguments, cwd, interpreter=sys.executable, **kwargs):
+    env = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **kwargs.pop("env", {})}
+    done = run(interpreter, "-m", "ela_yolo", "doctor", *arguments, cwd=cwd, env=env, ok=False, **kwargs)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def overlay(folder, package, *, whole=True):
+    """A copy of an installed package that is found before it, with its metadata unless it only hides it."""
+    source = Path(package.__file__).parent
+    shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "assets"))
+    if whole:
+        for info in source.parent.glob(f"{source.name}-*.dist-info"):
+            shutil.copytree(info, folder / info.name)
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_a_whole_installation(tmp_path):
+    done = doctor("model=yolov8s-ela.yaml", "weights=yolov8s.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("all is well\n") and "WRONG" not in done.stdout
+    for line in (
+        f"{REPO / 'cfg/yolov8-ela.yaml'}\n",
+        "s, from the name\n",
+        "4 (ELA-B paper) as layers 3, 6, 9, 12\n",
+        "355/355 host tensors kept; 4 new ELA (3, 6, 9, 12)\n",
+        f"ultralytics               {ultralytics.__version__}, ",
+    ):
+        assert line in done.stdout
+
+
+def test_a_checkpoint(trained, tmp_path):
+    done = doctor(f"model={trained}/weights/best.pt", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "n, as it was trained\n" in done.stdout and "4 (ELA-B paper) as layers 3, 6, 9, 12\n" in done.stdout
+
+
+def test_a_name_without_a_scale_and_weights_of_another_family(tmp_path):
+    done = doctor("model=yolov8-ela.yaml", "weights=yolo11n.yaml", cwd=tmp_path)
+    assert "n, the first of n, s, m, l, x, for the name holds none such as yolov8n" in done.stdout
+    assert done.returncode == 1 and "take those of the same family and scale" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("yolov8n-elaa.yaml", "there is no yolov8n-elaa.yaml"),
+        ("none.pt", "there is no none.pt; name a checkpoint"),
+        ("misspelt.yaml", "there is no module ELAA, did you mean 'ELA'?"),
+        ("unread.yaml", "ELA row 2 is read by no layer; raise the numbers of the rows that should read it"),
+    ],
+)
+def test_a_model_that_cannot_be_used(model, said, tmp_path):
+    host = (Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8-cls.yaml").read_text()
+    (tmp_path / "misspelt.yaml").write_text(host.replace("C2f, [128", "ELAA, [128"))
+    (tmp_path / "unread.yaml").write_text(
+        "nc: 1\nbackbone:\n  - [-1, 1, Conv, [8]]\n  - [-1, 1, Conv, [8]]\n  - [-1, 1, ELA, []]\n"
+        "head:\n  - [[1], 1, Detect, [nc]]\n"
+    )
+    done = doctor(f"model={model}", cwd=tmp_path)
+    assert done.returncode == 1 and said in done.stdout and done.stdout.endswith("\n1 wrong\n")
+
+
+def test_switched_off(tmp_path):
+    done = doctor(cwd=tmp_path, env={"ELA_YOLO_AUTOLOAD": "0"})
+    assert done.returncode == 1
+    assert "switched off by ELA_YOLO_AUTOLOAD=0\n       -> unset ELA_YOLO_AUTOLOAD\n" in done.stdout
+
+
+def test_an_environment_that_it_is_not_installed_in(tmp_path):
+    """The package is found by its path, as in a folder of a clone, and no .pth file is there."""
+    environment(tmp_path)
+    interpreter = tmp_path / "env" / BIN.name / "python"
+    done = doctor(cwd=tmp_path, interpreter=interpreter, env={"PYTHONPATH": str(REPO)})
+    assert done.returncode == 1
+    for line in (
+        "is missing\n       -> pip install --force-reinstall --no-deps ela-yolo puts ela_yolo.pth into site-packages",
+        "ELA is not known",
+        f"{BIN}/yolo runs {sys.executable}, not this Python",
+    ):
+        assert line in done.stdout
+
+
+def test_a_folder_that_hides_the_host(tmp_path):
+    done = doctor(cwd=tmp_path, env=overlay(tmp_path, ultralytics, whole=False))
+    assert done.returncode == 1
+    assert f"{tmp_path / 'ultralytics'} hides the installed {Path(ultralytics.__file__).parent}" in done.stdout
+
+
+def test_a_torchvision_that_does_not_fit(tmp_path):
+    """Without its compiled part it fails as one does that was built for another torch."""
+    done = doctor(cwd=tmp_path, env=overlay(tmp_path, torchvision))
+    assert done.returncode == 1
+    assert "do not fit (" in done.stdout and "pip install --force-reinstall torch torchvision" in done.stdout
+
+
+@pytest.mark.parametrize("version", ["9.0.0", "8.3.0", ultralytics.__version__])
+def test_a_host_that_is_not_as_expected(version, tmp_path):
+    """Newer than any that was tested, older than the oldest, or one whose files were edited."""
+    from ela_yolo.registration import TESTED
+
+    env = overlay(tmp_path, ultralytics)
+    file = tmp_path / "ultralytics/nn/tasks.py"
+    file.write_text(file.read_text() + "\n\nclass ELA(nn.Module):\n    pass\n")
+    init = tmp_path / "ultralytics/__init__.py"
+    init.write_text(init.read_text().replace(f'"{ultralytics.__version__}"', f'"{version}"'))
+    done = doctor(cwd=tmp_path, env=env)
+    assert done.returncode == 1
+    known = f"ela-yolo is tested with {TESTED[0]} to {TESTED[1]}, "
+    remedy = {
+        "9.0.0": f"and this is newer: pip install -U ela-yolo, or pip install ultralytics=={TESTED[1]}",
+        "8.3.0": "and this is older: pip install -U ultralytics",
+    }.get(version, f"so its files were changed: pip install --force-reinstall --no-deps ultralytics=={version}")
+    sentence = f"ultralytics {version}: it already has a class named ELA (<class 'ultralytics.nn.tasks.ELA'>), "
+    assert sentence + "which is not overwritten; " + known + remedy in done.stdout
+    code = "from ultralytics import YOLO; print(len(YOLO('yolov8n.yaml').model.model))"
+    plain = run(sys.executable, "-c", code, cwd=tmp_path, env=env)
+    assert plain.stdout.splitlines()[-1] == "23"
+    assert plain.stderr.splitlines() == [
+        f"ela-yolo is off, and ELA rows will not be known: {sentence}" + "which is not overwritten; " + known + remedy
+    ]
+
+
+def test_real_weights(tmp_path):
+    if not COCO.is_file():
+        pytest.skip(f"no COCO weights: {COCO} is absent")
+    assert "355/355 host tensors kept" in doctor("model=yolov8n-ela.yaml", f"weights={COCO}", cwd=tmp_path).stdout
