@@ -1,16 +1,20 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test check proof
+.PHONY: quickstart test check proof compat
 
 quickstart: .venv/installed
 	$(BIN)/ela-yolo quickstart
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python tools/compat.py versions=oldest checks=contract
 
 proof: .venv/installed
 	$(BIN)/python tools/graft_study.py
+
+compat: .venv/installed
+	$(BIN)/python tools/compat.py
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ _home = tempfile.TemporaryDirectory(prefix="ela-yolo-tests-")
 HOME = Path(_home.name)
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_CONFIG_DIR=str(HOME / "config"))
 os.environ.pop("ELA_YOLO_AUTOLOAD", None)
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores already
+    os.environ["OMP_NUM_THREADS"] = "1"
 (HOME / "config").mkdir()
 
 

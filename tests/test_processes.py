@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +98,10 @@ if __name__ == "__main__":
 
 def torchrun(nodes, script, folder, **env):
     """Run a script by two processes, on one machine or as if on two; return what they printed."""
-    common = [sys.executable, "-m", "torch.distributed.run", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:29517"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = [sys.executable, "-m", "torch.distributed.run", "--rdzv_backend=c10d", f"--rdzv_endpoint=localhost:{port}"]
     command = [*common, f"--nnodes={nodes}", f"--nproc_per_node={2 // nodes}", script]
     command.append(repr({"project": str(folder), "name": "run"}))
     machines = [

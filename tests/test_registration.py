@@ -4,6 +4,8 @@ import pytest
 import yaml
 from conftest import BIN, REPO, environment, python, run
 
+from ela_yolo.registration import TESTED
+
 OFF = {"ELA_YOLO_AUTOLOAD": "0"}
 MODEL = """
 nc: 3
@@ -156,6 +158,11 @@ print(len(YOLO("yolov8n.yaml").model.model))
     assert done.stdout.endswith("23\n")
     assert "ela-yolo is off, and ELA rows will not be known: ultralytics" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_tested_versions_are_the_declared_ones():
+    assert f'"ultralytics>={TESTED[0]}"' in (REPO / "pyproject.toml").read_text()
+    assert f"\nultralytics=={TESTED[1]}\n" in (REPO / "constraints.txt").read_text()
 
 
 ROWS = {

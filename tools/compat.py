@@ -3,7 +3,7 @@
 ::
 
     python tools/compat.py                                  # make compat: the versions and checks of the README's table
-    python tools/compat.py versions=8.4.108 checks=contract # what make test adds
+    python tools/compat.py versions=oldest checks=contract  # what make test adds
     python tools/compat.py versions=all checks=smoke        # one short training on each version of the declared range
 
 A version is laid over the installed one: pip puts it alone into .venv/hosts/VERSION, which PYTHONPATH puts first, and
@@ -83,6 +83,8 @@ def main(arguments: list[str]) -> int:
 
 def choose_versions(names: str | None) -> list[str]:
     """Return the versions that are named, or the oldest, some between and the newest; each once, oldest first."""
+    if names == "oldest":
+        return [TESTED[0]]
     if names and names != "all":
         return names.split(",")
     index = [sys.executable, "-m", "pip", "index", "versions", "ultralytics"]
@@ -106,7 +108,8 @@ def run_tests(overlay: Path, checks: list[str]) -> dict[str, list[str]]:
     tests = {check: CHECKS[check] for check in checks}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4"]
+        command.append(f"--junitxml={report}")
         command += [f"tests/{test}" for named in tests.values() for test in named]
         output = subprocess.run(command, cwd=REPO, env=environment(overlay), capture_output=True, text=True)
         if not report.is_file():
