@@ -81,7 +81,7 @@ def _run(args: list[str]) -> int:
     needed = {"model"} if command in ("export", "tune") else {"model", "cfg"}
     if command != "quickstart" and not needed & overrides.keys():
         raise UsageError("model= is missing, such as model=yolov8n-ela.yaml")
-    check_inputs(overrides)
+    check_inputs(command, overrides)
     if command == "quickstart":
         return _quickstart(overrides)
     if command == "export":

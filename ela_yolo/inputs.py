@@ -15,8 +15,8 @@ YAML = (".yaml", ".yml")
 _SCALE = r"(\d+)[nslmx](.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
 
 
-def check_inputs(overrides: Mapping[str, Any]) -> None:
-    """Look at the files that the host's keys name.
+def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
+    """Look at the files that the host's keys name, as far as the command will read them.
 
     Raises:
         InputError: If a file is not there, or not what it should be.
@@ -26,7 +26,7 @@ def check_inputs(overrides: Mapping[str, Any]) -> None:
     for key in ("model", "pretrained", "resume"):
         if isinstance(overrides.get(key), str):
             check_model(overrides[key])
-    if isinstance(overrides.get("data"), str):
+    if command in ("quickstart", "train", "tune", "val") and isinstance(overrides.get("data"), str):
         check_data(overrides["data"])
 
 
@@ -43,6 +43,7 @@ def find_model(model: str | Path) -> Path:
         return file
     if file.suffix not in YAML:
         raise InputError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
+    file = file.with_name(re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", file.name))  # a name of former days
     for name in (file, file.with_name(re.sub(_SCALE, r"\1\2", file.name))):
         found = check_yaml(str(name), hard=False)
         if found and Path(found).is_dir():
@@ -61,9 +62,10 @@ def check_model(model: str) -> None:
         ModelYamlError: If a YAML is not that of a model that the host can build.
         CheckpointError: If a checkpoint is not there.
     """
+    from ultralytics.utils.checks import check_yolov5u_filename
     from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
-    file = Path(model)
+    file = Path(check_yolov5u_filename(model, verbose=False))  # yolov5s.pt is yolov5su.pt
     if "://" in model or (not file.suffix and (file.stem in GITHUB_ASSETS_STEMS or file.is_dir())):
         return  # fetched by the host, or exported into a folder
     if file.suffix == ".pt":
@@ -104,7 +106,7 @@ def check_rows(file: Path) -> None:
         if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
             raise ModelYamlError(f"{file}: layer {layer} is not a row [from, repeats, module, args], but {row!r}"[:300])
         module = row[2]
-        if module.startswith(("nn.", "torchvision.ops.")) or isinstance(getattr(tasks, module, None), type):
+        if module.startswith(("nn.", "torchvision.ops.")) or hasattr(tasks, module):
             continue
         known = [name for name, value in vars(tasks).items() if isinstance(value, type)]
         raise ModelYamlError(
