@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo import __version__
-from ela_yolo.errors import ELAError, UsageError, did_you_mean
+from ela_yolo.errors import ELAError, UsageError, did_you_mean, plain
 from ela_yolo.usage import COMMAND_HELP, HELP, HOST_HELP
 
 INSERT_KEYS = ("after", "where", "variant", "gate", "rewire")
@@ -36,19 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = "/".join(Path(frame.filename).parts[-3:])
-        reason = f"{type(error).__name__}: {_one_line(error)} ({place}:{frame.lineno})"
+        reason = f"{type(error).__name__}: {plain(error)} ({place}:{frame.lineno})"
         return _fail(f"{reason}; PYTHONDEVMODE=1 shows all of it", 1)
 
 
 def _fail(reason: object, status: int) -> int:
     print(f"ela-yolo: {reason}", file=sys.stderr)
     return status
-
-
-def _one_line(error: Exception) -> str:
-    from ela_yolo.inputs import plain
-
-    return plain(str(error)) or "no message"
 
 
 def _run(args: list[str]) -> int:
@@ -117,7 +111,8 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
 
     overrides: dict[str, Any] = {}
     try:
-        for arg in _merged(args):
+        for written in _merged(args):
+            arg = written.removeprefix("--").removesuffix(",")  # as the host takes them
             if "=" in arg:
                 key, value = parse_key_value_pair(arg)
                 overrides[key] = value
@@ -131,7 +126,7 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
                 known = (*DEFAULT_CFG_DICT, *own_keys, *TASKS)
                 raise UsageError(f"'{arg}' is not key=value{did_you_mean(arg, known)}")
     except (AssertionError, SyntaxError, ValueError) as error:
-        raise UsageError(_one_line(error)) from None
+        raise UsageError(plain(error)) from None
     if "mode" in overrides:
         raise UsageError(f"mode= has no place here: write ela-yolo {overrides['mode']} ...")
     own = {key: overrides.pop(key) for key in own_keys if key in overrides}
@@ -148,10 +143,10 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
 
 
 def _model(overrides: dict[str, Any]) -> Any:
-    from ultralytics import RTDETR, YOLO
+    from ela_yolo.inputs import open_model
 
     model, task = overrides.pop("model"), overrides.pop("task", None)
-    return RTDETR(model) if "rtdetr" in Path(str(model)).stem.lower() else YOLO(model, task=task)
+    return open_model(model, task)
 
 
 def _quickstart(overrides: dict[str, Any]) -> int:
@@ -233,7 +228,7 @@ def _doctor(args: Sequence[str]) -> int:
 def _given(command: str, args: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
     """Return key -> value for a command that is not the host's, in the host's grammar."""
     given = {}
-    for arg in _merged(args):
+    for arg in args if command == "doctor" else _merged(args):  # which must not need the host
         key, equals, value = arg.partition("=")
         if not equals and "." in key:
             raise UsageError(f"'{key}' is not key=value; did you mean model={key}?")
@@ -252,7 +247,7 @@ def _merged(args: Sequence[str]) -> list[str]:
     try:
         return list(merge_equals_args(list(args)))
     except SyntaxError as error:
-        raise UsageError(_one_line(error)) from None
+        raise UsageError(plain(error)) from None
 
 
 def _coloured(diff: str) -> str:

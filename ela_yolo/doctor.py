@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import site
 import subprocess
@@ -15,9 +16,11 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.errors import ELAError
+from ela_yolo.errors import ELAError, InputError, plain
 
 AUTOLOAD = "ela_yolo.pth"
+PIP = f"{sys.executable} -m pip install"
+AGAIN = f"in the clone of ela-yolo: {PIP} --force-reinstall --no-deps ."
 
 
 @dataclass(frozen=True)
@@ -62,129 +65,130 @@ def examine(model: str | None = None, weights: str | None = None) -> Diagnosis:
         model: A model YAML or a checkpoint, by the name that a command would be given.
         weights: A checkpoint or a model YAML to take weights from.
     """
-    findings = [
-        Finding("Python", f"{platform.python_version()}, {sys.executable}"),
-        _package("ela-yolo", "ela_yolo", "pip install ela-yolo, or in a clone: pip install ."),
-        _package("ultralytics", "ultralytics", "pip install ultralytics"),
-        _package("torch", "torch", "pip install torch torchvision"),
-        _torchvision(),
-        _autoload_file(),
-        _autoload_elsewhere(),
-        _yolo_command(),
+    packages = [
+        _package("ela-yolo", "ela_yolo"),
+        _package("torch", "torch"),
+        _package("torchvision", "torchvision"),
+        _package("ultralytics", "ultralytics"),
     ]
-    if all(finding.remedy is None for finding in findings[2:5]):
+    findings = [Finding("Python", f"{platform.python_version()}, {sys.executable}"), *packages]
+    whole = all(package.remedy is None for package in packages)
+    if whole:
+        findings.append(_pair())
+        whole = findings[-1].remedy is None
+    findings += [_autoload(), _yolo_command()]
+    if whole:
         findings += _seams()
         if model is not None and findings[-1].remedy is None:
             findings += _model(model, weights)
     return Diagnosis(tuple(findings))
 
 
-def _package(name: str, module: str, remedy: str) -> Finding:
+def _package(name: str, module: str) -> Finding:
+    remedy = AGAIN if module == "ela_yolo" else f"{PIP} --force-reinstall {name}"
     try:
         imported = import_module(module)
+        version, found = imported.__version__, Path(str(imported.__file__)).parent
+    except ModuleNotFoundError as error:
+        missing = (error.name or module).partition(".")[0]
+        state = "is not installed" if missing == module else f"cannot be imported, for {missing} is not installed"
+        return Finding(name, state, f"{PIP} {missing.replace('cv2', 'opencv-python')}")
     except Exception as error:  # a broken installation fails in its own ways
-        return Finding(name, f"cannot be imported: {type(error).__name__}: {error}", remedy)
-    found = Path(str(imported.__file__)).parent
+        if "libGL" in str(error):
+            remedy = f"{PIP} opencv-python-headless, or install libGL (libgl1) on this machine"
+        return Finding(name, f"cannot be imported: {type(error).__name__}: {plain(error)}", remedy)
     with suppress(metadata.PackageNotFoundError):
         beside = Path(str(metadata.distribution(name).locate_file(module)))
         if beside.is_dir() and beside.resolve() != found.resolve():
             hidden = f"{found} hides the installed {beside}"
             return Finding(name, hidden, "rename that folder, or run in another one; PYTHONPATH may name it too")
-    return Finding(name, f"{imported.__version__}, {found}")
+    return Finding(name, f"{version}, {found}")
 
 
-def _torchvision() -> Finding:
-    pair = "pip install --force-reinstall torch torchvision, which takes two that fit"
+def _pair() -> Finding:
+    """Find out whether torchvision was built for this torch, by an operator of its compiled part."""
+    torch, torchvision = import_module("torch"), import_module("torchvision")
+    versions = f"torch {torch.__version__} and torchvision {torchvision.__version__}"
     try:
-        torch, torchvision = import_module("torch"), import_module("torchvision")
         import_module("torchvision.ops").nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-    except ModuleNotFoundError:
-        return Finding("torchvision", "is not installed", pair)
     except Exception as error:
-        versions = " and ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision"))
-        return Finding("torchvision", f"{versions} do not fit ({str(error).splitlines()[0]})", pair)
-    device = "CUDA" if torch.cuda.is_available() else "CPU alone"
-    return Finding("torchvision", f"{torchvision.__version__}, fits torch {torch.__version__} ({device})")
+        remedy = f"{PIP} --force-reinstall torch torchvision, which takes two that fit"
+        return Finding("the pair", f"{versions} do not fit: {plain(error)}", remedy)
+    return Finding("the pair", f"{versions} fit")
 
 
-def _autoload_file() -> Finding:
-    folders = [*site.getsitepackages(), site.getusersitepackages()]  # where Python runs such files
-    places = [place for folder in folders if (place := Path(folder) / AUTOLOAD).is_file()]
-    if not places:
-        remedy = f"pip install --force-reinstall --no-deps ela-yolo puts {AUTOLOAD} into site-packages"
-        return Finding("autoload file", "is missing", remedy)
-    return Finding("autoload file", str(places[0]))
-
-
-def _autoload_elsewhere() -> Finding:
+def _autoload() -> Finding:
     """Start an interpreter as others do, and ask it."""
-    subject = "in a new process"
+    subject = "a new process"
     if os.environ.get("ELA_YOLO_AUTOLOAD") == "0":
-        return Finding(subject, "switched off by ELA_YOLO_AUTOLOAD=0", "unset ELA_YOLO_AUTOLOAD")
+        return Finding(subject, "does not know ELA: switched off by ELA_YOLO_AUTOLOAD=0", "unset ELA_YOLO_AUTOLOAD")
     code = "import sys; print(any(getattr(finder, 'arms_ela_yolo', False) for finder in sys.meta_path))"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+    places = [place for folder in folders if (place := Path(folder) / AUTOLOAD).is_file()]
     if asked.stdout.strip() == "True":
-        return Finding(subject, "ELA waits for Ultralytics")
-    why = f": {asked.stderr.strip().splitlines()[-1]}" if asked.stderr.strip() else ""
-    remedy = "pip install --force-reinstall --no-deps ela-yolo, into the environment of this Python"
-    return Finding(subject, f"ELA is not known{why}", remedy)
+        return Finding(subject, "knows ELA" + "".join(f", by {place}" for place in places[:1]))
+    if not places:
+        return Finding(subject, f"does not know ELA: {AUTOLOAD} is not in site-packages", AGAIN)
+    why = asked.stderr.strip().splitlines() or ["Python did not run it"]
+    return Finding(subject, f"does not know ELA, though {places[0]} is there: {why[-1]}", AGAIN)
 
 
 def _yolo_command() -> Finding:
+    subject = "the command yolo"
     command = shutil.which("yolo")
     if command is None:
-        return Finding("the command yolo", "is not on the PATH; activate this environment to have it")
-    first = Path(command).read_bytes().partition(b"\n")[0].decode(errors="replace").strip()
-    interpreter = Path(first[2:].split()[0]) if first.startswith("#!") else None
+        return Finding(subject, "is not on the PATH; activate this environment to have it")
+    first, second = [*Path(command).read_bytes()[:2000].decode(errors="replace").splitlines(), "", ""][:2]
+    # A long path, or one with spaces, stands in the second line, behind a shell's exec.
+    named = re.match(r"#!\s*(\S*python[\d.]*)$", first) or re.match(r"'''exec' [\"']?(.*?python[\d.]*)[\"' ]", second)
+    interpreter = Path(named[1]) if named else None  # else it is a program, or a wrapper of another tool
     if interpreter is None or interpreter.parent.resolve() == Path(sys.executable).parent.resolve():
-        return Finding("the command yolo", command)
+        return Finding(subject, command)
     state = f"{command} runs {interpreter}, not this Python"
-    return Finding("the command yolo", state, "activate the environment that ela-yolo is in, or install it there too")
+    return Finding(subject, state, "activate the environment that ela-yolo is in, or install it there too")
 
 
 def _seams() -> list[Finding]:
     from ultralytics import __version__ as version
 
-    from ela_yolo.registration import TESTED, check_host, register
+    from ela_yolo.registration import TESTED, check_host, older, register
 
-    findings = [
-        Finding(f"{seam.name}", seam.problem or seam.check, "see below" if seam.problem else None)
-        for seam in check_host()
-    ]
+    findings = [Finding(seam.name, seam.check) for seam in check_host() if seam.problem is None]
     try:
         register()
     except ELAError as error:
         return [*findings, Finding("registration", "ELA is off", str(error))]
-    return [*findings, Finding("registration", f"done; tested with {TESTED[0]} to {TESTED[1]}, this is {version}")]
+    state = f"done; tested with {TESTED[0]} to {TESTED[1]}, this is {version}"
+    return [*findings, Finding("registration", state, f"{PIP} -U ultralytics" if older(version, TESTED[0]) else None)]
 
 
 def _model(name: str, weights: str | None) -> Generator[Finding, None, None]:
-    from ela_yolo.inputs import check_model
+    from ela_yolo.inputs import YAML, check_model
 
     try:
-        check_model(name)
+        for key, file in (("model", name), ("weights", weights)):
+            if file is not None and Path(file).suffix not in (*YAML, ".pt"):
+                raise InputError(f"{key}={file} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
+            if file is not None:
+                check_model(file)
         model = yield from _built(name)
         if weights is not None:
-            check_model(weights)
             yield _transfer(model, weights)
     except ELAError as error:
         yield Finding(f"model={name}", "cannot be used", str(error))
     except Exception as error:  # of the host, whose reasons are many
-        from ela_yolo.inputs import plain
-
-        reason = f"{type(error).__name__}: {plain(str(error))}"
-        yield Finding(f"model={name}", "cannot be built", reason)
+        yield Finding(f"model={name}", "cannot be built", f"{type(error).__name__}: {plain(error)}")
 
 
 def _built(name: str) -> Generator[Finding, None, Any]:
-    from ultralytics import YOLO
     from ultralytics.nn.tasks import guess_model_scale
 
-    from ela_yolo.inputs import YAML, find_model
+    from ela_yolo.inputs import YAML, find_model, open_model
     from ela_yolo.weights import is_ela
 
-    model: Any = YOLO(name).model
-    file = find_model(name) if Path(name).suffix in YAML else Path(name)
+    model: Any = open_model(name).model
+    file = find_model(name) if Path(name).suffix in YAML else Path(getattr(model, "pt_path", None) or name)
     yield Finding(f"model={name}", str(file.resolve()))
     scales = list(model.yaml.get("scales") or ())
     scale = model.yaml.get("scale") or next(iter(scales), "")
@@ -195,7 +199,7 @@ def _built(name: str) -> Generator[Finding, None, Any]:
     elif guess_model_scale(name) == scale:
         why = f"{scale}, from the name"
     else:
-        why = f"{scale}, the first of {', '.join(scales)}, for the name holds none such as yolov8{scale}"
+        why = f"{scale}, the first of {', '.join(scales)}, for the name holds none"
     yield Finding("scale", why)
     blocks = [(i, layer) for i, layer in enumerate(model.model) if is_ela(layer)]
     one = [layer if hasattr(layer, "variant") else layer[0] for _, layer in blocks]
@@ -206,9 +210,9 @@ def _built(name: str) -> Generator[Finding, None, Any]:
 
 
 def _transfer(model: Any, weights: str) -> Finding:
-    from ultralytics import YOLO
+    from ela_yolo.inputs import open_model
 
-    transfer = model.load(YOLO(weights).model, verbose=False)
+    transfer = model.load(open_model(weights).model, verbose=False)
     state = str(transfer).removeprefix("ELA: ") if transfer else "no ELA on either side, so Ultralytics matches them"
     remedy = None
     if transfer and transfer.kept < transfer.total / 2:

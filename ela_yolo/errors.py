@@ -15,6 +15,7 @@
         └── UsageError           a command line is wrong (exit 2)
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -67,3 +68,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known}
     near = get_close_matches(word.lower(), by_lower, n=1)
     return f", did you mean '{by_lower[near[0]]}'?" if near else ""
+
+
+def plain(error: Exception) -> str:
+    """Return the message of an error of the host in one line, without its colours and pictures."""
+    text = re.sub(r"\x1b\[[0-9;]*m|❌\ufe0f?|⚠️|ERROR ", "", str(error))
+    return " ".join(text.split()).replace(" .", ".")[:400] or type(error).__name__

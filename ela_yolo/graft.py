@@ -15,7 +15,7 @@ import yaml
 from ela_yolo.checkpoint import build_anew, read_checkpoint, reseat, yaml_text
 from ela_yolo.errors import CheckpointError, InsertionError
 from ela_yolo.files import written_whole
-from ela_yolo.inputs import YAML, find_model
+from ela_yolo.inputs import YAML, find_model, open_model
 from ela_yolo.insertion import Insertion, choose_stages, insert_rows, remove_rows, row_args
 from ela_yolo.model_yaml import read_model_yaml, read_rows
 from ela_yolo.registration import register
@@ -121,10 +121,7 @@ def _edit(
 ) -> Insertion:
     target = None if save is None else _check_target(file, Path(save), exist_ok)
     if file.suffix in YAML:
-        from ultralytics import RTDETR, YOLO
-
-        family = RTDETR if "rtdetr" in file.stem else YOLO
-        insertion = edit(read_model_yaml(file), lambda: family(str(file)).model)
+        insertion = edit(read_model_yaml(file), lambda: open_model(file).model)
         if target is not None:
             with _writing(target) as part:
                 part.write_bytes(insertion.text.encode())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.errors import CheckpointError, InputError, ModelYamlError, did_you_mean
+from ela_yolo.errors import CheckpointError, InputError, ModelYamlError, did_you_mean, plain
 from ela_yolo.model_yaml import load_model_yaml
 from ela_yolo.registration import packaged_yamls
 
@@ -27,7 +27,7 @@ def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
         if isinstance(overrides.get(key), str):
             check_model(overrides[key])
     if command in ("quickstart", "train", "tune", "val") and isinstance(overrides.get("data"), str):
-        check_data(overrides["data"])
+        check_data(overrides["data"], str(overrides.get("split") or "val"))
 
 
 def find_model(model: str | Path) -> Path:
@@ -36,22 +36,35 @@ def find_model(model: str | Path) -> Path:
     Raises:
         InputError: If it is neither, or there is no such YAML.
     """
-    from ultralytics.utils.checks import check_yaml
+    from ultralytics import __version__
+    from ultralytics.utils.checks import check_version, check_yaml
 
-    file = Path(model)
+    file = Path(str(model).strip())
     if file.suffix == ".pt":
         return file
     if file.suffix not in YAML:
         raise InputError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
     file = file.with_name(re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", file.name))  # a name of former days
-    for name in (file, file.with_name(re.sub(_SCALE, r"\1\2", file.name))):
+    names = [file, file.with_name(re.sub(_SCALE, r"\1\2", file.name))]
+    for name in names if check_version(__version__, ">=8.4.144") else reversed(names):
         found = check_yaml(str(name), hard=False)
         if found and Path(found).is_dir():
             raise InputError(f"{found} is a folder; name a model YAML")
         if found:
             return Path(found)
-    near = did_you_mean(file.name, _known_yamls("cfg/models", file.parent)) or "; check the name"
+    scale = re.search(_SCALE, file.name)
+    known = _known_yamls("models", "cfg", file.parent)
+    if scale:
+        known = [re.sub(r"(\d)(?=[-.])", rf"\g<1>{scale[0][len(scale[1])]}", name, count=1) for name in known]
+    near = did_you_mean(file.name, known) or "; check the name"
     raise InputError(f"there is no {model}, neither here nor among the YAMLs of Ultralytics and ela-yolo{near}")
+
+
+def open_model(model: str | Path, task: str | None = None) -> Any:
+    """Return the host's own object for a model, by its name."""
+    from ultralytics import RTDETR, YOLO
+
+    return RTDETR(model) if "rtdetr" in Path(model).stem.lower() else YOLO(model, task=task)
 
 
 def check_model(model: str) -> None:
@@ -62,16 +75,19 @@ def check_model(model: str) -> None:
         ModelYamlError: If a YAML is not that of a model that the host can build.
         CheckpointError: If a checkpoint is not there.
     """
+    from ultralytics.utils import SETTINGS
     from ultralytics.utils.checks import check_yolov5u_filename
     from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
+    model = model.strip()
     file = Path(check_yolov5u_filename(model, verbose=False))  # yolov5s.pt is yolov5su.pt
     if "://" in model or (not file.suffix and (file.stem in GITHUB_ASSETS_STEMS or file.is_dir())):
         return  # fetched by the host, or exported into a folder
     if file.suffix == ".pt":
         if file.is_dir():
             raise CheckpointError(f"{model} is a folder; name the checkpoint in it, such as {file / 'best.pt'}")
-        if not file.is_file() and file.stem not in GITHUB_ASSETS_STEMS:
+        elsewhere = Path(SETTINGS["weights_dir"]) / file
+        if not file.is_file() and not elsewhere.is_file() and file.stem not in {*GITHUB_ASSETS_STEMS, "FastSAM"}:
             raise CheckpointError(f"there is no {model}; name a checkpoint (.pt) that is there")
         return
     if file.suffix not in YAML:
@@ -80,7 +96,7 @@ def check_model(model: str) -> None:
         return
     found = find_model(model)
     by_the_host = re.sub(_SCALE, r"\1\2", str(file))  # on the whole path
-    if not file.exists() and Path(by_the_host) != found and found.parent == file.parent:
+    if not file.exists() and Path(by_the_host).parent != file.parent and found.parent == file.parent:
         raise InputError(
             f"Ultralytics takes the scale out of a folder's name in {model} and looks for {by_the_host}; "
             f"rename the folder, or the file {found.name} to {file.name}"
@@ -96,7 +112,12 @@ def check_rows(file: Path) -> None:
     """
     from ultralytics.nn import tasks
 
-    config = load_model_yaml(file)
+    try:
+        config = load_model_yaml(file)
+    except ModelYamlError:
+        config = _load_as_the_host(file)
+        if not all(isinstance(config.get(part), list) and config[part] for part in ("backbone", "head")):
+            raise
     classes = config.get("nc")
     if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
         raise ModelYamlError(f"{file}: nc, the number of classes, must be a positive number, got {classes!r}")
@@ -114,7 +135,17 @@ def check_rows(file: Path) -> None:
         )
 
 
-def check_data(data: str) -> None:
+def _load_as_the_host(file: Path) -> dict[str, Any]:
+    """Return what the host reads, which drops control characters and bytes that are no UTF-8; {} if that fails."""
+    from ultralytics.utils import YAML as HOST_YAML
+
+    try:
+        return dict(HOST_YAML.load(file))
+    except Exception:  # then the stricter reader's reason is told
+        return {}
+
+
+def check_data(data: str, split: str = "val") -> None:
     """Find out whether a data-set YAML is there and whole; folders, archives and addresses are the host's affair.
 
     Raises:
@@ -127,22 +158,17 @@ def check_data(data: str) -> None:
     if "://" in data or file.suffix not in YAML:
         return
     if not check_file(data, hard=False):
-        near = did_you_mean(file.name, _known_yamls("cfg/datasets", file.parent)) or "; check the name"
+        near = did_you_mean(file.name, _known_yamls("datasets", "datasets", file.parent)) or "; check the name"
         raise InputError(f"there is no data={data}, neither here nor among the data sets that come along{near}")
     try:
-        check_det_dataset(data)
+        check_det_dataset(data, split=split)
     except Exception as error:  # whatever is wrong with it, the host reports it by many types
-        raise InputError(f"data={data}: {plain(str(error)) or type(error).__name__}; mend it") from error
+        remedy = "connect, or put the data there" if isinstance(error, ConnectionError) else "mend it"
+        raise InputError(f"data={data}: {plain(error)}; {remedy}") from error
 
 
-def plain(text: str) -> str:
-    """Return the first line of a message of the host without its colours and pictures."""
-    text = re.sub(r"\x1b\[[0-9;]*m|❌\ufe0f?|⚠️|ERROR ", "", text).strip()
-    return " ".join(" ".join(text.splitlines()[:1]).split())
-
-
-def _known_yamls(folder: str, here: Path) -> list[str]:
+def _known_yamls(kind: str, folder: str, here: Path) -> list[str]:
     from ultralytics.utils import ROOT
 
-    files = [*here.glob("*.yaml"), *packaged_yamls().values(), *(ROOT / folder).rglob("*.yaml")]
-    return [file.name for file in files]
+    ours = [file for file in packaged_yamls().values() if file.parent.name == folder]
+    return [file.name for file in [*here.glob("*.yaml"), *ours, *(ROOT / "cfg" / kind).rglob("*.yaml")]]

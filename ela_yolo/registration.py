@@ -219,17 +219,19 @@ def _refuse_other_hosts() -> None:
 
     oldest, newest = TESTED
     known = f"ela-yolo is tested with {oldest} to {newest}"
-    if _numbers(version) > _numbers(newest):
-        remedy = f"{known}, and this is newer: pip install -U ela-yolo, or pip install ultralytics=={newest}"
-    elif _numbers(version) < _numbers(oldest):
+    if older(newest, version):
+        remedy = f"{known}, and this is newer: pip install ultralytics=={newest}, or take a newer ela-yolo"
+    elif older(version, oldest):
         remedy = f"{known}, and this is older: pip install -U ultralytics"
     else:
         remedy = f"{known}, so its files were changed: pip install --force-reinstall --no-deps ultralytics=={version}"
     raise RegistrationError(f"ultralytics {version}: {problem}; {remedy}")
 
 
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+def older(version: str, other: str) -> bool:
+    """Whether one version of the host is older than the other."""
+    ours, theirs = ([int(number) for number in re.findall(r"\d+", each)[:3]] for each in (version, other))
+    return ours < theirs
 
 
 def _try(probe: Callable[[Any], str | None], subject: Any, failure: str = "a probe fails") -> str | None:

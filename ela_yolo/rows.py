@@ -59,7 +59,7 @@ def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
 
     Args:
         rows: All rows of the model.
-        blocks: The layers that are ELA, but for the last layer.
+        blocks: The layers that are ELA; the last layer of all needs no reader.
 
     Raises:
         RowError: For the first such row.
@@ -69,7 +69,7 @@ def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
     sources = [row[0] if isinstance(row[0], list) else [row[0]] for row in rows]
     read = {layer + s if s < 0 else s for layer, row in enumerate(sources) for s in row if isinstance(s, int)}
     for layer in blocks:
-        if layer not in read:
+        if layer not in read and layer < len(rows) - 1:
             raise RowError(
                 f"ELA row {layer} is read by no layer; raise the numbers of the rows that should read it, "
                 f"such as Detect's, to {layer}"

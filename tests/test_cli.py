@@ -80,6 +80,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "train model=yolov8n-ela.yaml optimizer=foo data=scenes.yaml": (1, "foo"),
     "train model=far.yaml data=scenes.yaml": (1, "IndexError: list index out of range"),
     "train mode=val model=yolov8n-ela.yaml": (2, "mode= has no place here: write ela-yolo val ..."),
+    "train --model=yolov8n.yaml, epohcs=3": (2, "unknown key 'epohcs'"),
     "quickstart mode=val": (2, "mode= has no place here"),
     "quickstart data=list.yaml": (1, "quickstart needs a folder of images as val: of list.yaml"),
     "export model=yolov8n.yaml format=onnx verify=perhaps": (2, "verify must be True or False, got 'perhaps'"),
@@ -150,7 +151,7 @@ WRONG = {  # command line -> exit status, what the one line says
         "Ultralytics takes the scale out of a folder's name in run2s/yolov8n-mine.yaml and looks for "
         "run2/yolov8n-mine.yaml; rename the folder, or the file yolov8-mine.yaml to yolov8n-mine.yaml",
     ),
-    "train model=yolov8n-elaa.yaml data=scenes.yaml": (1, "did you mean 'yolov8-ela.yaml'?"),
+    "train model=yolov8n-elaa.yaml data=scenes.yaml": (1, "did you mean 'yolov8n-ela.yaml'?"),
     "val model=empty.pt data=scenes.yaml": (1, "empty.pt is not a loadable checkpoint — the file is empty, truncated"),
     "val model=binary.pt data=scenes.yaml": (1, "binary.pt is not a loadable checkpoint"),
     "val model=cut.pt data=scenes.yaml": (1, "cut.pt is not a loadable checkpoint"),
@@ -166,8 +167,11 @@ WRONG = {  # command line -> exit status, what the one line says
         "come along, did you mean 'scenes.yaml'?",
     ),
     "train model=yolov8n.yaml data=empty.yaml": (1, "data=empty.yaml: empty.yaml 'train:' key missing"),
-    "train model=yolov8n.yaml data=no-names.yaml": (1, "data=no-names.yaml: no-names.yaml key missing"),
-    "train model=yolov8n.yaml data=nowhere.yaml": (1, "images not found, missing path '/nowhere/b'; mend it"),
+    "train model=yolov8n.yaml data=no-names.yaml": (
+        1,
+        "data=no-names.yaml: no-names.yaml key missing. either 'names' or 'nc' are required in all data YAMLs.",
+    ),
+    "train model=yolov8n.yaml data=nowhere.yaml": (1, "images not found, missing path '/nowhere/b'"),
     "train model=yolov8n.yaml data=two-nc.yaml": (1, "'names' length 1 and 'nc: 3' must match"),
     "train model=yolov8n.yaml data=binary.yaml": (1, "data=binary.yaml: "),
     "train model=yolov8n.yaml data=scenes.yaml pretrained=none.pt": (1, "there is no none.pt; name a checkpoint"),
@@ -287,7 +291,7 @@ def test_paths_with_spaces_and_other_letters(tmp_path):
     assert f"there is no {folder}/nicht da.yaml" in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read and write everything")
 def test_files_that_may_not_be_read_or_replaced(tmp_path):
     (tmp_path / "closed.yaml").write_text(model_yaml(CONV))
     (tmp_path / "closed.yaml").chmod(0)

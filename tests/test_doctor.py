@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import torchvision
 import ultralytics
 from conftest import BIN, REPO, SHARED, environment, run
@@ -40,6 +41,7 @@ def test_a_whole_installation(tmp_path):
         "4 (ELA-B paper) as layers 3, 6, 9, 12\n",
         "355/355 host tensors kept; 4 new ELA (3, 6, 9, 12)\n",
         f"ultralytics               {ultralytics.__version__}, ",
+        f"the pair                  torch {torch.__version__} and torchvision {torchvision.__version__} fit\n",
     ):
         assert line in done.stdout
 
@@ -52,7 +54,7 @@ def test_a_checkpoint(trained, tmp_path):
 
 def test_a_name_without_a_scale_and_weights_of_another_family(tmp_path):
     done = doctor("model=yolov8-ela.yaml", "weights=yolo11n.yaml", cwd=tmp_path)
-    assert "n, the first of n, s, m, l, x, for the name holds none such as yolov8n" in done.stdout
+    assert "n, the first of n, s, m, l, x, for the name holds none\n" in done.stdout
     assert done.returncode == 1 and "take those of the same family and scale" in done.stdout
 
 
@@ -61,6 +63,7 @@ def test_a_name_without_a_scale_and_weights_of_another_family(tmp_path):
     [
         ("yolov8n-elaa.yaml", "there is no yolov8n-elaa.yaml"),
         ("none.pt", "there is no none.pt; name a checkpoint"),
+        ("best.onnx", "model=best.onnx is neither a model YAML nor a checkpoint; name a .yaml or a .pt file"),
         ("misspelt.yaml", "there is no module ELAA, did you mean 'ELA'?"),
         ("unread.yaml", "ELA row 2 is read by no layer; raise the numbers of the rows that should read it"),
     ],
@@ -79,7 +82,7 @@ def test_a_model_that_cannot_be_used(model, said, tmp_path):
 def test_switched_off(tmp_path):
     done = doctor(cwd=tmp_path, env={"ELA_YOLO_AUTOLOAD": "0"})
     assert done.returncode == 1
-    assert "switched off by ELA_YOLO_AUTOLOAD=0\n       -> unset ELA_YOLO_AUTOLOAD\n" in done.stdout
+    assert "does not know ELA: switched off by ELA_YOLO_AUTOLOAD=0\n       -> unset ELA_YOLO_AUTOLOAD" in done.stdout
 
 
 def test_an_environment_that_it_is_not_installed_in(tmp_path):
@@ -89,11 +92,61 @@ def test_an_environment_that_it_is_not_installed_in(tmp_path):
     done = doctor(cwd=tmp_path, interpreter=interpreter, env={"PYTHONPATH": str(REPO)})
     assert done.returncode == 1
     for line in (
-        "is missing\n       -> pip install --force-reinstall --no-deps ela-yolo puts ela_yolo.pth into site-packages",
-        "ELA is not known",
+        "a new process             does not know ELA: ela_yolo.pth is not in site-packages\n       -> in the clone of",
         f"{BIN}/yolo runs {sys.executable}, not this Python",
     ):
         assert line in done.stdout
+
+
+def test_an_environment_with_nothing_in_it(tmp_path):
+    """It is what must work where nothing else does."""
+    run(BIN / "python", "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
+    interpreter = tmp_path / "env" / BIN.name / "python"
+    done = doctor("model=best.pt", cwd=tmp_path, interpreter=interpreter, env={"PYTHONPATH": str(REPO)})
+    assert done.returncode == 1
+    for name in ("torch", "torchvision", "ultralytics"):
+        assert f"WRONG  {name:24}  is not installed\n       -> {interpreter} -m pip install {name}\n" in done.stdout
+    other = run(
+        interpreter, "-m", "ela_yolo", "val", "model=best.pt", cwd=tmp_path, env={"PYTHONPATH": str(REPO)}, ok=False
+    )
+    assert (other.returncode, len(other.stderr.splitlines())) == (1, 1)
+
+
+SHELL = "#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "wrong"),
+    [
+        ("#!/somewhere/else/bin/python3.11\n", True),
+        (SHELL.format("/some where/else/bin/python"), True),
+        (SHELL.format(sys.executable), False),
+        ("#!/usr/bin/env bash\nexec pyenv exec yolo\n", False),
+        ("#!/usr/bin/env python\n", False),
+        ("", False),
+    ],
+)
+def test_the_yolo_command(script, wrong, tmp_path, monkeypatch):
+    from ela_yolo.doctor import _yolo_command
+
+    (tmp_path / "yolo").write_text(script)
+    (tmp_path / "yolo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (_yolo_command().remedy is not None) is wrong
+
+
+def test_rtdetr(tmp_path):
+    done = doctor("model=rtdetr-l.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_host_that_is_older_than_any_tested(tmp_path):
+    env = overlay(tmp_path, ultralytics)
+    init = tmp_path / "ultralytics/__init__.py"
+    init.write_text(init.read_text().replace(f'"{ultralytics.__version__}"', '"8.4.60"'))
+    done = doctor(cwd=tmp_path, env=env)
+    assert done.returncode == 1 and "this is 8.4.60\n       -> " in done.stdout
+    assert "pip install -U ultralytics" in done.stdout
 
 
 def test_a_folder_that_hides_the_host(tmp_path):
@@ -106,7 +159,7 @@ def test_a_torchvision_that_does_not_fit(tmp_path):
     """Without its compiled part it fails as one does that was built for another torch."""
     done = doctor(cwd=tmp_path, env=overlay(tmp_path, torchvision))
     assert done.returncode == 1
-    assert "do not fit (" in done.stdout and "pip install --force-reinstall torch torchvision" in done.stdout
+    assert "do not fit: " in done.stdout and "pip install --force-reinstall torch torchvision" in done.stdout
 
 
 @pytest.mark.parametrize("version", ["9.0.0", "8.3.0", ultralytics.__version__])
@@ -123,7 +176,7 @@ def test_a_host_that_is_not_as_expected(version, tmp_path):
     assert done.returncode == 1
     known = f"ela-yolo is tested with {TESTED[0]} to {TESTED[1]}, "
     remedy = {
-        "9.0.0": f"and this is newer: pip install -U ela-yolo, or pip install ultralytics=={TESTED[1]}",
+        "9.0.0": f"and this is newer: pip install ultralytics=={TESTED[1]}, or take a newer ela-yolo",
         "8.3.0": "and this is older: pip install -U ultralytics",
     }.get(version, f"so its files were changed: pip install --force-reinstall --no-deps ultralytics=={version}")
     sentence = f"ultralytics {version}: it already has a class named ELA (<class 'ultralytics.nn.tasks.ELA'>), "

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import ultralytics
+import yaml
 from conftest import REPO
+from ultralytics.nn.tasks import yaml_model_load
 
 from ela_yolo import CheckpointError, InputError
-from ela_yolo.inputs import check_inputs, check_model, check_rows, find_model, plain
+from ela_yolo.errors import plain
+from ela_yolo.inputs import check_inputs, check_model, check_rows, find_model
 
 HOST = Path(ultralytics.__file__).parent
 YAMLS = [*sorted((HOST / "cfg/models").rglob("*.yaml")), *sorted((REPO / "cfg").glob("*.yaml"))]
@@ -78,14 +81,52 @@ def test_data_is_looked_at_where_it_is_read_alone(tmp_path, monkeypatch):
     check_inputs("train", {"model": "yolov8n-cls.yaml", "data": "folder", "resume": True, "pretrained": False})
 
 
-def test_the_nearest_scale_is_found_as_the_host_does(tmp_path):
+def test_the_file_is_the_one_that_the_host_takes(tmp_path):
+    """With and without its scale in the name; the host's order has changed."""
     assert find_model("yolov8n-ela.yaml") == REPO / "cfg/yolov8-ela.yaml"
-    (tmp_path / "yolov8s-own.yaml").touch()
-    assert find_model(tmp_path / "yolov8s-own.yaml") == tmp_path / "yolov8s-own.yaml"
+    text = (REPO / "cfg/yolov8-ela.yaml").read_text()
+    for name, classes in (("yolov8s-own.yaml", 3), ("yolov8-own.yaml", 4)):
+        (tmp_path / name).write_text(text.replace("nc: 80", f"nc: {classes}"))
+    taken = yaml_model_load(tmp_path / "yolov8s-own.yaml")
+    assert yaml.safe_load(find_model(tmp_path / "yolov8s-own.yaml").read_text())["nc"] == taken["nc"]
+    (tmp_path / "yolov8s-own.yaml").unlink()
+    assert find_model(tmp_path / "yolov8s-own.yaml") == tmp_path / "yolov8-own.yaml"
+
+
+def test_what_the_host_reads_leniently_passes(tmp_path):
+    text = (REPO / "cfg/yolov8-ela.yaml").read_text()
+    for number, comment in enumerate((b"# caf\xe9\n", b"# bell \x07\n")):
+        file = tmp_path / f"yolov8n-{number}.yaml"
+        file.write_bytes(comment + text.encode())
+        assert yaml_model_load(file)["nc"] == 80
+        check_model(str(file))
+
+
+def test_weights_in_the_hosts_folder_pass(tmp_path, monkeypatch):
+    from ultralytics.utils import SETTINGS
+
+    (tmp_path / "mine.pt").touch()
+    monkeypatch.setitem(SETTINGS, "weights_dir", str(tmp_path))
+    check_model("mine.pt")
+
+
+def test_the_split_that_is_asked_for_is_looked_at(tmp_path):
+    (tmp_path / "images").mkdir()
+    data = tmp_path / "data.yaml"
+    data.write_text(f"path: {tmp_path}\ntrain: images\nval: none\ntest: images\nnames: [a]\n")
+    given = {"model": "yolov8n.yaml", "data": str(data)}
+    check_inputs("val", {**given, "split": "test"})
+    with pytest.raises(InputError, match="images not found"):
+        check_inputs("val", given)
+
+
+def test_the_suggestion_has_the_scale_that_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"did you mean 'yolo11s-ela\.yaml'"):
+        find_model("yolo11s-elaa.yaml")
 
 
 def test_messages_of_the_host_lose_their_colours():
-    assert (
-        plain("\x1b[31m\x1b[1mDataset 'x' error ❌ 'train:' key missing ❌.\nmore")
-        == "Dataset 'x' error 'train:' key missing ."
-    )
+    error = RuntimeError("\x1b[31m\x1b[1mDataset 'x' error ❌ 'train:' key missing ❌.\nmore")
+    assert plain(error) == "Dataset 'x' error 'train:' key missing. more"
+    assert plain(KeyError()) == "KeyError"

@@ -192,6 +192,8 @@ def test_safe_loading(trained, tmp_path):
     """Predicting, and training on, which builds the model from its YAML."""
     safe = {"ULTRALYTICS_SAFE_LOAD": "1"}
     best = f"model={trained}/weights/best.pt"
+    off = run(BIN / "yolo", "predict", best, f"source={SCENES}/0000.jpg", cwd=tmp_path, env={**safe, **OFF}, ok=False)
+    assert off.returncode == 1 and "references types outside the supported" in off.stderr  # so it is in force
     run(BIN / "yolo", "predict", best, f"source={SCENES}/0000.jpg", f"project={tmp_path}", cwd=tmp_path, env=safe)
     keys = ["data=scenes.yaml", "fraction=0.05", "imgsz=64", "epochs=1", "plots=False", "val=False"]
     run(BIN / "yolo", "train", best, *keys, f"project={tmp_path}", "name=run", cwd=tmp_path, env=safe)

@@ -100,8 +100,10 @@ def lay_over(version: str) -> Path:
     """Install this version of the host alone, if it is not there yet."""
     folder = HOSTS / version
     if not (folder / "ultralytics").is_dir():
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
+        part = folder.with_name(f"{version}-unfinished")
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", part]
         subprocess.run([*install, f"ultralytics=={version}"], check=True)
+        part.rename(folder)
     return folder
 
 
@@ -135,7 +137,7 @@ def smoke(overlay: Path) -> dict[str, list[str]]:
         env = {**environment(overlay), "YOLO_CONFIG_DIR": folder}
         command = [sys.executable, "-c", SMOKE]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-    return {"smoke": [] if done.returncode == 0 else [done.stderr.strip().splitlines()[-1]]}
+    return {"smoke": [] if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it was killed"])[-1:]}
 
 
 def environment(overlay: Path) -> dict[str, str]:
