@@ -73,9 +73,6 @@ def examine(model: str | None = None, weights: str | None = None) -> Diagnosis:
     ]
     findings = [Finding("Python", f"{platform.python_version()}, {sys.executable}"), *packages]
     whole = all(package.remedy is None for package in packages)
-    if whole:
-        findings.append(_pair())
-        whole = findings[-1].remedy is None
     findings += [_autoload(), _yolo_command()]
     if whole:
         findings += _seams()
@@ -85,7 +82,8 @@ def examine(model: str | None = None, weights: str | None = None) -> Diagnosis:
 
 
 def _package(name: str, module: str) -> Finding:
-    remedy = AGAIN if module == "ela_yolo" else f"{PIP} --force-reinstall {name}"
+    pair = f"{PIP} --force-reinstall torch torchvision, which takes two that fit"
+    remedy = {"ela_yolo": AGAIN, "torchvision": pair}.get(module, f"{PIP} --force-reinstall {name}")
     try:
         imported = import_module(module)
         version, found = imported.__version__, Path(str(imported.__file__)).parent
@@ -103,18 +101,6 @@ def _package(name: str, module: str) -> Finding:
             hidden = f"{found} hides the installed {beside}"
             return Finding(name, hidden, "rename that folder, or run in another one; PYTHONPATH may name it too")
     return Finding(name, f"{version}, {found}")
-
-
-def _pair() -> Finding:
-    """Find out whether torchvision was built for this torch, by an operator of its compiled part."""
-    torch, torchvision = import_module("torch"), import_module("torchvision")
-    versions = f"torch {torch.__version__} and torchvision {torchvision.__version__}"
-    try:
-        import_module("torchvision.ops").nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-    except Exception as error:
-        remedy = f"{PIP} --force-reinstall torch torchvision, which takes two that fit"
-        return Finding("the pair", f"{versions} do not fit: {plain(error)}", remedy)
-    return Finding("the pair", f"{versions} fit")
 
 
 def _autoload() -> Finding:
