@@ -1,7 +1,10 @@
 """Training with the host's optimizers and numeric settings: short runs on a slice of the scenes, in this process."""
 
 import copy
+import shutil
+import sysconfig
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +113,8 @@ head:
 
 def test_compiled_training(train, tmp_path):
     """With the host's own key, where it finds a compiler; of a small model, for that takes long."""
+    if not shutil.which("g++") or not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        pytest.skip("torch.compile needs g++ and Python.h, and here they are not")
     (tmp_path / "small.yaml").write_text(SMALL)
     trainer = train(tmp_path / "small.yaml", optimizer="AdamW", compile=True)
     assert hasattr(trainer.model, "_orig_mod"), "the host left the model uncompiled"
