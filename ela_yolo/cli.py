@@ -18,6 +18,7 @@ from ela_yolo.usage import COMMAND_HELP, HELP, HOST_HELP
 INSERT_KEYS = ("after", "where", "variant", "gate", "rewire")
 EDIT_KEYS = ("model", "save", "dry_run", "exist_ok")
 DOCTOR_KEYS = ("model", "weights")
+VERIFY_KEYS = ("model", "against", "source", "data", "conf", "iou")
 OWN_KEYS = {"export": ("verify",), "tune": ("iterations", "use_ray")}
 
 
@@ -71,6 +72,8 @@ def _run(args: list[str]) -> int:
     register()
     if command in ("insert", "remove"):
         return _edit(command, rest)
+    if command == "verify":
+        return _verify(rest)
     overrides = _overrides(rest, *OWN_KEYS.get(command, ()))  # refused here in one line rather than by the host in many
     needed = {"model"} if command in ("export", "tune") else {"model", "cfg"}
     if command != "quickstart" and not needed & overrides.keys():
@@ -158,21 +161,18 @@ def _quickstart(overrides: dict[str, Any]) -> int:
 
 
 def _export(overrides: dict[str, Any]) -> int:
-    from ultralytics.engine.exporter import export_formats
-
-    from ela_yolo.export import export, export_unproven, find_images
+    from ela_yolo.export import export, export_unproven
+    from ela_yolo.images import find_images
+    from ela_yolo.runtimes import name_of_format
 
     verify = overrides.pop("verify", True)
     if not isinstance(verify, bool):
         raise UsageError(f"verify must be True or False, got '{verify}'")
     source = overrides.pop("source", None)
+    if "format" not in overrides:
+        raise UsageError("format= is missing, such as format=onnx")
+    overrides["format"] = name_of_format(overrides["format"])
     model = _model(overrides)
-    formats = export_formats()["Argument"][1:]  # the first is PyTorch itself
-    wrong = str(overrides.get("format", "")).lower()
-    if wrong not in formats:
-        raise UsageError(
-            f"format={wrong} is none of the host's{did_you_mean(wrong, formats) or ', such as format=onnx'}"
-        )
     if not verify:
         if source is not None:
             raise UsageError("source= names the images of the proof, which verify=False skips; leave one of them out")
@@ -182,6 +182,36 @@ def _export(overrides: dict[str, Any]) -> int:
     _, report = export(model, overrides, images)
     print(f"\n{report}\nwritten to {report.save()}")
     return 0 if report.passed else 1
+
+
+def _verify(args: Sequence[str]) -> int:
+    from ela_yolo.export import verify_export
+    from ela_yolo.images import find_images
+    from ela_yolo.inputs import check_data, check_model
+
+    given = _given("verify", args, VERIFY_KEYS)
+    for key, example in (("model", "best.pt"), ("against", "best.onnx")):
+        if key not in given:
+            raise UsageError(f"{key}= is missing, such as {key}={example}")
+    nms = {str(key): _fraction(key, given[key]) for key in ("conf", "iou") if key in given}
+    check_model(given["model"])
+    if "data" in given:
+        check_data(given["data"])
+    model = _model({"model": given["model"]})
+    images = find_images(given["source"]) if "source" in given else None
+    report = verify_export(model, given["against"], images, given.get("data"), nms)
+    print(f"\n{report}\nwritten to {report.save()}")
+    return 0 if report.passed else 1
+
+
+def _fraction(key: str, written: str) -> float:
+    try:
+        value = float(written)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise UsageError(f"{key} must be a number from 0 to 1, got '{written}'")
+    return value
 
 
 def _edit(command: str, args: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Variant = Literal["T", "B", "S", "L"]
 Gate = Literal["paper", "residual", "identity"]
@@ -119,6 +120,9 @@ class ELA(nn.Module):
     Reference: Xu and Wan, ELA: Efficient Local Attention for Deep Convolutional Neural Networks, arXiv:2403.01123.
     """
 
+    # Set on the copy of a model that is exported to a graph of one fixed image size: see _forward_fixed_size.
+    fixed_size = False
+
     def __init__(
         self,
         channels: int,
@@ -148,6 +152,8 @@ class ELA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` scaled by its gates."""
+        if self.fixed_size:
+            return self._forward_fixed_size(x)
         gate_h = self._strip_gate(x.mean(dim=3)).to(x.dtype)[:, :, :, None]  # (B, C, H, 1)
         gate_w = self._strip_gate(x.mean(dim=2)).to(x.dtype)[:, :, None, :]  # (B, C, 1, W)
         if self.gate == "identity":
@@ -160,6 +166,32 @@ class ELA(nn.Module):
         # nn.GroupNorm's own forward refuses a single value per group, which a 1xN map can give; the operator does not.
         norm = torch.group_norm(self.conv(strip), self.gn.num_groups, self.gn.weight, self.gn.bias, self.gn.eps)
         return norm.sigmoid()
+
+    def _forward_fixed_size(self, x: Tensor) -> Tensor:
+        """Return the same by operators that ONNX Runtime has for the blocked channel layout of its convolutions.
+
+        Means, broadcasting products and scalars would take the map out of that layout and back. Pooling and nearest
+        upsampling hold the map's height and width as numbers, so the graph is right for one size alone.
+        """
+        height, width = int(x.shape[2]), int(x.shape[3])
+        gate_h = self._map_gate(F.avg_pool2d(x, (1, width)), axis=2)
+        gate_w = self._map_gate(F.avg_pool2d(x, (height, 1)), axis=3)
+        scaled = x * F.interpolate(gate_h, scale_factor=(1, width)) * F.interpolate(gate_w, scale_factor=(height, 1))
+        return x + scaled if self.gate == "residual" else scaled
+
+    def _map_gate(self, strip: Tensor, axis: int) -> Tensor:
+        """Return the gate of a strip that stays a map, (B, C, H, 1) or (B, C, 1, W), along the axis that it has."""
+        pad, other = self.conv.kernel_size[0] // 2, 5 - axis
+        mixed = F.conv2d(
+            strip,
+            self.conv.weight.unsqueeze(other),
+            padding=(pad, 0) if axis == 2 else (0, pad),
+            groups=self.conv.groups,
+        )
+        norm = torch.group_norm(mixed, self.gn.num_groups, eps=self.gn.eps)
+        affine = F.conv2d(norm, self.gn.weight[:, None, None, None], self.gn.bias, groups=self.channels)
+        gate = affine.sigmoid()
+        return gate + gate if self.gate == "identity" else gate
 
     def extra_repr(self) -> str:
         """Return the numbers that were taken, the resolved groups among them."""

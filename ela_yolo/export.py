@@ -1,33 +1,35 @@
-"""Exports a model and proves the file: the same images through the file and through the model."""
+"""Exports a model and proves the file: the same images through the file, in its own runtime, and through the model."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from glob import glob
+from dataclasses import replace
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 import ultralytics
 from torch import Tensor
 from ultralytics import YOLO
-from ultralytics.data.augment import LetterBox
-from ultralytics.data.utils import IMG_FORMATS
-from ultralytics.utils import ASSETS
 
 import ela_yolo
-from ela_yolo.errors import ExportError
-from ela_yolo.parity import OutputParity, ParityReport, compare_detections, compare_outputs, report_path
-
-Array = np.ndarray[Any, Any]
+from ela_yolo.detections import NMS_IOU, Matched, Matcher
+from ela_yolo.errors import ExportError, plain
+from ela_yolo.export_hook import METADATA_KEY, describe_blocks
+from ela_yolo.images import Array, batches, find_validation_images, host_photographs, read_images
+from ela_yolo.parity import Comparison, OutputParity, ParityReport, Unmatched, parts_of, report_path
+from ela_yolo.runtimes import UNPROVEN, ExportedFile, check_runtime, name_of_format, openvino_precision
+from ela_yolo.tolerances import FLOAT32
 
 PROVABLE_TASKS = frozenset({"classify", "detect", "obb", "pose", "segment"})
+NMS_CONFIDENCE = 0.25  # the host's, for NMS within the file
+METRICS = {"segment": "metrics/mAP50-95(M)", "pose": "metrics/mAP50-95(P)", "classify": "metrics/accuracy_top1"}
 
 
 def check_provable(model: Any, overrides: Mapping[str, Any]) -> None:
@@ -40,35 +42,17 @@ def check_provable(model: Any, overrides: Mapping[str, Any]) -> None:
     Raises:
         ExportError: If it cannot, or if a package that is needed is missing.
     """
-    unproven = "cannot be proven yet; add verify=False to export unproven"
-    if str(overrides.get("format")).lower() != "onnx":
-        raise ExportError(f"format={overrides.get('format')} {unproven}, or take format=onnx")
-    for key, plain in (("nms", None), ("end2end", False), ("half", False), ("int8", False), ("quantize", 32)):
-        if overrides.get(key) not in (None, plain):
-            raise ExportError(f"{key}={overrides[key]} {unproven}")
-    head = type(model.model.model[-1]).__name__
-    if model.task not in PROVABLE_TASKS or head == "RTDETRDecoder":
-        raise ExportError(f"a model with the head {head} {unproven}")
-    if model.model.yaml.get("channels", 3) != 3:
-        raise ExportError(f"a model of {model.model.yaml['channels']}-channel images {unproven}")
-    check_packages()
-
-
-def check_packages() -> None:
-    """Find out whether the packages are there that exporting to ONNX and proving it need.
-
-    Raises:
-        ExportError: If not; the message names the extra to install.
-    """
-    missing = [package for package in ("onnx", "onnxruntime", "onnxslim") if find_spec(package) is None]
-    if missing:
-        raise ExportError(f"exporting to ONNX needs {', '.join(missing)}: pip install 'ela-yolo[export]'")
+    name = name_of_format(overrides.get("format"))
+    _check_kind(model)
+    check_runtime(name, quantizing=overrides.get("int8") is True or overrides.get("quantize") == 8)
 
 
 def export_unproven(model: YOLO, overrides: Mapping[str, Any]) -> Path:
     """Export by the host's exporter and return the file; the proof of a former one of that name is deleted."""
     exported = Path(model.export(**overrides))
     report_path(exported).unlink(missing_ok=True)
+    if exported.suffix == ".onnx":
+        _sort_nodes(exported)
     return exported
 
 
@@ -79,7 +63,7 @@ def export(
 
     Args:
         model: The model to export.
-        overrides: The host's export keys.
+        overrides: The host's export keys; with ``data``, the proof is made with it as in :func:`verify_export`.
         images: As in :func:`verify_export`.
 
     Returns:
@@ -89,171 +73,262 @@ def export(
         ExportError: As in :func:`check_provable` and :func:`verify_export`.
     """
     check_provable(model, overrides)
-    pictures = None if images is None else _read_images(images)
+    data = overrides.get("data")
+    pictures = _pictures(model, images, data)
     exported = export_unproven(model, overrides)
-    return exported, _verify(model, exported, pictures)
-
-
-def find_images(source: str) -> list[Path]:
-    """Return the images of a folder, or those that a pattern such as ``images/*.jpg`` names.
-
-    Raises:
-        ExportError: If there are fewer than two, which is too few for a proof.
-    """
-    files = Path(source).iterdir() if Path(source).is_dir() else map(Path, glob(source, recursive=True))
-    images = sorted(file for file in files if file.suffix[1:].lower() in IMG_FORMATS)
-    if len(images) < 2:
-        raise ExportError(f"source={source} names {len(images)} images, and a proof needs at least two different ones")
-    return images
+    return exported, _verify(model, exported, pictures, data, overrides)
 
 
 def verify_export(
-    model: YOLO | str | Path, exported: str | Path, images: Iterable[str | Path] | None = None
+    model: YOLO | str | Path,
+    exported: str | Path,
+    images: Iterable[str | Path] | None = None,
+    data: str | None = None,
+    nms: Mapping[str, float] | None = None,
 ) -> ParityReport:
-    """Run an exported ONNX file and its PyTorch model on the same real images and compare all that comes out.
+    """Run an exported file and its PyTorch model on the same real images and compare all that comes out.
 
     Args:
         model: The weights that the file was made from, or the loaded model.
-        exported: The ``.onnx`` file that the host's exporter wrote.
-        images: Two or more different images; left out, photographs from the host's package and parts of them.
+        exported: The file, or the folder, that the host's exporter wrote.
+        images: Two or more different images; left out, some of ``data``, or photographs from the host's package and
+            parts of them.
+        data: A data set, on whose validation images the metric of both is computed too.
+        nms: For a file with NMS in it, what it was exported with if not with the host's defaults: ``conf``, ``iou``.
 
     Raises:
         ExportError: If the file cannot be run or is of a kind that cannot be proven, or an image cannot be read.
     """
     model = model if isinstance(model, YOLO) else YOLO(model)
-    return _verify(model, Path(exported), None if images is None else _read_images(images))
+    _check_kind(model)
+    return _verify(model, Path(exported), _pictures(model, images, data), data, nms or {})
 
 
-def _verify(model: YOLO, exported: Path, pictures: Mapping[str, Array] | None) -> ParityReport:
-    file = _OnnxFile(exported)
+def _check_kind(model: Any) -> None:
+    net = model.model
+    head = type(net.model[-1]).__name__
+    if model.task not in PROVABLE_TASKS or head == "RTDETRDecoder":
+        raise ExportError(f"a model with the head {head} {UNPROVEN}")
+    if net.yaml.get("channels", 3) != 3:
+        raise ExportError(f"a model of {net.yaml['channels']}-channel images {UNPROVEN}")
+
+
+def _pictures(model: YOLO, images: Iterable[str | Path] | None, data: str | None) -> dict[str, Array]:
+    if images is not None:
+        return read_images(images)
+    return host_photographs() if data is None else read_images(find_validation_images(data, str(model.task)))
+
+
+def _verify(
+    model: YOLO, exported: Path, pictures: Mapping[str, Array], data: str | None, nms: Mapping[str, Any]
+) -> ParityReport:
+    file = ExportedFile(exported)
+    if file.task != model.task:
+        raise ExportError(f"{exported} is of the task {file.task}, its model of {model.task}; name the model it is of")
     net: Any = model.model
-    net = deepcopy(net).float().eval()
-    if hasattr(net, "end2end"):  # a head without NMS has two branches, and the file holds the other one
-        net.end2end = False
-    pictures = _host_photographs() if pictures is None else pictures
+    net = deepcopy(net).float().cpu().eval()
+    if hasattr(net, "end2end"):  # such a head has two branches, and the file holds one of them
+        net.end2end = file.kind == "end2end"
     outputs: list[OutputParity] = []
-    detections = unmatched = 0
+    unmatched: list[Unmatched] = []
+    detections = 0
     for batch, imgsz in file.inputs:
-        by_model, by_file = _run_both(net, file, pictures, batch, imgsz)
-        outputs.extend(compare_outputs(by_model, by_file, file.task, net))
-        found, lost = compare_detections(by_model, by_file, file.task, len(net.names))
-        detections, unmatched = detections + found, unmatched + lost
+        compared = _Compared(net, file, nms)
+        names = iter(pictures)
+        for images in batches(pictures, batch, imgsz):
+            compared.add(images, [next(names, "an image once more") for _ in images])
+        outputs += compared.outputs()
+        unmatched += compared.unmatched
+        detections += compared.found
     return ParityReport(
         model=str(getattr(model, "ckpt_path", None) or model.model_name),
         exported=str(exported),
-        sha256=sha256(exported.read_bytes()).hexdigest(),
+        sha256=_sha256(exported),
+        tolerance=file.tolerance,
         runtime={
-            "onnxruntime": file.runtime_version,
+            **file.versions,
             "torch": torch.__version__,
             "ultralytics": ultralytics.__version__,
             "ela-yolo": ela_yolo.__version__,
         },
         images=tuple(pictures),
+        inputs=tuple((batch, *imgsz) for batch, imgsz in file.inputs),
         outputs=tuple(outputs),
         detections=detections,
-        unmatched=unmatched,
+        unmatched=tuple(unmatched),
+        mismatches=tuple(_mismatches(net, file)),
+        scores=None if data is None else _scores(model, file, data),
+        notes=tuple(_run_otherwise(net, file, pictures)),
     )
 
 
-def _run_both(
-    net: Any, file: _OnnxFile, pictures: Mapping[str, Array], batch: int, imgsz: tuple[int, int]
-) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    """Return the outputs of the model and of the file, for each image a list of tensors (1, ...)."""
-    inputs = torch.cat([_network_input(picture, imgsz) for picture in pictures.values()])
-    by_model: list[list[Tensor]] = []
-    by_file: list[list[Tensor]] = []
-    for start in range(0, len(inputs), batch):
-        # Different images in one batch, the last one filled up from the front: so a mix-up within it shows.
-        images = inputs[torch.arange(start, start + batch) % len(inputs)]
+class _Compared:
+    """What the model and the file give at one batch and size, compared batch by batch."""
+
+    def __init__(self, net: Any, file: ExportedFile, nms: Mapping[str, Any]) -> None:
+        self.net, self.file = net, file
+        tolerance = file.tolerance
+        if file.kind == "nms":
+            self.nms = {"conf": nms.get("conf") or NMS_CONFIDENCE, "iou": nms.get("iou") or NMS_IOU}
+            tolerance = replace(tolerance, confidence=max(self.nms["conf"], tolerance.confidence))
+        self.matcher = Matcher(file.task, len(net.names), tolerance)
+        self.parts = [
+            [Comparison(part) for part in parts] for parts in parts_of(file.task, net, final=file.kind != "raw")
+        ]
+        self.found = 0
+        self.unmatched: list[Unmatched] = []
+
+    def add(self, images: Tensor, names: list[str]) -> None:
+        """Run a batch of images through both."""
         with torch.no_grad():
-            output = net(images.to(next(net.parameters()).device))
+            output = self.net(images)
         output = output[0] if isinstance(output, tuple) else output  # the second entry is for training
-        wanted = [y.cpu() for y in (output if isinstance(output, tuple) else (output,))]
-        given = file.run(images)
-        if [y.shape for y in wanted] != [y.shape for y in given]:
+        wanted = [y.cpu().float() for y in (output if isinstance(output, tuple) else (output,))]
+        given = self.file.run(images)
+        shapes = [[tuple(y.shape) for y in outputs] for outputs in (given, wanted)]
+        if self.file.kind == "nms":  # a score and a class in place of all scores, and as many rows as the file has
+            shapes[1][0] = (*shapes[0][0][:2], shapes[1][0][1] - len(self.net.names) + 2)
+        if shapes[0] != shapes[1]:
             raise ExportError(
-                f"{file.file} gives outputs of shape {[tuple(y.shape) for y in given]}, its model "
-                f"{[tuple(y.shape) for y in wanted]}; it is an export of another model, so export again"
+                f"{self.file.path} gives outputs of shape {shapes[0]}, its model {shapes[1]}; it is an export of "
+                "another model, so export again"
             )
-        for of_batch, of_all in ((wanted, by_model), (given, by_file)):
-            of_all.extend([y[place : place + 1] for y in of_batch] for place in range(batch))
-    return by_model, by_file
+        for place, name in enumerate(names):
+            self._add_image([y[place : place + 1] for y in wanted], [y[place : place + 1] for y in given], name)
+
+    def _add_image(self, wanted: list[Tensor], given: list[Tensor], name: str) -> None:
+        if self.file.task == "classify":
+            self._dense(0, wanted, given)
+            self.found += 1
+            pair = [int(outputs[0][0].argmax()) for outputs in (wanted, given)]
+            if pair[0] != pair[1]:
+                for side, kind, output in zip(("model", "file"), pair, (wanted, given), strict=True):
+                    score = output[0][0, kind].item()
+                    self.unmatched.append(Unmatched(name, side, self.net.names[kind], score, ()))
+            return
+        if self.file.kind == "raw":
+            self._dense(0, wanted, given)
+            matched = self.matcher.after_nms(wanted[0], given[0])
+        elif self.file.kind == "end2end":
+            matched = self.matcher.final(wanted[0][0], given[0][0])
+            self._paired(wanted[0][0], matched)
+        else:
+            rows = self.matcher.detections(wanted[0], self.nms["iou"], max_det=given[0].shape[1])
+            matched = self.matcher.final(rows, given[0][0], raw=wanted[0])
+            padded = torch.zeros(given[0].shape[1:])
+            padded[: len(rows)] = rows
+            self._paired(padded, matched)
+        if len(self.parts) > 1:
+            self._dense(1, wanted, given)
+        self.found += matched.found
+        for side, rows in (("model", matched.lost), ("file", matched.extra)):
+            self.unmatched += [
+                Unmatched(name, side, self.net.names[int(row[5])], row[4].item(), tuple(row[:4].tolist()))
+                for row in rows
+            ]
+
+    def _dense(self, number: int, wanted: list[Tensor], given: list[Tensor]) -> None:
+        """Compare an output value by value."""
+        for comparison in self.parts[number]:
+            a, b = (outputs[number][:, comparison.part.channels] for outputs in (wanted, given))
+            comparison.add_outputs(a, a.shape)
+            comparison.add_errors(a, b)
+
+    def _paired(self, rows: Tensor, matched: Matched) -> None:
+        """Compare final detections with their counterparts, for equal scores may come in any order."""
+        for comparison in self.parts[0]:
+            channels = comparison.part.channels
+            comparison.add_outputs(rows[:, channels], rows[:, channels].shape)
+            comparison.add_errors(*(side[:, channels] for side in matched.pairs))
+
+    def outputs(self) -> list[OutputParity]:
+        """Return what was compared."""
+        tolerance = self.file.tolerance
+        return [comparison.result(tolerance) for output in self.parts for comparison in output]
 
 
-class _OnnxFile:
-    """An exported file, run by ONNX Runtime on the CPU."""
+def _mismatches(net: Any, file: ExportedFile) -> Iterator[str]:
+    """Yield what the file says of itself that is not so."""
+    names = {int(key): value for key, value in dict(file.metadata["names"]).items()}
+    wrong = [key for key in {**net.names, **names} if names.get(key) != net.names.get(key)]
+    if wrong:
+        first = wrong[0]
+        yield f"class {first} is {names.get(first)!r} in the file's metadata and {net.names.get(first)!r} in the model"
+    stride = int(max(net.stride))
+    if int(file.metadata["stride"]) != stride:
+        yield f"the stride is {file.metadata['stride']} in the file's metadata and {stride} in the model"
+    if METADATA_KEY in file.metadata:
+        blocks = json.loads(file.metadata[METADATA_KEY])["blocks"]
+        if blocks != describe_blocks(net):
+            yield "the ELA blocks in the file's metadata are not the model's"
+    if file.format == "onnx":
+        import onnx
 
-    def __init__(self, file: Path) -> None:
         try:
-            import onnxruntime
-        except ImportError as error:
-            raise ExportError("proving ONNX needs ONNX Runtime: pip install 'ela-yolo[export]'") from error
-        if not file.is_file():
-            raise ExportError(f"{file} does not exist; export it first")
-        try:
-            self.session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has an exception class for each way to fail
-            raise ExportError(
-                f"{file} cannot be run by ONNX Runtime, so export it again ({_first_line(error)})"
-            ) from error
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        if not {"task", "imgsz", "args"} <= metadata.keys():
-            raise ExportError(f"{file} lacks the host's metadata; make it with: ela-yolo export model=... format=onnx")
-        self.file = file
-        self.task = metadata["task"]
-        height, width = json.loads(metadata["imgsz"])
-        batch, _, *sides = self.session.get_inputs()[0].shape
-        # What it was exported at; with free axes another size and batch too, for those are what they are for.
-        self.inputs = [(batch if isinstance(batch, int) else 1, (height, width))]
-        if not all(isinstance(side, int) for side in sides):
-            self.inputs.append((2, (height + 64, width + 32)))
-        self.runtime_version = onnxruntime.__version__
-        if self.task not in PROVABLE_TASKS:
-            raise ExportError(f"{file}: the task {self.task} cannot be proven yet; add verify=False to export unproven")
-        if metadata.get("head") == "RTDETRDecoder":
-            raise ExportError(f"{file}: RT-DETR cannot be proven yet; add verify=False to export unproven")
-        if metadata.get("end2end") == "True" or "'nms': True" in metadata["args"]:
-            raise ExportError(
-                f"{file} gives final detections, which cannot be proven yet; leave nms= out, "
-                "add end2end=False where this Ultralytics exports so by itself, or add verify=False"
-            )
-
-    def run(self, batch: Tensor) -> list[Tensor]:
-        feed = self.session.get_inputs()[0]
-        try:
-            outputs = self.session.run(None, {feed.name: batch.numpy()})
-        except Exception as error:  # as above
-            raise ExportError(f"{self.file} cannot be run, so export it again ({_first_line(error)})") from error
-        return [torch.from_numpy(output).float() for output in outputs]
+            onnx.checker.check_model(str(file.path), full_check=True)
+        except Exception as error:  # of several types
+            yield f"onnx.checker refuses the file ({plain(error)})"
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _sort_nodes(file: Path) -> None:
+    """Put the nodes of an ONNX file into the order that the format asks for; the host's float16 export lacks it."""
+    import onnx
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    model = onnx.load(file)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError:
+        with contextlib.suppress(Exception):  # what is wrong otherwise stays, and the proof tells
+            sorted_model = OnnxModel(model)
+            sorted_model.topological_sort()
+            sorted_model.save_model_to_file(str(file))
 
 
-def _host_photographs() -> dict[str, Array]:
-    """Return the two photographs of the host's package and two different parts of each: name -> BGR image."""
-    pictures = {}
-    for name, picture in _read_images(sorted(Path(ASSETS).glob("*.jpg"))).items():
-        height, width = picture.shape[:2]
-        pictures[name] = picture
-        pictures[f"{name}, upper left"] = picture[: height // 2, : width // 2]
-        pictures[f"{name}, lower right"] = picture[height // 2 :, width // 2 :]
-    return pictures
+def _scores(model: YOLO, file: ExportedFile, data: str) -> tuple[str, float, float]:
+    """Return the metric of the model and of the file on a data set: its name and both values."""
+    metric = METRICS.get(file.task, "metrics/mAP50-95(B)")
+    values = []
+    with tempfile.TemporaryDirectory() as folder:
+        keys = {"imgsz": max(file.inputs[0][1]), "batch": file.inputs[0][0], "rect": False, "plots": False}
+        for each in (deepcopy(model), YOLO(str(file.path), task=file.task)):
+            results: Any = each.val(data=data, project=folder, verbose=False, device="cpu", workers=0, **keys)
+            values.append(float(results.results_dict[metric]))
+    return metric.removeprefix("metrics/"), values[0], values[1]
 
 
-def _read_images(files: Iterable[str | Path]) -> dict[str, Array]:
-    pictures: dict[str, Array] = {}
+def _run_otherwise(net: Any, file: ExportedFile, pictures: Mapping[str, Array]) -> Iterator[str]:
+    """Yield how the file does when run as others do, which is worth knowing and does not decide.
+
+    An ONNX file by OpenCV's DNN module, an OpenVINO file in the precision that OpenVINO takes by default.
+    """
+    if file.kind != "raw" or file.tolerance is not FLOAT32:
+        return
+    if file.format == "onnx":
+        runs = f"OpenCV {cv2.__version__} runs it"
+    elif file.format == "openvino" and (precision := openvino_precision()) != "f32":
+        runs = f"OpenVINO by default runs it in {precision} on this CPU, without INFERENCE_PRECISION_HINT=f32,"
+    else:
+        return
+    first = dict(list(pictures.items())[:2])
+    batch, imgsz = file.inputs[0]
+    try:
+        compared = _Compared(net, ExportedFile(file.path, otherwise=True), {})
+        for images in batches(first, batch, imgsz):
+            compared.add(images, [*first][: len(images)])
+    except ExportError as error:
+        yield f"{runs} not: {plain(error.__cause__ or error)[:100]}"
+        return
+    outputs = compared.outputs()
+    wrong = any(part.verdict == "differs" for part in outputs)
+    errors = ", ".join(f"{part.name} {part.max_error:.2g} {part.unit}" for part in outputs)
+    yield f"{runs} {'with other results' if wrong else 'the same'}: largest errors {errors}"
+
+
+def _sha256(exported: Path) -> str:
+    files = sorted(exported.rglob("*")) if exported.is_dir() else [exported]
+    digest = sha256()
     for file in files:
-        picture = cv2.imread(str(file))
-        if picture is None:
-            raise ExportError(f"{file} is not an image that OpenCV can read; name images with source=")
-        pictures[str(file)] = picture
-    if len(pictures) < 2:
-        raise ExportError("a proof needs at least two different images")
-    return pictures
-
-
-def _network_input(picture: Array, imgsz: tuple[int, int]) -> Tensor:
-    boxed: Any = LetterBox(imgsz)(image=picture)  # (H, W, 3) BGR
-    return torch.from_numpy(np.ascontiguousarray(boxed[..., ::-1])).permute(2, 0, 1)[None].float() / 255
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

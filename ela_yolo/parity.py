@@ -5,44 +5,39 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import isnan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from ultralytics.utils.metrics import batch_probiou, box_iou
-from ultralytics.utils.nms import non_max_suppression
-from ultralytics.utils.ops import xywh2xyxy
 
 from ela_yolo.files import written_whole
+from ela_yolo.tolerances import MAX_MAP_LOSS, Tolerance
 
-# What float32 arithmetic in another order may change, with room to spare; a wrong weight changes far more.
-TOLERANCES = {"px": 0.05, "probability": 1e-3, "rad": 1e-3, "raw": 1e-2}
-# The outputs of different images must differ by this many times more than file and model do.
-MIN_CONTRAST = 100
-CONFIDENCE, NMS_IOU = 0.001, 0.7  # as the host's validation counts detections
-MATCH_IOU, MATCH_SCORE = 0.99, 1e-3
-MAX_DETECTIONS = 300
-ROUNDING = 1e-4  # scores and overlaps that are closer may be ordered either way
+LISTED = 5  # detections without a counterpart that are printed; all are in the JSON
+
+Channels = slice | list[int]
 
 
 def report_path(exported: str | Path) -> Path:
     """Return where the proof of an exported file is written: beside it."""
-    return Path(f"{exported}.parity.json")
+    return Path(f"{str(exported).rstrip('/')}.parity.json")
 
 
 @dataclass(frozen=True)
 class OutputParity:
-    """How far one part of the raw outputs differs between file and model.
+    """How far one part of the outputs differs between file and model.
 
     Attributes:
         name: What the part holds, such as ``boxes``.
         unit: ``px`` of the network's input, ``probability``, ``rad`` or ``raw``.
-        shape: Of one batch.
+        shape: Of one image, or of one batch if it holds several.
         max_error: Largest absolute difference over all images, in the unit.
         mean_error: Mean absolute difference over all images, in the unit.
         contrast: Largest difference between the model's outputs for two of the images, in the unit.
+        tolerance: The largest error that passes, in the unit.
+        min_contrast: How many times the error the contrast must be: the largest error, or the mean where none is set.
     """
 
     name: str
@@ -51,20 +46,42 @@ class OutputParity:
     max_error: float
     mean_error: float
     contrast: float
-
-    @property
-    def tolerance(self) -> float:
-        """The largest error that passes, in the unit."""
-        return TOLERANCES[self.unit]
+    tolerance: float
+    min_contrast: float
 
     @property
     def verdict(self) -> str:
         """``same``, ``differs``, or ``too alike``: images that hardly change the output prove nothing by equal ones."""
         if not self.max_error <= self.tolerance:  # NaN differs too
             return "differs"
-        if not self.contrast > max(MIN_CONTRAST * self.max_error, self.tolerance / MIN_CONTRAST):
-            return "too alike"
-        return "same"
+        if isfinite(self.tolerance):
+            needed = max(self.min_contrast * self.max_error, self.tolerance / 100)
+        else:
+            needed = self.min_contrast * self.mean_error
+        return "same" if self.contrast > needed else "too alike"
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A detection that one side has and the other lacks.
+
+    Attributes:
+        image: Where.
+        side: Who has it: ``model`` or ``file``.
+        name: Its class.
+        score: Its score.
+        box: As the model gives it after NMS, in px of the network's input.
+    """
+
+    image: str
+    side: str
+    name: str
+    score: float
+    box: tuple[float, ...]
+
+    def __str__(self) -> str:
+        box = " ".join(f"{value:.1f}" for value in self.box)
+        return f"only the {self.side} has {self.name} {self.score:.3f} at {box} in {self.image}"
 
 
 @dataclass(frozen=True)
@@ -73,44 +90,60 @@ class ParityReport:
 
     Attributes:
         model: The PyTorch weights.
-        exported: The exported file.
-        sha256: Of the exported file, so that a later change of it shows.
+        exported: The exported file or folder.
+        sha256: Of the exported file, or of the folder's files in the order of their names, so that a change shows.
+        tolerance: What passes for the same, and why.
         runtime: What ran: package -> version.
         images: The images that went through both.
-        outputs: One entry a part of the raw outputs.
+        inputs: The batches and sizes that they had: (batch, height, width).
+        outputs: One entry a part of the outputs and an input size.
         detections: How many the model finds in the images (for a classifier: how many images).
-        unmatched: How many of them, or of the file's, have no counterpart in the other.
+        unmatched: Those of the model, or of the file, without a counterpart in the other.
+        mismatches: What the file says of itself that is not so, or why it is not valid.
+        scores: The metric of both on a data set, (name, model's, file's); None if no data set was given.
+        notes: What else was looked at, and does not decide.
     """
 
     model: str
     exported: str
     sha256: str
+    tolerance: Tolerance
     runtime: dict[str, str]
     images: tuple[str, ...]
+    inputs: tuple[tuple[int, int, int], ...]
     outputs: tuple[OutputParity, ...]
     detections: int
-    unmatched: int
+    unmatched: tuple[Unmatched, ...]
+    mismatches: tuple[str, ...] = ()
+    scores: tuple[str, float, float] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def failures(self) -> tuple[str, ...]:
         """Every reason why the file is not proven; empty if it is."""
-        failures = [
+        failures = list(self.mismatches)
+        failures += [
             f"{part.name} differ by {part.max_error:.2g} {part.unit}, more than {part.tolerance:g}"
             for part in self.outputs
             if part.verdict == "differs"
         ]
-        if alike := [part.name for part in self.outputs if part.verdict == "too alike"]:
+        if alike := dict.fromkeys(part.name for part in self.outputs if part.verdict == "too alike"):
             failures.append(
                 f"different images give almost the same {' and '.join(alike)}, so equal outputs prove nothing; "
                 "train the model first"
             )
-        if self.unmatched:
-            failures.append(f"{self.unmatched} detections have no counterpart")
+        if len(self.unmatched) > self.tolerance.unmatched * self.detections:
+            failures.append(f"{len(self.unmatched)} of {self.detections} detections have no counterpart")
+        if not self.detections:
+            failures.append("the model finds nothing in these images; name others with source=")
+        if self.scores and not self.scores[1] - self.scores[2] <= MAX_MAP_LOSS:
+            name, of_model, of_file = self.scores
+            failures.append(f"{name} falls from {of_model:.3f} to {of_file:.3f}, by more than {MAX_MAP_LOSS:g}")
         return tuple(failures)
 
     @property
     def passed(self) -> bool:
-        """Whether the file is the same model."""
+        """Whether the file is the same model, as far as its precision goes."""
         return not self.failures
 
     def __str__(self) -> str:
@@ -122,145 +155,122 @@ class ParityReport:
                     "x".join(map(str, part.shape)),
                     f"{part.max_error:.2g}",
                     f"{part.mean_error:.2g}",
-                    f"{part.tolerance:g}",
+                    f"{part.tolerance:g}" if isfinite(part.tolerance) else "none",
                     f"{part.contrast:.3g}",
                     part.verdict,
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-        verdict = "PROVEN the same model" if self.passed else f"NOT PROVEN: {'; '.join(self.failures)}"
-        return (
-            f"{self.exported} against {self.model}, {len(self.images)} images\n{table}\n"
-            f"after NMS (confidence {CONFIDENCE:g}, IoU {NMS_IOU:g}): {self.detections} detections, "
-            f"{self.unmatched} without a counterpart (IoU {MATCH_IOU:g}, score {MATCH_SCORE:g})\n{verdict}"
-        )
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        limits = self.tolerance
+        lines = [
+            f"{self.exported} against {self.model}, {len(self.images)} images, {limits.precision}",
+            *table,
+            f"detections above {limits.confidence:g}: {self.detections}, {len(self.unmatched)} without a counterpart "
+            f"(IoU {limits.match_iou:g}, score {limits.match_score:g})",
+            *(f"  {each}" for each in self.unmatched[:LISTED]),
+        ]
+        if self.scores:
+            lines.append(f"{self.scores[0]}: {self.scores[1]:.4f} by the model, {self.scores[2]:.4f} by the file")
+        lines += self.notes
+        same = "the same model" if limits.unmatched == 0 else f"the same model as far as {limits.precision} goes"
+        lines.append(f"PROVEN {same}" if self.passed else f"NOT PROVEN: {'; '.join(self.failures)}")
+        return "\n".join(lines)
 
     def save(self) -> Path:
         """Write the report as JSON beside the exported file and return its path."""
         file = report_path(self.exported)
-        content = {**asdict(self), "passed": self.passed, "failures": self.failures}
+        content = _finite({**asdict(self), "passed": self.passed, "failures": self.failures})
         for part, written in zip(self.outputs, content["outputs"], strict=True):
-            written.update(tolerance=part.tolerance, verdict=part.verdict)
-            # JSON has no NaN
-            written.update({key: None for key, value in written.items() if isinstance(value, float) and isnan(value)})
+            written["verdict"] = part.verdict
         with written_whole(file) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2))
         return file
 
 
-def _parts(task: str, net: Any) -> list[list[tuple[str, str, slice | list[int]]]]:
-    """Return what each raw output holds along its channels: name, unit, channels."""
+def _finite(value: Any) -> Any:
+    """Return a value with None for each number that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an output: what it holds, in which unit, and where along the channels."""
+
+    name: str
+    unit: str
+    channels: Channels
+
+
+class Comparison:
+    """Gathers the errors of one part at one input size, image after image, without keeping the outputs."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.shape: tuple[int, ...] = ()
+        self.max_error = self.sum_of_errors = 0.0
+        self.values = 0
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+
+    def add_outputs(self, wanted: Tensor, shape: Sequence[int]) -> None:
+        """Take in what the model gives for an image, to see how far different images differ."""
+        self.shape = tuple(shape)
+        wanted = wanted.float()
+        self.low = wanted.clone() if self.low is None else torch.minimum(self.low, wanted)
+        self.high = wanted.clone() if self.high is None else torch.maximum(self.high, wanted)
+
+    def add_errors(self, wanted: Tensor, given: Tensor) -> None:
+        """Take in values of the model and those of the file that belong to them."""
+        errors = (wanted.double() - given.double()).abs()
+        if not errors.numel():
+            return
+        largest = errors.max().item()
+        if not largest <= self.max_error:  # NaN counts, and stays
+            self.max_error = largest
+        self.sum_of_errors += errors.sum().item()
+        self.values += errors.numel()
+
+    def result(self, tolerance: Tolerance) -> OutputParity:
+        """Return the errors, judged by what the precision allows."""
+        contrast = 0.0 if self.low is None or self.high is None else (self.high - self.low).max().item()
+        return OutputParity(
+            name=self.part.name,
+            unit=self.part.unit,
+            shape=self.shape,
+            max_error=self.max_error,
+            mean_error=self.sum_of_errors / max(self.values, 1),
+            contrast=contrast,
+            tolerance=getattr(tolerance, self.part.unit),
+            min_contrast=tolerance.min_contrast,
+        )
+
+
+def parts_of(task: str, net: Any, final: bool) -> list[list[Part]]:
+    """Return what each output of a model holds along its channels.
+
+    Args:
+        task: The task of the model.
+        net: The model.
+        final: Whether its first output is final detections, which have one score and a class in place of all scores.
+    """
     if task == "classify":
-        return [[("probabilities", "probability", slice(None))]]
-    rest = 4 + len(net.names)
-    parts: list[tuple[str, str, slice | list[int]]] = [
-        ("boxes", "px", slice(0, 4)),
-        ("scores", "probability", slice(4, rest)),
-    ]
+        return [[Part("probabilities", "probability", slice(None))]]
+    rest = 6 if final else 4 + len(net.names)
+    parts = [Part("boxes", "px", slice(0, 4)), Part("scores", "probability", slice(4, 5 if final else rest))]
     if task == "obb":
-        parts.append(("angles", "rad", slice(rest, None)))
+        parts.append(Part("angles", "rad", slice(rest, None)))
     if task == "pose":
         points, values = net.model[-1].kpt_shape
         channels = range(rest, rest + points * values)
-        parts.append(("keypoints", "px", [c for c in channels if (c - rest) % values < 2]))
+        parts.append(Part("keypoints", "px", [c for c in channels if (c - rest) % values < 2]))
         if values == 3:
-            parts.append(("visibilities", "probability", list(channels[2::3])))
+            parts.append(Part("visibilities", "probability", list(channels[2::3])))
     if task == "segment":
-        parts.append(("mask coefficients", "raw", slice(rest, None)))
-        return [parts, [("mask prototypes", "raw", slice(None))]]
+        parts.append(Part("mask coefficients", "raw", slice(rest, None)))
+        return [parts, [Part("mask prototypes", "raw", slice(None))]]
     return [parts]
-
-
-def compare_outputs(
-    by_model: Sequence[Sequence[Tensor]], by_file: Sequence[Sequence[Tensor]], task: str, net: Any
-) -> tuple[OutputParity, ...]:
-    """Compare the raw outputs part by part: one list of tensors an image, from the model and from the file."""
-    compared = []
-    for number, parts in enumerate(_parts(task, net)):
-        for name, unit, channels in parts:
-            wanted = torch.stack([outputs[number][:, channels] for outputs in by_model])  # (images, B, channels, ...)
-            errors = (wanted - torch.stack([outputs[number][:, channels] for outputs in by_file])).abs()
-            contrast = (wanted.amax(0) - wanted.amin(0)).max().item()
-            shape = tuple(wanted.shape[1:])
-            compared.append(OutputParity(name, unit, shape, errors.max().item(), errors.mean().item(), contrast))
-    return tuple(compared)
-
-
-def compare_detections(
-    by_model: Sequence[Sequence[Tensor]], by_file: Sequence[Sequence[Tensor]], task: str, classes: int
-) -> tuple[int, int]:
-    """Return how many detections the model has, and how many of both sides have no counterpart in the other.
-
-    What NMS keeps or drops by rounding alone is no difference, as long as both sides offer it to NMS.
-    """
-    found = unmatched = 0
-    for wanted, given in zip(by_model, by_file, strict=True):
-        if task == "classify":
-            found += 1
-            unmatched += int(wanted[0][0].argmax() != given[0][0].argmax())
-            continue
-        a, b = (_detections(outputs[0], task, classes) for outputs in (wanted, given))
-        same = (_iou(a, b, task) >= MATCH_IOU) & (a[:, None, 5] == b[None, :, 5])
-        same &= (a[:, None, 4] - b[None, :, 4]).abs() <= MATCH_SCORE
-        last = [d[-1, 4].item() for d in (a, b) if len(d) == MAX_DETECTIONS]
-        edge = max([CONFIDENCE, *last]) + ROUNDING  # below it NMS may cut on either side
-        found += int((a[:, 4] > edge).sum())
-        only_a, only_b = a[~same.any(1) & (a[:, 4] > edge)], b[~same.any(0) & (b[:, 4] > edge)]
-        lost = torch.cat([only_a, only_b])
-        if not len(lost):
-            continue
-        offered = [_offered(only_a, given[0], task, classes), _offered(only_b, wanted[0], task, classes)]
-        class_tie = [_class_tie(only_a, wanted[0], task, classes), _class_tie(only_b, given[0], task, classes)]
-        by_rounding = torch.cat(class_tie) | _nms_tie(lost, torch.cat([a, b]), task)
-        unmatched += int((~(torch.cat(offered) & by_rounding)).sum())
-    return found, unmatched
-
-
-def _detections(output: Tensor, task: str, classes: int) -> Tensor:
-    """Return the detections of one image after NMS, best first: (N, 6 or more), box, score, class, rest."""
-    own = output.clone()  # older hosts convert the boxes in place
-    kept = non_max_suppression(own, CONFIDENCE, NMS_IOU, max_det=MAX_DETECTIONS, nc=classes, rotated=task == "obb")
-    return torch.as_tensor(kept[0])
-
-
-def _iou(a: Tensor, b: Tensor, task: str) -> Tensor:
-    """Return the IoU of each detection with each other, (len(a), len(b)), whatever their classes."""
-    if task == "obb":
-        xywhr_a, xywhr_b = (torch.cat([d[:, :4], d[:, 6:7]], dim=1) for d in (a, b))
-        return torch.as_tensor(batch_probiou(xywhr_a, xywhr_b))
-    return torch.as_tensor(box_iou(a[:, :4], b[:, :4]))
-
-
-def _candidates_at(lost: Tensor, output: Tensor, task: str, classes: int) -> tuple[Tensor, Tensor]:
-    """Return which candidates for NMS have the box of a lost detection, (lost, N), and their scores, (N, classes)."""
-    rows = output[0].T  # (N, channels)
-    box = rows[:, :4] if task == "obb" else xywh2xyxy(rows[:, :4])
-    layout = torch.cat([box, torch.zeros(len(rows), 2), rows[:, 4 + classes :]], dim=1)
-    return _iou(lost, layout, task) >= MATCH_IOU, rows[:, 4 : 4 + classes]
-
-
-def _offered(lost: Tensor, output: Tensor, task: str, classes: int) -> Tensor:
-    """Return which lost detections are among the candidates, with their box and the score of their class."""
-    at_box, scores = _candidates_at(lost, output, task, classes)
-    score = scores[:, lost[:, 5].long()].T  # (lost, N)
-    return (at_box & ((score - lost[:, 4:5]).abs() <= MATCH_SCORE)).any(1)
-
-
-def _class_tie(lost: Tensor, output: Tensor, task: str, classes: int) -> Tensor:
-    """Return which lost detections got their class by rounding alone: another one scores the same there."""
-    at_box, scores = _candidates_at(lost, output, task, classes)
-    tied = (scores[None] - lost[:, None, 4:5]).abs() < ROUNDING  # (lost, N, classes)
-    return (at_box & (tied.sum(2) > 1)).any(1)
-
-
-def _nms_tie(lost: Tensor, kept: Tensor, task: str) -> Tensor:
-    """Return which lost detections NMS may keep or drop by rounding alone, or in the wake of such a one."""
-    overlap = _iou(lost, lost, task) * (lost[:, None, 5] == lost[None, :, 5])
-    neighbours = (overlap > NMS_IOU - ROUNDING) & ~torch.eye(len(lost), dtype=torch.bool)
-    equals = (lost[:, None, 4] - lost[None, :, 4]).abs() < ROUNDING  # either may suppress the other
-    at_threshold = ((_iou(lost, kept, task) - NMS_IOU).abs() < MATCH_SCORE) & (lost[:, None, 5] == kept[None, :, 5])
-    tie = (neighbours & equals).any(1) | at_threshold.any(1)
-    for _ in lost:
-        tie = tie | (neighbours & tie).any(1)
-    return tie

@@ -13,8 +13,10 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.results import Results
 
 from ela_yolo.errors import ExportError
-from ela_yolo.export import check_packages, export, find_images
+from ela_yolo.export import export
+from ela_yolo.images import find_images
 from ela_yolo.parity import ParityReport
+from ela_yolo.runtimes import check_runtime
 
 # From scratch on two CPU cores in minutes. Small pictures and no mosaic keep an epoch short; many small steps of Adam
 # at a high rate make up for the few epochs.
@@ -84,7 +86,7 @@ def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
         ExportError: Before the training, if packages that ONNX needs are missing or the validation images are no
             folder; after it, if the file cannot be run.
     """
-    check_packages()
+    check_runtime("onnx")
     settings = {**RECIPE, **overrides}
     validation = check_det_dataset(settings["data"])["val"]
     if not Path(str(validation)).is_dir():

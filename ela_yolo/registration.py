@@ -1,11 +1,12 @@
 """Makes ELA known to the host: the only file that changes anything in Ultralytics.
 
-Three functions of the host are wrapped, and one name is added:
+Three functions of the host are wrapped, and a name and a callback are added:
 
 - ``ultralytics.nn.tasks.parse_model``: ELA rows get the channels of the layer they read, then the host's parser runs.
 - ``ultralytics.nn.tasks.BaseModel.load``: layers are matched with ELA left out of the count, then the host loads.
 - ``ultralytics.utils.checks.check_file``: the bare name of a YAML that this package ships is found from any folder.
 - ``ultralytics.nn.tasks.ELA``: the parser looks a row's module up among the globals of its own module.
+- ``ultralytics.utils.callbacks.base.default_callbacks``: an export of a model with ELA is prepared as it starts.
 
 What this relies on is tried out on the host before anything is changed.
 """
@@ -29,11 +30,13 @@ from torch import nn
 
 from ela_yolo.ela import ELA, resolve_settings
 from ela_yolo.errors import RegistrationError, RowError
+from ela_yolo.export_hook import prepare_export
 from ela_yolo.rows import ELARow, read_ela_row, refuse_unread
 from ela_yolo.weights import is_ela, report_transfer, seat_layers
 
 TESTED = ("8.4.108", "8.4.190")  # the oldest and the newest host that the whole test suite passed on
 _MARK = "wrapped_by_ela_yolo"
+_EXPORT_EVENT = "on_export_start"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def register() -> None:
     # Not at the top: importing the host's parser calls this function, by the finder that waits for it.
     from ultralytics.nn import tasks
     from ultralytics.utils import checks
+    from ultralytics.utils.callbacks import base
 
     seams = (
         (tasks, "parse_model", _with_ela_rows),
@@ -77,6 +81,8 @@ def register() -> None:
             setattr(owner, name, replacement)
             _replace(original, replacement)
     setattr(tasks, ELA.__name__, ELA)
+    if prepare_export not in base.default_callbacks[_EXPORT_EVENT]:
+        base.default_callbacks[_EXPORT_EVENT].append(prepare_export)
     if hasattr(torch.serialization, "add_safe_globals"):  # where torch has it, ULTRALYTICS_SAFE_LOAD uses it
         torch.serialization.add_safe_globals([ELA])
 
@@ -187,6 +193,7 @@ def check_host() -> list[Seam]:
     """Try out what the registration relies on, without changing anything."""
     from ultralytics.nn import tasks
     from ultralytics.utils import checks
+    from ultralytics.utils.callbacks import base
 
     return [
         Seam("tasks.ELA", "the name is free", _try(_foreign_class, tasks)),
@@ -208,6 +215,7 @@ def check_host() -> list[Seam]:
             "it looks files up by check_file",
             _missing(checks, "check_yaml", ["file"]) or _own_lookup(checks),
         ),
+        Seam("callbacks.default_callbacks", "it has a list for the start of an export", _try(_event, base)),
     ]
 
 
@@ -259,6 +267,11 @@ def _own_lookup(checks: ModuleType) -> str | None:
     code = getattr(inspect.unwrap(checks.check_yaml), "__code__", None)
     uses = "check_file" in getattr(code, "co_names", ())
     return None if uses else "ultralytics.utils.checks.check_yaml does not use check_file"
+
+
+def _event(base: ModuleType) -> str | None:
+    found = isinstance(base.default_callbacks[_EXPORT_EVENT], list)
+    return None if found else f"{base.__name__}.default_callbacks has no list named {_EXPORT_EVENT}"
 
 
 def _probe_parser(parse_model: Callable[..., Any]) -> str | None:

@@ -7,6 +7,7 @@ ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value
   ela-yolo train model=yolov8n-ela.yaml data=my.yaml       the host's own modes: train, val, predict, export, track,
   ela-yolo val model=best.pt data=my.yaml                  benchmark and tune, as `yolo` takes them
   ela-yolo export model=best.pt format=onnx                export, then compare the file with the model
+  ela-yolo verify model=best.pt against=best.onnx          the same for a file that was exported elsewhere or earlier
   ela-yolo insert model=best.pt                            put ELA into a checkpoint or a model YAML, keep every weight
   ela-yolo remove model=best-ela.pt                        and take it out again
   ela-yolo doctor                                          what is installed, and what is wrong with it
@@ -24,15 +25,28 @@ Trains yolov8n-ela.yaml from scratch on scenes.yaml (rendered on this machine at
 to ONNX, proves the file, draws detections on some validation images, and prints where all of it lies. Takes the
 host's train keys, which replace the recipe's, such as epochs=60 or device=0.""",
     "export": """\
-ela-yolo export model=best.pt format=onnx [source=images/] [verify=False] [key=value ...]
+ela-yolo export model=best.pt format=onnx [source=images/] [data=my.yaml] [verify=False] [key=value ...]
 
-Exports with the host's own exporter, then runs the file and the model on the same images and compares every output
-and the detections. Prints a table, writes it as JSON beside the file, and exits with 1 if they differ.
+Exports with the host's own exporter, then runs the file, in the runtime of its format, and the model on the same
+images, and compares every output and the detections. Prints a table, writes it as JSON beside the file, and exits with
+1 if they differ by more than the precision explains.
 
-  source   a folder of images or one pattern such as 'images/*.jpg', at least two; default: photographs from the host
-  verify   False skips the proof; needed for formats that cannot be proven yet
+  format   onnx, torchscript, openvino, ncnn, mnn, litert, executorch; engine with a GPU, coreml on macOS; the host's
+           others with verify=False
+  source   a folder of images or one pattern such as 'images/*.jpg', at least two; default: some of data=, or
+           photographs from the host
+  data     compares the mAP of both on these validation images too; for int8 it is what the host calibrates with
+  verify   False skips the proof
 
-All other keys are the host's (`yolo cfg` lists them).""",
+All other keys are the host's (`yolo cfg` lists them), such as dynamic=True, half=True, int8=True, nms=True.""",
+    "verify": """\
+ela-yolo verify model=best.pt against=best.onnx [source=images/] [data=my.yaml] [conf=0.25] [iou=0.7]
+
+Proves a file that `yolo export` or `ela-yolo export` made elsewhere or earlier, as `ela-yolo export` does. The file, or
+the folder that OpenVINO, NCNN and ExecuTorch have, keeps the ending that the host gave it.
+
+  source, data   as for export
+  conf, iou      for a file with NMS in it: what it was exported with, if not with these defaults""",
     "insert": """\
 ela-yolo insert model=best.pt [after=C2f] [where=backbone] [variant=B] [gate=identity] [rewire=all] [save=FILE]
                 [dry_run=True] [exist_ok=True]

@@ -1,0 +1,48 @@
+"""What the host's exporter is told about ELA: the form of the block that suits the file, and its metadata."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torch import nn
+
+import ela_yolo
+from ela_yolo.ela import ELA
+
+METADATA_KEY = "ela"
+
+
+def prepare_export(exporter: Any) -> None:
+    """Prepare the exporter's own copy of a model with ELA; the host calls this when an export starts.
+
+    Every format then carries a metadata entry ``ela``: JSON with the plugin's version and, for each block, its layer
+    and settings. An ONNX file of one image size, in float32 and for the CPU, gets the form of the block that ONNX
+    Runtime runs fastest there.
+    """
+    blocks = describe_blocks(exporter.model)
+    if not blocks:
+        return
+    exporter.metadata[METADATA_KEY] = json.dumps({"version": ela_yolo.__version__, "blocks": blocks})
+    args = exporter.args
+    fixed = args.format == "onnx" and not args.dynamic and args.quantize in (None, 32) and exporter.device.type == "cpu"
+    for module in exporter.model.modules():
+        if isinstance(module, ELA):
+            module.fixed_size = fixed
+
+
+def describe_blocks(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the ELA blocks of a model, in order: their layer (``"3"``, of repeated ones ``"3.0"``) and settings."""
+    return [
+        {
+            "layer": name.removeprefix("model."),
+            "variant": module.variant,
+            "gate": module.gate,
+            "channels": module.channels,
+            "kernel_size": module.conv.kernel_size[0],
+            "groups": module.conv.groups,
+            "num_groups": module.gn.num_groups,
+        }
+        for name, module in model.named_modules()
+        if isinstance(module, ELA)
+    ]
