@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -173,7 +174,9 @@ class ELA(nn.Module):
         Means, broadcasting products and scalars would take the map out of that layout and back. Pooling and nearest
         upsampling hold the map's height and width as numbers, so the graph is right for one size alone.
         """
-        height, width = int(x.shape[2]), int(x.shape[3])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            height, width = int(x.shape[2]), int(x.shape[3])
         gate_h = self._map_gate(F.avg_pool2d(x, (1, width)), axis=2)
         gate_w = self._map_gate(F.avg_pool2d(x, (height, 1)), axis=3)
         scaled = x * F.interpolate(gate_h, scale_factor=(1, width)) * F.interpolate(gate_w, scale_factor=(height, 1))

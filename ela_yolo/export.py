@@ -228,11 +228,17 @@ class _Compared:
             ]
 
     def _dense(self, number: int, wanted: list[Tensor], given: list[Tensor]) -> None:
-        """Compare an output value by value."""
+        """Compare an output value by value, or boxes and the like where the model finds something."""
+        tolerance = self.file.tolerance
+        places: slice | Tensor = slice(None)
+        if number == 0 and self.file.task != "classify" and not tolerance.everywhere:
+            scores = wanted[0][0, 4 : 4 + len(self.net.names)].amax(0)
+            places = scores > tolerance.confidence
         for comparison in self.parts[number]:
             a, b = (outputs[number][:, comparison.part.channels] for outputs in (wanted, given))
             comparison.add_outputs(a, a.shape)
-            comparison.add_errors(a, b)
+            judged = slice(None) if comparison.part.unit == "probability" else places
+            comparison.add_errors(a[..., judged], b[..., judged])
 
     def _paired(self, rows: Tensor, matched: Matched) -> None:
         """Compare final detections with their counterparts, for equal scores may come in any order."""

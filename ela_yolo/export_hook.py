@@ -18,17 +18,17 @@ def prepare_export(exporter: Any) -> None:
 
     Every format then carries a metadata entry ``ela``: JSON with the plugin's version and, for each block, its layer
     and settings. An ONNX file of one image size, in float32 and for the CPU, gets the form of the block that ONNX
-    Runtime runs fastest there.
+    Runtime runs fastest there; ExecuTorch gets it because its XNNPACK refuses the plain form's Conv1d.
     """
     blocks = describe_blocks(exporter.model)
     if not blocks:
         return
     exporter.metadata[METADATA_KEY] = json.dumps({"version": ela_yolo.__version__, "blocks": blocks})
     args = exporter.args
-    fixed = args.format == "onnx" and not args.dynamic and args.quantize in (None, 32) and exporter.device.type == "cpu"
+    onnx = args.format == "onnx" and not args.dynamic and args.quantize in (None, 32) and exporter.device.type == "cpu"
     for module in exporter.model.modules():
         if isinstance(module, ELA):
-            module.fixed_size = fixed
+            module.fixed_size = onnx or args.format == "executorch"
 
 
 def describe_blocks(model: nn.Module) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ class Tolerance:
         match_score: Its score differs at most this much.
         edge: Scores this close to a limit may fall on either side of it.
         unmatched: The share of detections that may lack a counterpart.
+        everywhere: Whether all values are compared, or boxes and the like only where the model's score is above
+            ``confidence``; where there is nothing, low precision may put them anywhere.
         min_contrast: The outputs of different images must differ by this many times more than file and model do.
         reason: Why so much.
     """
@@ -34,6 +36,7 @@ class Tolerance:
     match_score: float
     edge: float
     unmatched: float
+    everywhere: bool
     min_contrast: float
     reason: str
 
@@ -49,6 +52,7 @@ FLOAT32 = Tolerance(
     match_score=1e-3,
     edge=1e-4,
     unmatched=0,
+    everywhere=True,
     min_contrast=100,
     reason="float32 in another order of summation, with room to spare; a wrong weight changes far more",
 )
@@ -63,6 +67,7 @@ FLOAT16 = Tolerance(
     match_score=0.05,
     edge=0.05,
     unmatched=0.02,
+    everywhere=False,
     min_contrast=10,
     reason="float16 keeps 11 bits, so a box at 640 px is a multiple of 0.5 px, and rounding adds up over the layers",
 )
@@ -77,6 +82,7 @@ INT8 = Tolerance(
     match_score=0.25,
     edge=0.1,
     unmatched=0.1,
+    everywhere=False,
     min_contrast=10,
     reason="8 bits give no bound for single values, so confident detections decide, and mAP where data= is given",
 )

@@ -1,0 +1,167 @@
+"""Every format that runs here, task and head: the file of a trained or calibrated model is proven, another's is not."""
+
+import platform
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+import ultralytics
+from conftest import HOME
+from ultralytics import YOLO
+from ultralytics.utils import ASSETS
+from ultralytics.utils.checks import check_version
+
+import ela_yolo
+from ela_yolo import ELA, ExportError, verify_export
+from ela_yolo.export import export
+from ela_yolo.images import host_photographs, network_input
+from ela_yolo.runtimes import RUNTIMES
+
+SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
+PHOTOGRAPHS = sorted(ASSETS.glob("*.jpg"))
+
+
+def images():
+    return sorted(SCENES.glob("*.jpg"))[:4]
+
+
+def needs(name):
+    """Skip where what a format needs is not installed; `make exports` installs all of them."""
+    runtime = RUNTIMES[name]
+    missing = [package for module, package in (runtime.runs, *runtime.exports) if find_spec(module) is None]
+    if missing:
+        pytest.skip(f"{name} needs {', '.join(missing)}")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "onnx opset=12",
+        "onnx opset=20",
+        "onnx opset=21",
+        "onnx simplify=False",
+        "onnx half=True",
+        "onnx int8=True data=scenes.yaml",
+        "onnx nms=True",
+        "onnx nms=True dynamic=True",
+        "torchscript",
+        "torchscript nms=True",
+        "torchscript dynamic=True",
+        "openvino",
+        "openvino dynamic=True",
+        "openvino half=True",
+        "ncnn",
+        "ncnn half=True",
+    ],
+)
+def test_a_file_is_proven_and_that_of_other_weights_is_not(keys, retrained, tmp_path):
+    name, *options = keys.split()
+    needs(name)
+    values = {"True": True, "False": False}
+    overrides = {key: values.get(value, value) for key, value in (option.split("=") for option in options)}
+    if "opset" in overrides:
+        overrides["opset"] = int(overrides["opset"])
+    model = YOLO(retrained / "weights/best.pt")
+    with torch.no_grad():
+        for branch in model.model.model[-1].cv3:
+            branch[-1].bias += 2  # a short training is sure of nothing, and low precision is judged by what is sure
+    model.save(tmp_path / "best.pt")
+    model = YOLO(tmp_path / "best.pt")
+    file, report = export(model, {"format": name, "imgsz": 96, **overrides}, images())
+    assert report.passed, str(report)
+    assert report.tolerance.precision == ("float16" if "half" in keys else "int8" if "int8" in keys else "float32")
+    assert RUNTIMES[name].runs[1] in report.runtime
+
+    changed = YOLO(tmp_path / "best.pt")
+    with torch.no_grad():
+        for block in changed.model.modules():
+            if isinstance(block, ELA):
+                block.gn.bias += 3
+    wrong = verify_export(changed, file, images())
+    assert not wrong.passed, str(wrong)
+
+
+def calibrated(yaml, folder):
+    """Random weights with BatchNorm calibrated on photographs, so that outputs depend on the image."""
+    model = YOLO(yaml)
+    batch = torch.cat([network_input(picture, (128, 128)) for picture in host_photographs().values()])
+    net = model.model.train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.3
+    with torch.no_grad():
+        for _ in range(10):
+            net(batch)
+    model.ckpt_path = net.pt_path = str(folder / f"{Path(yaml).stem}.pt")
+    head = net.model[-1]
+    heads = (
+        [head.linear] if model.task == "classify" else [b[-1] for b in (*head.cv3, *getattr(head, "one2one_cv3", ()))]
+    )
+    for last in heads:
+        torch.nn.init.normal_(last.weight, std=0.3)
+        torch.nn.init.zeros_(last.bias)
+    net.eval()
+    return model
+
+
+EXTRA = {"segment": "mask prototypes", "pose": "keypoints", "obb": "angles", "classify": "probabilities"}
+
+
+@pytest.mark.parametrize(
+    "name", ["yolov8n-ela-seg", "yolov8n-ela-pose", "yolov8n-ela-obb", "yolov8n-ela-cls", "yolo26n-ela"]
+)
+def test_every_task(name, tmp_path):
+    model = calibrated(f"{name}.yaml", tmp_path)
+    plain = {} if check_version(ultralytics.__version__, ">=8.4.178") else {"end2end": False}
+    file = model.export(format="onnx", imgsz=96, **plain)
+    report = verify_export(model, file, PHOTOGRAPHS)
+    assert report.passed, str(report)
+    assert EXTRA.get(model.task, "boxes") in [part.name for part in report.outputs]
+
+
+@pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolov10n"])
+def test_end_to_end_heads(name, tmp_path):
+    ela_yolo.insert(f"{name}.yaml", save=tmp_path / f"{name}-ela.yaml")
+    model = calibrated(str(tmp_path / f"{name}-ela.yaml"), tmp_path)
+    file = model.export(format="onnx", imgsz=96, end2end=True)
+    report = verify_export(model, file, PHOTOGRAPHS)
+    assert report.passed, str(report)
+    assert report.outputs[1].shape[1:] == (1,)  # one score a detection
+
+    with torch.no_grad():
+        model.model.model[3].gn.bias += 3
+    assert not verify_export(model, file, PHOTOGRAPHS).passed
+
+
+@pytest.mark.parametrize("name", ["openvino", "ncnn", "torchscript"])
+def test_a_damaged_file_is_one_clear_error(name, retrained, tmp_path):
+    needs(name)
+    weights = shutil.copy(retrained / "weights/best.pt", tmp_path / "best.pt")
+    file = Path(YOLO(weights).export(format=name, imgsz=96))
+    largest = max((each for each in [file, *file.rglob("*")] if each.is_file()), key=lambda each: each.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+    if name == "ncnn":  # it reads past the end of its weights without a word, and what comes out is checked
+        assert not verify_export(weights, file, images()).passed
+        return
+    with pytest.raises(ExportError, match=r"cannot be run by .*, so export it again|lacks the host's metadata"):
+        verify_export(weights, file, images())
+
+
+def test_a_fixed_size_takes_the_form_of_onnx_runtimes_layout_and_free_axes_do_not(retrained, tmp_path):
+    weights = shutil.copy(retrained / "weights/best.pt", tmp_path / "best.pt")
+    kinds = {}
+    for dynamic in (False, True):
+        nodes = onnx.load(YOLO(weights).export(format="onnx", imgsz=96, dynamic=dynamic)).graph.node
+        kinds[dynamic] = [node.op_type for node in nodes]
+    assert kinds[False].count("AveragePool") == 8 and "ReduceMean" not in kinds[False]
+    assert kinds[True].count("ReduceMean") == 8 and "AveragePool" not in kinds[True]
+    assert not any(module.fixed_size for module in YOLO(weights).model.modules() if isinstance(module, ELA))
+
+
+@pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML runs there")
+def test_core_ml_is_refused_where_it_does_not_run():
+    with pytest.raises(ExportError, match="Core ML runs on macOS alone"):
+        export(YOLO("yolov8n-ela.yaml"), {"format": "coreml"})
