@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test check proof compat
+.PHONY: quickstart test check proof compat exports
 
 quickstart: .venv/installed
 	$(BIN)/ela-yolo quickstart
@@ -15,6 +15,9 @@ proof: .venv/installed
 
 compat: .venv/installed
 	$(BIN)/python tools/compat.py
+
+exports: .venv/installed
+	$(BIN)/python tools/exports.py
 
 check: .venv/installed
 	$(BIN)/ruff check .

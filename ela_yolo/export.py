@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -17,6 +18,7 @@ import torch
 import ultralytics
 from torch import Tensor
 from ultralytics import YOLO
+from ultralytics.engine.exporter import export_formats
 
 import ela_yolo
 from ela_yolo.detections import NMS_IOU, Matched, Matcher
@@ -49,6 +51,8 @@ def check_provable(model: Any, overrides: Mapping[str, Any]) -> None:
 
 def export_unproven(model: YOLO, overrides: Mapping[str, Any]) -> Path:
     """Export by the host's exporter and return the file; the proof of a former one of that name is deleted."""
+    if overrides.get("format") == "mnn":  # at import its converter's logger runs pip and calls its maker's server
+        sys.modules.setdefault("MNN.tools.utils.log", None)  # type: ignore[arg-type]
     exported = Path(model.export(**overrides))
     report_path(exported).unlink(missing_ok=True)
     if exported.suffix == ".onnx":
@@ -75,7 +79,9 @@ def export(
     check_provable(model, overrides)
     data = overrides.get("data")
     pictures = _pictures(model, images, data)
-    exported = export_unproven(model, overrides)
+    taken = dict(zip(*(export_formats()[column] for column in ("Argument", "Arguments")), strict=True))
+    by_the_host = {key: value for key, value in overrides.items() if key != "data" or key in taken[overrides["format"]]}
+    exported = export_unproven(model, by_the_host)
     return exported, _verify(model, exported, pictures, data, overrides)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils import YAML
 
 from ela_yolo.errors import ExportError, UsageError, did_you_mean, plain
 from ela_yolo.tolerances import FLOAT16, FLOAT32, INT8, Tolerance
@@ -44,8 +47,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "openvino": Runtime(("openvino", "openvino"), quantizes=(("nncf", "nncf"),)),
     "engine": Runtime(("tensorrt", "tensorrt"), (("onnx", "onnx"), ("onnxslim", "onnxslim"))),
     "ncnn": Runtime(("ncnn", "ncnn"), (("pnnx", "pnnx"),)),
-    # MNN's converter runs pip by itself where that last package is missing, and pip then replaces protobuf under onnx.
-    "mnn": Runtime(("MNN", "MNN"), (("onnx", "onnx"), ("onnxslim", "onnxslim"), ("aliyun", "aliyun-log-python-sdk"))),
+    "mnn": Runtime(("MNN", "MNN"), (("onnx", "onnx"), ("onnxslim", "onnxslim"))),
     "litert": Runtime(
         ("ai_edge_litert", "ai-edge-litert"),
         (("litert_torch", "litert-torch"),),
@@ -128,6 +130,8 @@ class ExportedFile:
         self.path = path
         self.format = _format_of(path)
         check_runtime(self.format, exporting=False)
+        if self.format == "ncnn":
+            _try_ncnn(path)
         device = torch.device("cuda:0" if self.format == "engine" else "cpu")
         try:
             self.backend = AutoBackend(str(path), device=device, dnn=otherwise and self.format == "onnx")
@@ -190,6 +194,26 @@ def _versions(name: str) -> dict[str, str]:
         return {package: version(package)}
     except PackageNotFoundError:  # another build of it, such as onnxruntime-gpu
         return {}
+
+
+def _try_ncnn(path: Path) -> None:
+    """Run an NCNN model in a process of its own first, for a damaged one ends the process that runs it."""
+    try:
+        height, width = YAML.load(path / "metadata.yaml")["imgsz"]
+    except (FileNotFoundError, KeyError) as error:
+        raise ExportError(f"{path} lacks the host's metadata; make it with: ela-yolo export format=ncnn") from error
+    code = f"""
+import ncnn, numpy
+net = ncnn.Net()
+assert not net.load_param("model.ncnn.param") and not net.load_model("model.ncnn.bin")
+with net.create_extractor() as extractor:
+    extractor.input(net.input_names()[0], ncnn.Mat(numpy.zeros((3, {height}, {width}), numpy.float32)))
+    assert not any(extractor.extract(name)[0] for name in net.output_names())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=path, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it is damaged"])[-1]
+        raise ExportError(f"{path} cannot be run by ncnn, so export it again ({reason})")
 
 
 def openvino_precision() -> str:

@@ -143,9 +143,6 @@ def test_a_damaged_file_is_one_clear_error(name, retrained, tmp_path):
     file = Path(YOLO(weights).export(format=name, imgsz=96))
     largest = max((each for each in [file, *file.rglob("*")] if each.is_file()), key=lambda each: each.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:1000])
-    if name == "ncnn":  # it reads past the end of its weights without a word, and what comes out is checked
-        assert not verify_export(weights, file, images()).passed
-        return
     with pytest.raises(ExportError, match=r"cannot be run by .*, so export it again|lacks the host's metadata"):
         verify_export(weights, file, images())
 

@@ -50,7 +50,7 @@ CHECKS = {  # column -> tests, by pytest's names
         "test_graft.py::test_val_gives_the_same_map",
         "test_graft.py::test_the_stock_commands_take_a_graft",
     ],
-    "export": ["test_export.py::test_the_other_tasks_and_heads", "test_end_to_end.py::test_quickstart"],
+    "export": ["test_formats.py::test_every_task", "test_end_to_end.py::test_quickstart"],
 }
 SMOKE = f"""
 from ultralytics import YOLO, settings

@@ -1,0 +1,203 @@
+"""Exports a model to every format that runs here, proves each file, times it, and prints a table.
+
+::
+
+    python tools/exports.py                                        # make exports
+    python tools/exports.py model=best.pt data=my.yaml imgsz=320   # of your own detector
+    python tools/exports.py rows=onnx,ncnn                         # some rows
+
+Without ``model`` the quickstart trains one first. Each runtime is put into .venv/runtimes by pip, alone, so that none
+changes what the others or the host need, and each row has a process of its own. Latency is that of the file beside the
+export of the same model without ELA, at 640 px, alternating: median of the ratios.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+FOLDER = Path(sys.prefix) / "runtimes"
+# What lies beside the pinned environment, without the packages that it has: each was found to work with it.
+OPENVINO = "openvino==2026.4.1 openvino-telemetry==2025.2.0"
+PACKAGES = {
+    "openvino": OPENVINO,
+    "nncf": f"{OPENVINO} nncf==3.4.0 ninja==1.13.2 pydot==4.0.1 rich==15.0.0 safetensors==0.8.0 scikit-learn==1.9.1 "
+    "scipy==1.17.1 tabulate==0.10.0 joblib==1.6.0 threadpoolctl==3.8.0 markdown-it-py==4.3.0 mdurl==0.1.2 "
+    "narwhals==2.29.0",
+    "ncnn": "ncnn==1.0.20261020 pnnx==20260526 portalocker==4.4.2 tqdm==4.70.1",
+    "mnn": "MNN==3.6.1",
+    "litert": "litert-torch==0.10.0 ai-edge-litert==2.3.0 ai-edge-quantizer==0.10.0 litert-converter==0.5.0 "
+    "absl-py==2.5.1 backports.strenum==1.2.8 immutabledict==4.3.1 jax==0.10.2 jaxlib==0.10.2 jaxtyping==0.3.11 "
+    "markdown-it-py==4.3.0 mdurl==0.1.2 multipledispatch==1.0.0 opt_einsum==3.4.0 rich==15.0.0 safetensors==0.8.0 "
+    "scipy==1.17.1 tabulate==0.10.0 torchao==0.18.0 tqdm==4.70.1 wadler-lindig==0.1.8",
+    "executorch": "executorch==1.5.1 torchao==0.18.0 tabulate==0.10.0 ruamel.yaml==0.19.1",
+    "coreml": "coremltools==9.0 tqdm==4.70.1 cattrs==26.2.1 pyaml==26.7.0",
+}
+INT8 = {"int8": True, "data": None}
+ROWS = {  # row -> runtime, export keys
+    "onnx": (None, {}),
+    "onnx, opset 12": (None, {"opset": 12}),
+    "onnx, opset 20": (None, {"opset": 20}),
+    "onnx, simplify=False": (None, {"simplify": False}),
+    "onnx, dynamic=True": (None, {"dynamic": True}),
+    "onnx, nms=True": (None, {"nms": True}),
+    "onnx, half=True": (None, {"half": True}),
+    "onnx, int8=True": (None, INT8),
+    "torchscript": (None, {}),
+    "openvino": ("openvino", {}),
+    "openvino, half=True": ("openvino", {"half": True}),
+    "openvino, int8=True": ("nncf", INT8),
+    "ncnn": ("ncnn", {}),
+    "ncnn, half=True": ("ncnn", {"half": True}),
+    "mnn": ("mnn", {}),
+    "mnn, half=True": ("mnn", {"half": True}),
+    "mnn, int8=True": ("mnn", {"int8": True}),
+    "litert": ("litert", {}),
+    "litert, int8=True": ("litert", INT8),
+    "executorch": ("executorch", {}),
+    "coreml": ("coreml", {}),
+}
+NOT_RUN = {
+    "engine (TensorRT)": "needs an NVIDIA GPU; there `ela-yolo export format=engine` does the same",
+    "paddle, saved_model, pb, edgetpu": "their converters want other versions of torch, numpy or protobuf",
+    "rknn, imx, axelera, hailo, qnn, ...": "run on their own devices",
+}
+ROUNDS, SIDE = 40, 640
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table; the exit status is 1 if a file is not proven."""
+    given = dict(argument.split("=", 1) for argument in arguments)
+    data = given.get("data", "scenes.yaml")
+    weights = Path(given["model"]).resolve() if "model" in given else train()
+    chosen = given["rows"].split(";") if "rows" in given else list(ROWS)
+    print("| format | size | largest error: boxes, scores | mAP50-95: model, file | latency, beside plain | |")
+    print("|---|---|---|---|---|---|")
+    failed, versions = False, {}
+    for row in chosen:
+        runtime, keys = ROWS[row]
+        job = {"row": row, "weights": str(weights), "data": data, "imgsz": int(given.get("imgsz", 160)), "keys": keys}
+        result = in_own_process(job, install(runtime) if runtime else None)
+        failed |= not result.get("proven", True)
+        versions |= result.get("versions", {})
+        print(f"| {row} | {' | '.join(result['cells'])} |", flush=True)
+    for row, reason in NOT_RUN.items():
+        print(f"| {row} | | | | | not run: {reason} |")
+    known = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    print(f"\n{known}, Python {platform.python_version()}, {os.cpu_count()} CPU cores ({cpu()})")
+    return int(failed)
+
+
+def train() -> Path:
+    """Return the weights of a quickstart, trained now unless they lie there."""
+    best = FOLDER / "quickstart/ela-quickstart/weights/best.pt"
+    if not best.is_file():
+        command = [sys.executable, "-m", "ela_yolo", "quickstart", f"project={FOLDER / 'quickstart'}", "exist_ok=True"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return best
+
+
+def install(runtime: str) -> Path:
+    """Install the packages of a runtime alone, if they are not there yet."""
+    folder = FOLDER / runtime
+    if not folder.is_dir():
+        part = folder.with_name(f"{runtime}-unfinished")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", part]
+        subprocess.run([*command, *PACKAGES[runtime].split()], check=True, stdout=sys.stderr)
+        part.rename(folder)
+    return folder
+
+
+def in_own_process(job: dict, packages: Path | None) -> dict:
+    """Measure one row in a fresh interpreter; a crash of a runtime is a row too."""
+    env = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "PIP_NO_INDEX": "1"}
+    if packages:
+        env["PYTHONPATH"] = str(packages)
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, __file__, "one", json.dumps({**job, "folder": folder, "answer": str(answer)})]
+        done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+        if answer.is_file():
+            return json.loads(answer.read_text())
+    reason = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1][:200]
+    return {"proven": False, "cells": ["", "", "", "", f"failed: {reason}"]}
+
+
+def one(job: dict) -> dict:
+    """Export, prove and time one row."""
+    import numpy
+    import torch
+    from ultralytics import YOLO
+
+    import ela_yolo
+    from ela_yolo.export import export, export_unproven
+    from ela_yolo.runtimes import ExportedFile
+
+    name = job["row"].partition(",")[0]
+    folder = Path(job["folder"])
+    keys = {**job["keys"], "format": name}
+    if "data" in keys:
+        keys["data"] = job["data"]
+    weights = Path(shutil.copy(job["weights"], folder / "best.pt"))
+    if name == "coreml":
+        file = export_unproven(YOLO(weights), {**keys, "imgsz": job["imgsz"]})
+        return {"cells": [size(file), "", "", "", "converted; Core ML runs on macOS alone"]}
+
+    _, report = export(YOLO(weights), {**keys, "data": job["data"], "imgsz": job["imgsz"]})
+    print(report, file=sys.stderr)
+    errors = {part.name: max(p.max_error for p in report.outputs if p.name == part.name) for part in report.outputs}
+    _, of_model, of_file = report.scores
+
+    ela_yolo.remove(weights, save=folder / "plain.pt")
+    timed = []
+    for each in (folder / "plain.pt", weights):
+        timed.append(ExportedFile(export_unproven(YOLO(each), {**keys, "imgsz": SIDE}), otherwise=name == "openvino"))
+    image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    seconds = [[], []]
+    for turn in range(ROUNDS + 3):
+        for side in (0, 1) if turn % 2 else (1, 0):
+            start = time.perf_counter()
+            timed[side].run(image)
+            seconds[side].append(time.perf_counter() - start)
+    plain, ela = (numpy.array(each[3:]) for each in seconds)
+    latency = f"{1000 * numpy.median(ela):.1f} ms, {numpy.median(ela / plain):.3f}"
+    verdict = "proven" if report.passed else f"not proven: {report.failures[0]}"
+    return {
+        "proven": report.passed,
+        "versions": {**report.runtime, "numpy": numpy.__version__},
+        "cells": [
+            size(timed[1].path),
+            f"{errors['boxes']:.2g} px, {errors['scores']:.2g}",
+            f"{of_model:.4f}, {of_file:.4f}",
+            latency,
+            f"{verdict} ({report.tolerance.precision})",
+        ],
+    }
+
+
+def size(path: Path) -> str:
+    """Return how much room a file or folder takes."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return f"{sum(file.stat().st_size for file in files if file.is_file()) / 1e6:.1f} MB"
+
+
+def cpu() -> str:
+    """Return the name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["one"]:
+        job = json.loads(sys.argv[2])
+        Path(job["answer"]).write_text(json.dumps(one(job)))
+        sys.exit()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,145 @@
+"""What ELA costs in ONNX Runtime: which nodes the block becomes, what each costs, and the ratio to the plain model.
+
+``python tools/onnx_profile.py [model=yolov8n-ela.yaml] [imgsz=640] [threads=2]`` prints three Markdown tables. Three
+files are compared: the plain host, ELA as written (what free axes and float16 get), and ELA in its form for a fixed
+size. Whole runs alternate in one process, each after one that is not timed.
+"""
+
+import collections
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import onnx
+import onnxruntime
+
+OPSETS = (12, 13, 17, 18, 20, 21)
+ROUNDS, RUNS = 100, 30
+REST = 0.02  # s; the threads of a session keep spinning for a while after it ran, and would disturb the next one
+
+
+def export(model, target, side, as_written=False, **keys):
+    """Export by the host to a file of this name."""
+    from ultralytics import YOLO
+
+    from ela_yolo.ela import ELA
+
+    loaded = YOLO(model)
+    loaded.ckpt_path = loaded.model.pt_path = str(target.with_suffix(".pt"))
+    if as_written:
+        loaded.add_callback(
+            "on_export_start",
+            lambda exporter: [setattr(m, "fixed_size", False) for m in exporter.model.modules() if isinstance(m, ELA)],
+        )
+    return Path(loaded.export(format="onnx", imgsz=side, **keys))
+
+
+def block_nodes(file):
+    """Return the operators of the first ELA block in the file: name -> how often."""
+    graph = onnx.load(file)
+    told = {entry.key: entry.value for entry in graph.metadata_props}["ela"]
+    layer = json.loads(told)["blocks"][0]["layer"]
+    return collections.Counter(node.op_type for node in graph.graph.node if f"/model.{layer}/" in node.name)
+
+
+def session(file, threads, profile=None):
+    """Open a file."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def profile(file, image, threads, folder):
+    """Return the time of each kind of operator, in us a run (sum of the nodes' medians), and how many there are."""
+    opened = session(file, threads, folder / "profile")
+    for _ in range(RUNS):
+        opened.run(None, {"images": image})
+    durations = collections.defaultdict(list)
+    for event in json.loads(Path(opened.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            durations[event["args"]["op_name"], event["name"]].append(event["dur"])
+    cost, count = collections.Counter(), collections.Counter()
+    for (kind, _), times in durations.items():
+        cost[kind] += statistics.median(times)
+        count[kind] += 1
+    return cost, count
+
+
+def alternate(files, image, threads):
+    """Return the seconds of each file's runs, round by round, in an order that changes."""
+    opened = {name: session(file, threads) for name, file in files.items()}
+    seconds = {name: [] for name in files}
+    for turn in range(ROUNDS + 3):
+        for name in random.Random(turn).sample([*files], len(files)):
+            time.sleep(REST)
+            opened[name].run(None, {"images": image})
+            start = time.perf_counter()
+            opened[name].run(None, {"images": image})
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(times[3:]) for name, times in seconds.items()}
+
+
+def main(arguments):
+    """Print the tables."""
+    given = dict(argument.split("=", 1) for argument in arguments)
+    model, side = given.get("model", "yolov8n-ela.yaml"), int(given.get("imgsz", 640))
+    threads = int(given.get("threads", os.cpu_count()))
+    os.environ["YOLO_VERBOSE"] = "false"
+    import ela_yolo
+    from ela_yolo.inputs import find_model
+
+    ela_yolo.register()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain = folder / f"plain-{Path(model).name}"
+        ela_yolo.remove(find_model(model), save=plain)
+
+        forms = {f"opset {opset}": {"opset": opset} for opset in OPSETS} | {"dynamic=True": {"dynamic": True}}
+        nodes = {form: block_nodes(export(model, folder / "nodes", 64, **keys)) for form, keys in forms.items()}
+        kinds = dict.fromkeys(kind for counted in nodes.values() for kind in counted)
+        print(f"| one block | {' | '.join(kinds)} | all |\n|---|{'---|' * (len(kinds) + 1)}")
+        for form, counted in nodes.items():
+            print(f"| {form} | {' | '.join(str(counted[kind] or '') for kind in kinds)} | {counted.total()} |")
+
+        files = {
+            "plain": export(plain, folder / "plain", side),
+            "as written": export(model, folder / "written", side, as_written=True),
+            "fixed size": export(model, folder / "fixed", side),
+        }
+        image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
+        profiles = {form: profile(file, image, threads, folder) for form, file in files.items()}
+        print(f"\n| operator, us a run (nodes) | {' | '.join(files)} |\n|---|{'---|' * len(files)}")
+        changed = [
+            kind
+            for kind in {kind for _, count in profiles.values() for kind in count}
+            if len({count[kind] for _, count in profiles.values()}) > 1
+        ]
+        for kind in sorted(changed, key=lambda kind: -profiles["as written"][0][kind]):
+            cells = (f"{cost[kind]:.0f} ({count[kind]})" if count[kind] else "" for cost, count in profiles.values())
+            print(f"| {kind} | {' | '.join(cells)} |")
+        without = {form: sum(cost[k] for k in changed if k != "Conv") for form, (cost, _) in profiles.items()}
+        print(f"| all of these but Conv | {' | '.join(f'{cost:.0f}' for cost in without.values())} |")
+
+        print("\n| whole model | median ms | ratio, median | of the fastest tenths |\n|---|---|---|---|")
+        seconds = alternate(files, image, threads)
+        for form, times in seconds.items():
+            median = np.median(times / seconds["plain"])
+            fastest = np.quantile(times, 0.1) / np.quantile(seconds["plain"], 0.1)
+            print(f"| {form} | {1000 * np.median(times):.1f} | {median:.3f} | {fastest:.3f} |")
+    print(f"\n{model} at {side} px, {threads} threads, onnxruntime {onnxruntime.__version__}, {ROUNDS} rounds")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
