@@ -163,7 +163,7 @@ def _verify(
         detections=detections,
         unmatched=tuple(unmatched),
         mismatches=tuple(_mismatches(net, file)),
-        scores=None if data is None else _scores(model, file, data),
+        scores=None if data is None else _scores(model, file, data, nms),
         notes=tuple(_run_otherwise(net, file, pictures)),
     )
 
@@ -174,8 +174,8 @@ class _Compared:
     def __init__(self, net: Any, file: ExportedFile, nms: Mapping[str, Any]) -> None:
         self.net, self.file = net, file
         tolerance = file.tolerance
+        self.nms = _nms_settings(nms)
         if file.kind == "nms":
-            self.nms = {"conf": nms.get("conf") or NMS_CONFIDENCE, "iou": nms.get("iou") or NMS_IOU}
             tolerance = replace(tolerance, confidence=max(self.nms["conf"], tolerance.confidence))
         self.matcher = Matcher(file.task, len(net.names), tolerance)
         self.parts = [
@@ -259,6 +259,10 @@ class _Compared:
         return [comparison.result(tolerance) for output in self.parts for comparison in output]
 
 
+def _nms_settings(nms: Mapping[str, Any]) -> dict[str, float]:
+    return {"conf": nms.get("conf") or NMS_CONFIDENCE, "iou": nms.get("iou") or NMS_IOU}
+
+
 def _mismatches(net: Any, file: ExportedFile) -> Iterator[str]:
     """Yield what the file says of itself that is not so."""
     names = {int(key): value for key, value in dict(file.metadata["names"]).items()}
@@ -297,12 +301,19 @@ def _sort_nodes(file: Path) -> None:
             sorted_model.save_model_to_file(str(file))
 
 
-def _scores(model: YOLO, file: ExportedFile, data: str) -> tuple[str, float, float]:
+def _scores(model: YOLO, file: ExportedFile, data: str, nms: Mapping[str, Any]) -> tuple[str, float, float]:
     """Return the metric of the model and of the file on a data set: its name and both values."""
     metric = METRICS.get(file.task, "metrics/mAP50-95(B)")
     values = []
     with tempfile.TemporaryDirectory() as folder:
-        keys = {"imgsz": max(file.inputs[0][1]), "batch": file.inputs[0][0], "rect": False, "plots": False}
+        keys: dict[str, Any] = {
+            "imgsz": max(file.inputs[0][1]),
+            "batch": file.inputs[0][0],
+            "rect": False,
+            "plots": False,
+        }
+        if file.kind == "nms":  # what it drops is no loss by the export
+            keys |= _nms_settings(nms)
         for each in (deepcopy(model), YOLO(str(file.path), task=file.task)):
             results: Any = each.val(data=data, project=folder, verbose=False, device="cpu", workers=0, **keys)
             values.append(float(results.results_dict[metric]))

@@ -1,0 +1,121 @@
+"""What lower precision costs in mAP, and whether ELA should be spared from it.
+
+``python tools/precision_study.py model=best.pt data=bccd.yaml imgsz=320`` exports a trained model to float16 and int8,
+once as Ultralytics does and once with the nodes of ELA kept in float32 by the runtimes' own means, and validates each
+file. OpenVINO's rows need its packages: ``PYTHONPATH=.venv/runtimes/nncf``, which ``make exports`` installs.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+os.environ["YOLO_VERBOSE"] = "false"
+
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from ultralytics import YOLO
+from ultralytics.data.utils import check_det_dataset
+
+from ela_yolo.export import export_unproven
+from ela_yolo.images import find_images, network_input, read_images
+
+WEIGHTED = {"Conv", "Gemm", "MatMul"}  # what Ultralytics quantises in ONNX
+
+
+class Calibration(CalibrationDataReader):
+    """Gives the images of a data set, one by one."""
+
+    def __init__(self, images):
+        self.images, self.rest = images, iter(images)
+
+    def get_next(self):
+        """Return the next image for the graph's input."""
+        image = next(self.rest, None)
+        return None if image is None else {"images": image}
+
+    def rewind(self):
+        """Start again."""
+        self.rest = iter(self.images)
+
+
+def ela_nodes(file):
+    """Return the names of the nodes that ELA became."""
+    graph = onnx.load(file)
+    told = json.loads({entry.key: entry.value for entry in graph.metadata_props}["ela"])
+    layers = tuple(f"/model.{block['layer']}/" for block in told["blocks"])
+    return [node.name for node in graph.graph.node if node.name.startswith(layers)]
+
+
+def onnx_files(weights, images, side, folder):
+    """Yield name -> file of every ONNX variant."""
+    plain = export_unproven(YOLO(weights), {"format": "onnx", "imgsz": side, "dynamic": True})
+    plain = Path(shutil.move(plain, folder / "plain.onnx"))
+    yield "onnx, float32", plain
+    spared = ela_nodes(plain)
+    for name, blocked in (("", []), (", ELA in float32", spared)):
+        target = folder / f"half{len(blocked)}.onnx"
+        onnx.save(convert_float_to_float16(onnx.load(plain), keep_io_types=True, node_block_list=blocked), target)
+        yield f"onnx, float16{name}", target
+    others = [node.name for node in onnx.load(plain).graph.node if node.op_type not in WEIGHTED]
+    for name, kept in (("", others), (", ELA in float32", others + spared)):
+        target = folder / f"int8{len(kept)}.onnx"
+        quantize_static(str(plain), str(target), Calibration(images), nodes_to_exclude=kept)
+        yield f"onnx, int8{name}", target
+
+
+def openvino_files(weights, images, side, folder):
+    """Yield name -> folder of every OpenVINO variant."""
+    import nncf
+    import openvino
+
+    plain = export_unproven(YOLO(weights), {"format": "openvino", "imgsz": side})
+    yield "openvino, float32", plain
+    core = openvino.Core()
+    layers = YOLO(weights).model.model
+    blocks = [layer for layer, module in enumerate(layers) if type(module).__name__ == "ELA"]
+    for name, spared in (("", []), (", ELA in float32", blocks)):
+        model = core.read_model(next(Path(plain).glob("*.xml")))
+        # As Ultralytics does, no sigmoid and nothing of the head.
+        starts = tuple(f"__module.model.{layer}{end}" for layer in (*spared, len(layers) - 1) for end in "/.")
+        operators = {operator.get_friendly_name(): operator.get_type_name() for operator in model.get_ops()}
+        kept = [each for each, kind in operators.items() if kind == "Sigmoid" or each.startswith(starts)]
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset(images),
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=kept),
+        )
+        target = folder / f"int8{len(kept)}_openvino_model"
+        shutil.copytree(plain, target)
+        openvino.save_model(quantised, next(target.glob("*.xml")))
+        yield f"openvino, int8{name}", target
+
+
+def main(arguments):
+    """Print the table."""
+    given = dict(argument.split("=", 1) for argument in arguments)
+    side, data = int(given["imgsz"]), given["data"]
+    pictures = read_images(find_images(str(check_det_dataset(data)["train"])))
+    images = [network_input(picture, (side, side)).numpy() for picture in pictures.values()]
+    print("| file | mAP50-95 | mAP50 |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        weights = Path(shutil.copy(given["model"], folder / "best.pt"))
+        variants = [onnx_files, *([openvino_files] if find_spec("nncf") else [])]
+        files = itertools.chain.from_iterable(make(weights, images, side, folder) for make in variants)
+        for variant, file in itertools.chain([("model", weights)], files):
+            keys = {"imgsz": side, "batch": 1, "rect": False, "plots": False, "verbose": False, "workers": 0}
+            result = YOLO(str(file), task="detect").val(data=data, project=folder, device="cpu", **keys)
+            print(f"| {variant} | {result.box.map:.4f} | {result.box.map50:.4f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
