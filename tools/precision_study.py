@@ -7,6 +7,7 @@ file. OpenVINO's rows need its packages: ``PYTHONPATH=.venv/runtimes/nncf``, whi
 
 import itertools
 import json
+import logging
 import os
 import shutil
 import sys
@@ -78,6 +79,7 @@ def openvino_files(weights, images, side, folder):
 
     plain = export_unproven(YOLO(weights), {"format": "openvino", "imgsz": side})
     yield "openvino, float32", plain
+    nncf.set_log_level(logging.ERROR)
     core = openvino.Core()
     layers = YOLO(weights).model.model
     blocks = [layer for layer, module in enumerate(layers) if type(module).__name__ == "ELA"]

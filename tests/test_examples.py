@@ -1,0 +1,61 @@
+"""The examples detect what the model does, in an environment without torch, ultralytics and ela-yolo."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import BIN, REPO, run
+from ultralytics import YOLO
+from ultralytics.utils import ASSETS
+
+PHOTOGRAPH = ASSETS / "bus.jpg"
+WITHOUT = """
+import sys
+for name in ("torch", "ultralytics", "ela_yolo"):
+    sys.modules[name] = None
+import runpy
+sys.argv[:] = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def sure(retrained, tmp_path_factory):
+    """Weights of a short training, made sure enough of themselves to detect something."""
+    model = YOLO(retrained / "weights/best.pt")
+    with torch.no_grad():
+        for branch in model.model.model[-1].cv3:
+            branch[-1].bias += 3
+    file = tmp_path_factory.mktemp("sure") / "best.pt"
+    model.save(file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("program", "keys"),
+    [
+        ("detect_onnx.py", {"format": "onnx"}),
+        ("detect_onnx.py", {"format": "onnx", "imgsz": (96, 128)}),
+        ("detect_onnx.py", {"format": "onnx", "nms": True}),
+        ("detect_openvino.py", {"format": "openvino"}),
+    ],
+)
+def test_an_example_detects_what_the_model_does(program, keys, sure, tmp_path):
+    weights = shutil.copy(sure, tmp_path / "best.pt")
+    keys = {"imgsz": (96, 96), **keys}
+    file = YOLO(weights).export(**keys)
+    command = [BIN / "python", "-c", WITHOUT, REPO / "examples" / program, file, PHOTOGRAPH, "drawn.jpg"]
+    printed = run(*command, cwd=tmp_path, env={"ELA_YOLO_AUTOLOAD": "0"}).stdout.splitlines()
+
+    found = YOLO(weights).predict(PHOTOGRAPH, imgsz=keys["imgsz"], rect=False, conf=0.25, iou=0.7, verbose=False)[0]
+    assert len(found.boxes) == len(printed) > 3
+    for line, box in zip(printed, found.boxes, strict=True):
+        name, score, *corners = line.split()
+        assert name == found.names[int(box.cls)]
+        assert float(score) == pytest.approx(box.conf.item(), abs=2e-3)
+        # The host cuts boxes off at the edge of the picture.
+        inside = np.clip(np.array(corners, float), 0, np.tile(found.orig_shape[::-1], 2))
+        assert np.abs(inside - box.xyxy[0].numpy()).max() <= 1
+    assert (tmp_path / "drawn.jpg").stat().st_size > 10_000
