@@ -66,12 +66,15 @@ class Matcher:
         a, b = (rows[rows[:, 4] > self.tolerance.confidence] for rows in (wanted, given))
         return self._match(a, b, raw, None)
 
-    def detections(self, output: Tensor, iou: float = NMS_IOU, max_det: int = MAX_DETECTIONS) -> Tensor:
+    def detections(
+        self, output: Tensor, max_det: int = MAX_DETECTIONS, iou: float = NMS_IOU, agnostic: bool = False
+    ) -> Tensor:
         """Return the detections of one image after NMS, best first: (N, 6 or more), box, score, class, rest."""
         kept = non_max_suppression(
             output.clone(),  # older hosts convert the boxes in place
             self.tolerance.confidence,
             iou,
+            agnostic=agnostic,
             max_det=max_det,
             nc=self.classes,
             rotated=self.task == "obb",

@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -174,7 +174,7 @@ class _Compared:
     def __init__(self, net: Any, file: ExportedFile, nms: Mapping[str, Any]) -> None:
         self.net, self.file = net, file
         tolerance = file.tolerance
-        self.nms = _nms_settings(nms)
+        self.nms, self.agnostic = _nms_settings(nms), bool(nms.get("agnostic_nms"))
         if file.kind == "nms":
             tolerance = replace(tolerance, confidence=max(self.nms["conf"], tolerance.confidence))
         self.matcher = Matcher(file.task, len(net.names), tolerance)
@@ -219,7 +219,7 @@ class _Compared:
             matched = self.matcher.final(wanted[0][0], given[0][0])
             self._paired(wanted[0][0], matched)
         else:
-            rows = self.matcher.detections(wanted[0], self.nms["iou"], max_det=given[0].shape[1])
+            rows = self.matcher.detections(wanted[0], given[0].shape[1], self.nms["iou"], self.agnostic)
             matched = self.matcher.final(rows, given[0][0], raw=wanted[0])
             padded = torch.zeros(given[0].shape[1:])
             padded[: len(rows)] = rows
@@ -289,13 +289,14 @@ def _mismatches(net: Any, file: ExportedFile) -> Iterator[str]:
 def _sort_nodes(file: Path) -> None:
     """Put the nodes of an ONNX file into the order that the format asks for; the host's float16 export lacks it."""
     import onnx
-    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(file)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError:
         with contextlib.suppress(Exception):  # what is wrong otherwise stays, and the proof tells
+            from onnxruntime.transformers.onnx_model import OnnxModel
+
             sorted_model = OnnxModel(model)
             sorted_model.topological_sort()
             sorted_model.save_model_to_file(str(file))
@@ -314,10 +315,17 @@ def _scores(model: YOLO, file: ExportedFile, data: str, nms: Mapping[str, Any]) 
         }
         if file.kind == "nms":  # what it drops is no loss by the export
             keys |= _nms_settings(nms)
-        for each in (deepcopy(model), YOLO(str(file.path), task=file.task)):
+        for each in (_copied(model), YOLO(str(file.path), task=file.task)):
             results: Any = each.val(data=data, project=folder, verbose=False, device="cpu", workers=0, **keys)
             values.append(float(results.results_dict[metric]))
     return metric.removeprefix("metrics/"), values[0], values[1]
+
+
+def _copied(model: YOLO) -> YOLO:
+    """Return a copy of the model whose layers validation may fuse, without the trainer that it may hold."""
+    copied = copy(model)
+    copied._modules = {**model._modules, "model": deepcopy(model.model)}  # type: ignore[dict-item]
+    return copied
 
 
 def _run_otherwise(net: Any, file: ExportedFile, pictures: Mapping[str, Array]) -> Iterator[str]:

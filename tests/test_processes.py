@@ -53,12 +53,12 @@ print(generate_ddp_file(trainer))
 
 
 def test_the_worker_file_of_ddp_trains_in_a_fresh_interpreter(tmp_path):
-    """The host names CPU runs one process, so a single worker runs the file to its end."""
+    """The host names CPU runs one process, so a single worker runs the file to its end.
+
+    Without the autoload it would too: among the callbacks in the file is the one that prepares exports.
+    """
     made = python(GENERATE.replace("PROJECT", repr(str(tmp_path))), cwd=tmp_path)
     file = Path(made.stdout.splitlines()[-1])
-    assert "ela_yolo" not in file.read_text()
-    switched_off = run(sys.executable, file, cwd=tmp_path, env=OFF, ok=False)
-    assert "KeyError: 'ELA'" in switched_off.stderr
     run(sys.executable, file, cwd=tmp_path)
     assert blocks(tmp_path / "run/weights/last.pt") == 4
 
