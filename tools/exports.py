@@ -66,7 +66,7 @@ ROWS = {  # row -> runtime, export keys
 }
 NOT_RUN = {
     "engine (TensorRT)": "needs an NVIDIA GPU; there `ela-yolo export format=engine` does the same",
-    "paddle, saved_model, pb, edgetpu": "their converters want other versions of torch, numpy or protobuf",
+    "paddle, saved_model, pb, edgetpu": "not tried",
     "rknn, imx, axelera, hailo, qnn, ...": "run on their own devices",
 }
 ROUNDS, SIDE = 40, 640
