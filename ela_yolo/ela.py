@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ela_yolo.ela_cpu import Form, scale_by_gates
+
 Variant = Literal["T", "B", "S", "L"]
 Gate = Literal["paper", "residual", "identity"]
 
@@ -155,6 +157,9 @@ class ELA(nn.Module):
         """Return ``x`` scaled by its gates."""
         if self.fixed_size:
             return self._forward_fixed_size(x)
+        if self._in_few_operators(x):
+            form = Form(self.conv.groups, self.gn.num_groups, self.gn.eps, self.gate)
+            return scale_by_gates(x, self.conv.weight, self.gn.weight, self.gn.bias, form)
         gate_h = self._strip_gate(x.mean(dim=3)).to(x.dtype)[:, :, :, None]  # (B, C, H, 1)
         gate_w = self._strip_gate(x.mean(dim=2)).to(x.dtype)[:, :, None, :]  # (B, C, 1, W)
         if self.gate == "identity":
@@ -162,6 +167,26 @@ class ELA(nn.Module):
         if self.gate == "residual":
             return x + x * gate_h * gate_w
         return x * gate_h * gate_w
+
+    def _in_few_operators(self, x: Tensor) -> bool:
+        """Whether this is plain computing on a CPU.
+
+        A graph gets the formula as it is written, which compilers and exporters know how to fuse, and so does whoever
+        watches or replaces the convolution, as counters of operations, pruning and adapters do.
+        """
+        conv = self.conv
+        return (
+            isinstance(x, Tensor)  # not so for torch.fx
+            and x.device.type == "cpu"
+            and x.dtype in (torch.float32, torch.float64)
+            and type(conv) is nn.Conv1d
+            and x.dtype == conv.weight.dtype
+            and not conv._forward_pre_hooks
+            and not conv._forward_hooks
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.jit.is_tracing()
+            and not torch.compiler.is_compiling()
+        )
 
     def _strip_gate(self, strip: Tensor) -> Tensor:
         # nn.GroupNorm's own forward refuses a single value per group, which a 1xN map can give; the operator does not.
