@@ -18,6 +18,7 @@ from ela_yolo.usage import COMMAND_HELP, HELP, HOST_HELP
 INSERT_KEYS = ("after", "where", "variant", "gate", "rewire")
 EDIT_KEYS = ("model", "save", "dry_run", "exist_ok")
 DOCTOR_KEYS = ("model", "weights")
+PROFILE_KEYS = ("model", "imgsz", "device", "save")
 VERIFY_KEYS = ("model", "against", "source", "data", "conf", "iou")
 OWN_KEYS = {"export": ("verify",), "tune": ("iterations", "use_ray")}
 
@@ -74,6 +75,8 @@ def _run(args: list[str]) -> int:
         return _edit(command, rest)
     if command == "verify":
         return _verify(rest)
+    if command == "profile":
+        return _profile(rest)
     overrides = _overrides(rest, *OWN_KEYS.get(command, ()))  # refused here in one line rather than by the host in many
     needed = {"model"} if command in ("export", "tune") else {"model", "cfg"}
     if command != "quickstart" and not needed & overrides.keys():
@@ -202,6 +205,26 @@ def _verify(args: Sequence[str]) -> int:
     report = verify_export(model, given["against"], images, given.get("data"), nms)
     print(f"\n{report}\nwritten to {report.save()}")
     return 0 if report.passed else 1
+
+
+def _profile(args: Sequence[str]) -> int:
+    from ela_yolo.cost import target_files
+    from ela_yolo.inputs import check_model
+    from ela_yolo.profile import profile
+
+    given = _given("profile", args, PROFILE_KEYS)
+    if "model" not in given:
+        raise UsageError("model= is missing, such as model=yolov8n-ela.yaml")
+    imgsz = given.get("imgsz", "640")
+    if not imgsz.isdecimal() or int(imgsz) == 0:
+        raise UsageError(f"imgsz must be a positive number of pixels, got '{imgsz}'")
+    check_model(given["model"])
+    target_files(given["model"], given.get("save"))  # rather refused now than after it was measured
+    print(f"measuring {given['model']} and its plain host by turns; a nano model takes a minute", flush=True)
+    result = profile(given["model"], int(imgsz), given.get("device", "cpu"))
+    table, picture = result.save(given.get("save"))
+    print(f"\n{result}\nwritten to {table} and {picture}")
+    return 0
 
 
 def _fraction(key: str, written: str) -> float:

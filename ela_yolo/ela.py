@@ -184,7 +184,7 @@ class ELA(nn.Module):
             and not conv._forward_pre_hooks
             and not conv._forward_hooks
             and not torch.is_autocast_enabled("cpu")
-            and not torch.jit.is_tracing()
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             and not torch.compiler.is_compiling()
         )
 

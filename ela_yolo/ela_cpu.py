@@ -38,7 +38,7 @@ class _Strips(NamedTuple):
     """What becomes of the two strips; L is the larger of H and W, and what lies behind the smaller means nothing.
 
     Attributes:
-        sums: Both strips with the convolution's padding, (2, B, C, L + kernel_size - 1).
+        sums: Both strips with the convolution's padding, (2B, C, L + kernel_size - 1).
         mixed: What the norm takes: where H = W both strips, (2B, C, L), else each, (B, C, H) and (B, C, W).
         stats: The norm's means and reciprocal deviations, likewise.
         gates: The sigmoids, likewise.
@@ -86,12 +86,16 @@ def _factor(form: Form) -> int:
 
 def _through_strips(x: Tensor, conv: Tensor, gamma: Tensor, beta: Tensor, form: Form) -> _Strips:
     batch, channels, height, width = x.shape
-    length, pad = max(height, width), conv.shape[2] // 2
-    sums = x.new_zeros(2, batch, channels, length + 2 * pad)
-    torch.sum(x, 3, out=sums[0, :, :, pad : pad + height])
-    torch.sum(x, 2, out=sums[1, :, :, pad : pad + width])
-    both = _convolve(sums.flatten(0, 1), conv, form.groups)  # (2B, C, L)
-    mixed = (both,) if height == width else (both[:batch, :, :height].contiguous(), both[batch:, :, :width].contiguous())
+    strips = x.sum(3), x.sum(2)
+    if height != width:
+        length = max(height, width)
+        strips = F.pad(strips[0], (0, length - height)), F.pad(strips[1], (0, length - width))
+    pad = conv.shape[2] // 2
+    sums = F.pad(torch.cat(strips), (pad, pad))
+    both = _convolve(sums, conv, form.groups)  # (2B, C, L)
+    mixed: tuple[Tensor, ...] = (both,)
+    if height != width:
+        mixed = both[:batch, :, :height].contiguous(), both[batch:, :, :width].contiguous()
     normed = [
         torch.native_group_norm(strip, gamma, beta, len(strip), channels, strip.shape[2], form.num_groups, eps)
         for strip, eps in zip(mixed, (form.eps * width**2, form.eps * height**2), strict=False)
@@ -104,8 +108,8 @@ def _convolve(padded: Tensor, conv: Tensor, groups: int) -> Tensor:
     """Return the convolution of strips that are padded already."""
     if groups < conv.shape[0]:
         return F.conv1d(padded, conv, groups=groups)
-    windows = padded.unfold(2, conv.shape[2], 1).unbind(3)  # (2B, C, L) each
     taps = conv.unbind(2)  # (C, 1) each
+    windows = padded.unfold(2, len(taps), 1).unbind(3)  # (2B, C, L) each
     total = windows[0] * taps[0]
     for window, tap in zip(windows[1:], taps[1:], strict=True):
         total.addcmul_(window, tap)
@@ -146,8 +150,9 @@ class _ScaleByGates(torch.autograd.Function):
         grad_sums, grad_conv, grad_gamma, grad_beta = _back_through_strips(strips, grad_gates, conv, gamma, form)
 
         torch.mul(grad, gate_h, out=buffer)
-        torch.addcmul(grad_sums[1, :, :, None, :width], buffer, gate_w, out=buffer)
-        buffer.add_(grad_sums[0, :, :, :height, None])
+        along_h, along_w = grad_sums.chunk(2)
+        torch.addcmul(along_w[:, :, None, :width], buffer, gate_w, out=buffer)
+        buffer.add_(along_h[:, :, :height, None])
         if form.gate == "residual":
             buffer.add_(grad)
         return buffer, grad_conv, grad_gamma, grad_beta, None
@@ -156,8 +161,8 @@ class _ScaleByGates(torch.autograd.Function):
 def _back_through_strips(
     strips: _Strips, grad_gates: tuple[Tensor, ...], conv: Tensor, gamma: Tensor, form: Form
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of the sums, without padding (2, B, C, L), and of the three weights."""
-    _, batch, channels, padded = strips.sums.shape
+    """Return the gradients of the sums, without padding (2B, C, L), and of the three weights."""
+    _, channels, padded = strips.sums.shape
     pad = conv.shape[2] // 2
     length = padded - 2 * pad
     grads = []
@@ -173,12 +178,12 @@ def _back_through_strips(
         grad_both = torch.cat([F.pad(grad, (0, length - grad.shape[2])) for grad in of_strips])
     grad_gamma, grad_beta = sum(of_gamma[1:], of_gamma[0]), sum(of_beta[1:], of_beta[0])
 
-    sums = strips.sums.flatten(0, 1)
     if form.groups < channels:
-        grad_sums = conv_grad.conv1d_input(sums.shape, conv, grad_both, groups=form.groups)[:, :, pad : pad + length]
-        grad_conv = conv_grad.conv1d_weight(sums, conv.shape, grad_both, groups=form.groups)
+        of_padded = conv_grad.conv1d_input(strips.sums.shape, conv, grad_both, groups=form.groups)
+        grad_sums = of_padded[:, :, pad : pad + length]
+        grad_conv = conv_grad.conv1d_weight(strips.sums, conv.shape, grad_both, groups=form.groups)
     else:
         grad_sums = _convolve(F.pad(grad_both, (pad, pad)), conv.flip(2), form.groups)
-        windows = sums.unfold(2, conv.shape[2], 1)  # (2B, C, L, kernel_size)
+        windows = strips.sums.unfold(2, conv.shape[2], 1)  # (2B, C, L, kernel_size)
         grad_conv = (windows * grad_both.unsqueeze(3)).sum((0, 2)).unsqueeze(1)
-    return grad_sums.unflatten(0, (2, batch)), grad_conv, grad_gamma, grad_beta
+    return grad_sums, grad_conv, grad_gamma, grad_beta

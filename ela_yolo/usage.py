@@ -10,6 +10,7 @@ ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value
   ela-yolo verify model=best.pt against=best.onnx          the same for a file that was exported elsewhere or earlier
   ela-yolo insert model=best.pt                            put ELA into a checkpoint or a model YAML, keep every weight
   ela-yolo remove model=best-ela.pt                        and take it out again
+  ela-yolo profile model=yolov8n-ela.yaml                  what ELA costs, beside the plain host
   ela-yolo doctor                                          what is installed, and what is wrong with it
   ela-yolo COMMAND --help                                  more on one of them
   ela-yolo --version
@@ -72,6 +73,17 @@ All other weights of a checkpoint stay. The result is a file of its own.
   save      default: best-ela-plain.pt for best-ela.pt, in this folder
   dry_run   True prints and writes nothing
   exist_ok  True replaces a file that exists""",
+    "profile": """\
+ela-yolo profile model=yolov8n-ela.yaml [imgsz=640] [device=cpu] [save=FILE.json]
+
+Measures a model YAML or a checkpoint with ELA beside its plain host, the same with the ELA rows taken out: parameters,
+GFLOPs, latency in PyTorch (fused) and, with the extra `export`, in ONNX Runtime, forward and backward of training, and
+peak memory; and each ELA block within the model. Both run by turns, at batch 1, with as many threads as Ultralytics
+sets. Prints two tables, and writes them as JSON and as a picture.
+
+  imgsz    side of the square image in pixels; default: 640
+  device   cpu (default), or a GPU as the host names it, such as 0
+  save     default: yolov8n-ela-profile.json, with the picture beside it, in this folder; files there are replaced""",
     "doctor": """\
 ela-yolo doctor [model=yolov8n-ela.yaml] [weights=yolov8n.pt]
 

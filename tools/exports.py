@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -70,7 +70,7 @@ NOT_RUN = {
     "rknn, imx, axelera, hailo, qnn, ...": "run on their own devices",
 }
 ROUNDS, SIDE = 40, 640
-REST = 0.02  # s; the threads of some runtimes keep spinning for a while after they ran, and would disturb the next one
+REST = 0.02  # s
 
 
 def main(arguments: list[str]) -> int:
@@ -140,6 +140,7 @@ def one(job: dict) -> dict:
     import ela_yolo
     from ela_yolo.export import export, export_unproven
     from ela_yolo.runtimes import ExportedFile
+    from ela_yolo.timing import alternate
 
     name = job["row"].partition(",")[0]
     folder = Path(job["folder"])
@@ -161,15 +162,8 @@ def one(job: dict) -> dict:
     for each in (folder / "plain.pt", weights):
         timed.append(ExportedFile(export_unproven(YOLO(each), {**keys, "imgsz": SIDE}), otherwise=name == "openvino"))
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    seconds = [[], []]
-    for turn in range(ROUNDS + 3):
-        for side in (0, 1) if turn % 2 else (1, 0):
-            time.sleep(REST)
-            timed[side].run(image)
-            start = time.perf_counter()
-            timed[side].run(image)
-            seconds[side].append(time.perf_counter() - start)
-    plain, ela = (numpy.array(each[3:]) for each in seconds)
+    seconds = alternate({str(i): partial(each.run, image) for i, each in enumerate(timed)}, ROUNDS, REST)
+    plain, ela = map(numpy.array, seconds.values())
     latency = f"{1000 * numpy.median(ela):.1f} ms, {numpy.median(ela / plain):.3f}"
     if "nms" in keys:  # how long NMS takes depends on what is found
         latency = ""

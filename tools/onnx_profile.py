@@ -8,11 +8,10 @@ size. Whole runs alternate in one process, each after one that is not timed.
 import collections
 import json
 import os
-import random
 import statistics
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -21,9 +20,11 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from ela_yolo.timing import alternate
+
 OPSETS = (12, 13, 17, 18, 20, 21)
 ROUNDS, RUNS = 100, 30
-REST = 0.02  # s; the threads of a session keep spinning for a while after it ran, and would disturb the next one
+REST = 0.02  # s
 
 
 def export(model, target, side, as_written=False, **keys):
@@ -77,20 +78,6 @@ def profile(file, image, threads, folder):
     return cost, count
 
 
-def alternate(files, image, threads):
-    """Return the seconds of each file's runs, round by round, in an order that changes."""
-    opened = {name: session(file, threads) for name, file in files.items()}
-    seconds = {name: [] for name in files}
-    for turn in range(ROUNDS + 3):
-        for name in random.Random(turn).sample([*files], len(files)):
-            time.sleep(REST)
-            opened[name].run(None, {"images": image})
-            start = time.perf_counter()
-            opened[name].run(None, {"images": image})
-            seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(times[3:]) for name, times in seconds.items()}
-
-
 def main(arguments):
     """Print the tables."""
     given = dict(argument.split("=", 1) for argument in arguments)
@@ -133,7 +120,9 @@ def main(arguments):
         print(f"| all of these but Conv | {' | '.join(f'{cost:.0f}' for cost in without.values())} |")
 
         print("\n| whole model | median ms | ratio, median | of the fastest tenths |\n|---|---|---|---|")
-        seconds = alternate(files, image, threads)
+        opened = {form: session(file, threads) for form, file in files.items()}
+        calls = {form: partial(each.run, None, {"images": image}) for form, each in opened.items()}
+        seconds = {form: np.array(times) for form, times in alternate(calls, ROUNDS, REST).items()}
         for form, times in seconds.items():
             median = np.median(times / seconds["plain"])
             fastest = np.quantile(times, 0.1) / np.quantile(seconds["plain"], 0.1)

@@ -1,0 +1,214 @@
+"""Measures what ELA costs: a model beside its plain host, and each of its blocks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.utils.torch_utils import get_flops, select_device
+
+from ela_yolo.cost import SIDES, BlockCost, ModelCost, Profile, Time
+from ela_yolo.ela import ELA
+from ela_yolo.errors import ExportError, InputError
+from ela_yolo.export import export_unproven
+from ela_yolo.graft import remove
+from ela_yolo.inputs import YAML, find_model, open_model
+from ela_yolo.registration import register
+from ela_yolo.runtimes import ExportedFile, check_runtime
+from ela_yolo.timing import alternate
+
+ROUNDS, TRAINING_ROUNDS = 60, 12
+REST = 0.02  # s
+_CPU = torch.profiler.ProfilerActivity.CPU
+
+
+def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile:
+    """Measure a model with ELA beside its plain host, in one run and alternating.
+
+    Args:
+        model: A model YAML or a checkpoint (.pt) with ELA, found as the host finds it.
+        imgsz: Side of the square image, in px.
+        device: As the host takes it: ``cpu``, ``0``.
+
+    Raises:
+        InputError: If there is no such YAML, it has no ELA, or ``imgsz`` is no multiple of its stride.
+        ModelYamlError: If the YAML is not that of a model.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+        RegistrationError: If the host is not as this package expects.
+    """
+    register()
+    where = select_device(device, verbose=False)  # which on a CPU sets the number of threads, as all its commands do
+    file = find_model(model)
+    with tempfile.TemporaryDirectory() as name:
+        plain_file = Path(name) / f"plain-{Path(model).name}"
+        opened = [open_model(str(model) if file.suffix in YAML else file)]
+        if not any(isinstance(module, ELA) for module in opened[0].model.modules()):
+            raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
+        remove(file, save=plain_file)
+        opened.insert(0, open_model(plain_file))
+        stride = int(max(opened[1].model.stride))
+        if imgsz % stride:
+            raise InputError(f"imgsz={imgsz} is no multiple of the model's stride, {stride}; take one, such as 640")
+        image = torch.rand(1, 3, imgsz, imgsz, device=where)
+        sessions = _sessions(opened, imgsz, Path(name))
+        measured = _measure([each.model.float().to(where) for each in opened], image, sessions)
+    plain, ela = (ModelCost(**{key: _cost(values[i]) for key, values in measured.items()}) for i in (0, 1))
+    ratios = {key: _ratio(*values) for key, values in measured.items() if values[0] is not None}
+    blocks = tuple(_measure_blocks(opened[1].model, image))
+    return Profile(str(model), imgsz, str(where), _machine(), plain, ela, ratios, blocks)
+
+
+def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> dict[str, tuple[Any, Any]]:
+    """Return for each row what was measured of both models: numbers, lists of seconds, or None."""
+    fused = [deepcopy(model).eval().fuse(verbose=False) for model in models]
+    for model in models:
+        model.train().requires_grad_(True)
+    infer = {side: partial(_infer, model, image) for side, model in zip(SIDES, fused, strict=True)}
+    train = {side: partial(_train, model, image) for side, model in zip(SIDES, models, strict=True)}
+    onnx = {side: partial(each.run, image.cpu()) for side, each in zip(SIDES, sessions, strict=False)}
+    sides = {
+        "parameters": [sum(parameter.numel() for parameter in model.parameters()) for model in models],
+        "gflops": [get_flops(model, image.shape[2]) for model in models],
+        "latency": alternate(infer, ROUNDS).values(),
+        "onnx": alternate(onnx, ROUNDS, REST).values() if onnx else (None, None),
+        "training": alternate(train, TRAINING_ROUNDS).values(),
+        "memory": [_peak_memory(call, image.device) for call in infer.values()],
+        "training_memory": [_peak_memory(call, image.device) for call in train.values()],
+    }
+    return {key: tuple(values) for key, values in sides.items()}
+
+
+def _sessions(models: list[Any], imgsz: int, folder: Path) -> list[ExportedFile]:
+    try:
+        check_runtime("onnx")
+    except ExportError:
+        return []
+    sessions = []
+    logging.disable(logging.INFO)  # the host names the files and what to do with them, and they are gone soon
+    try:
+        for side, model in zip(("plain", "ela"), models, strict=True):
+            model.ckpt_path = model.model.pt_path = str(folder / f"{side}-export.pt")  # which names the file
+            sessions.append(ExportedFile(export_unproven(model, {"format": "onnx", "imgsz": imgsz, "device": "cpu"})))
+    finally:
+        logging.disable(logging.NOTSET)
+    return sessions
+
+
+def _infer(model: nn.Module, image: Tensor) -> None:
+    with torch.inference_mode():
+        model(image)
+    _wait(image.device)
+
+
+def _train(model: nn.Module, image: Tensor) -> None:
+    """Run forward and backward; the mean of all outputs stands for the loss, which needs labels."""
+    model.zero_grad()
+    loss: Any = sum(output.mean() for output in _tensors(model(image)) if output.requires_grad)
+    loss.backward()
+    _wait(image.device)
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, dict | list | tuple):
+        for output in outputs.values() if isinstance(outputs, dict) else outputs:
+            yield from _tensors(output)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_memory(call: Callable[[], None], device: torch.device) -> float:
+    """Return the most that a call holds of its own, in MB."""
+    call()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    with _silence(), torch.profiler.profile(activities=[_CPU], profile_memory=True) as profiler:
+        call()
+    events: Any = profiler.profiler.kineto_results.events()
+    held = most = 0
+    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most / 1e6
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what the profiler's C++ code says of itself off standard error."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
+    """Measure each block within a run of the model, where it finds the caches as its neighbours leave them."""
+    model = model.eval().fuse(verbose=False)
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, ELA)}
+    shapes: dict[str, tuple[int, int, int]] = {}
+    marks: dict[str, list[float]] = {name: [] for name in blocks}
+
+    def mark(_: nn.Module, inputs: tuple[Tensor, ...], *output: Tensor, name: str) -> None:
+        _wait(image.device)
+        marks[name].append(time.perf_counter())
+        shapes[name] = tuple(inputs[0].shape[1:])  # type: ignore[assignment]
+
+    for name, block in blocks.items():
+        block.register_forward_pre_hook(partial(mark, name=name))
+        block.register_forward_hook(partial(mark, name=name))
+    whole = alternate({"model": partial(_infer, model, image)}, ROUNDS)["model"]
+    for name, block in blocks.items():
+        times = marks[name][-2 * ROUNDS :]
+        seconds = [after - before for before, after in zip(times[::2], times[1::2], strict=True)]
+        kind = f"ELA-{block.variant} {block.gate}"
+        parameters = sum(parameter.numel() for parameter in block.parameters())
+        share = median(seconds) / median(whole)
+        yield BlockCost(name.removeprefix("model."), kind, shapes[name], parameters, _time(seconds), share)
+
+
+def _cost(measured: Any) -> Any:
+    return _time(measured) if isinstance(measured, list) else measured
+
+
+def _time(seconds: list[float]) -> Time:
+    tenths = quantiles(seconds, n=10)
+    return Time(1000 * median(seconds), 1000 * tenths[0], 1000 * tenths[-1])
+
+
+def _ratio(plain: Any, ela: Any) -> float:
+    if isinstance(plain, list):
+        return float(median(b / a for a, b in zip(plain, ela, strict=True)))
+    return float(ela / plain)
+
+
+def _machine() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    threads = torch.get_num_threads()
+    return f"{name}, {os.cpu_count()} cores, {threads} of them for PyTorch {torch.__version__}"

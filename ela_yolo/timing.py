@@ -1,0 +1,31 @@
+"""Times calls beside each other, so that what else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+
+WARM_UP = 3  # rounds that are not counted
+
+
+def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, rest: float = 0) -> dict[str, list[float]]:
+    """Return the seconds of each call, round by round: once a round, in an order that changes from round to round.
+
+    Args:
+        calls: What to time, by name.
+        rounds: How often.
+        rest: Seconds before each call, after which it is made once untimed: the threads of some runtimes keep spinning
+            for a while after they ran, and would disturb the next one.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(-WARM_UP, rounds):
+        for name in random.Random(turn).sample([*calls], len(calls)):
+            if rest:
+                time.sleep(rest)
+                calls[name]()
+            start = time.perf_counter()
+            calls[name]()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
