@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test check proof compat exports
+.PHONY: quickstart test check proof compat exports speed
 
 quickstart: .venv/installed
 	$(BIN)/ela-yolo quickstart
@@ -18,6 +18,9 @@ compat: .venv/installed
 
 exports: .venv/installed
 	$(BIN)/python tools/exports.py
+
+speed: .venv/installed
+	$(BIN)/python tools/block_speed.py
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -68,7 +68,7 @@ def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile
     plain, ela = (ModelCost(**{key: _cost(values[i]) for key, values in measured.items()}) for i in (0, 1))
     ratios = {key: _ratio(*values) for key, values in measured.items() if values[0] is not None}
     blocks = tuple(_measure_blocks(opened[1].model, image))
-    return Profile(str(model), imgsz, str(where), _machine(), plain, ela, ratios, blocks)
+    return Profile(str(model), imgsz, str(where), machine(), plain, ela, ratios, blocks)
 
 
 def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> dict[str, tuple[Any, Any]]:
@@ -206,7 +206,8 @@ def _ratio(plain: Any, ela: Any) -> float:
     return float(ela / plain)
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return the processor, the threads that PyTorch takes, and its version."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
