@@ -185,5 +185,5 @@ def _back_through_strips(
     else:
         grad_sums = _convolve(F.pad(grad_both, (pad, pad)), conv.flip(2), form.groups)
         windows = strips.sums.unfold(2, conv.shape[2], 1)  # (2B, C, L, kernel_size)
-        grad_conv = (windows * grad_both.unsqueeze(3)).sum((0, 2)).unsqueeze(1)
+        grad_conv = (windows * grad_both.unsqueeze(3)).sum(2).sum(0).unsqueeze(1)  # faster than .sum((0, 2))
     return grad_sums, grad_conv, grad_gamma, grad_beta

@@ -44,7 +44,7 @@ def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile
         device: As the host takes it: ``cpu``, ``0``.
 
     Raises:
-        InputError: If there is no such YAML, it has no ELA, or ``imgsz`` is no multiple of its stride.
+        InputError: If there is no such YAML, it has no ELA, or ``imgsz`` does not suit its stride.
         ModelYamlError: If the YAML is not that of a model.
         CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
         RegistrationError: If the host is not as this package expects.
@@ -60,8 +60,8 @@ def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile
         remove(file, save=plain_file)
         opened.insert(0, open_model(plain_file))
         stride = int(max(opened[1].model.stride))
-        if imgsz % stride:
-            raise InputError(f"imgsz={imgsz} is no multiple of the model's stride, {stride}; take one, such as 640")
+        if imgsz % stride or imgsz == stride:  # from a map of one pixel no BatchNorm can learn
+            raise InputError(f"imgsz={imgsz} is no multiple, 2 or more, of the model's stride {stride}; take 640")
         image = torch.rand(1, 3, imgsz, imgsz, device=where)
         sessions = _sessions(opened, imgsz, Path(name))
         measured = _measure([each.model.float().to(where) for each in opened], image, sessions)
@@ -85,8 +85,8 @@ def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> 
         "latency": alternate(infer, ROUNDS).values(),
         "onnx": alternate(onnx, ROUNDS, REST).values() if onnx else (None, None),
         "training": alternate(train, TRAINING_ROUNDS).values(),
-        "memory": [_peak_memory(call, image.device) for call in infer.values()],
-        "training_memory": [_peak_memory(call, image.device) for call in train.values()],
+        "memory": [peak_memory(call, image.device) for call in infer.values()],
+        "training_memory": [peak_memory(call, image.device) for call in train.values()],
     }
     return {key: tuple(values) for key, values in sides.items()}
 
@@ -134,7 +134,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _peak_memory(call: Callable[[], None], device: torch.device) -> float:
+def peak_memory(call: Callable[[], None], device: torch.device) -> float:
     """Return the most that a call holds of its own, in MB."""
     call()
     if device.type == "cuda":

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import ela_yolo.ela
 from ela_yolo import ELA
@@ -164,11 +165,106 @@ def test_every_parameter_gets_a_gradient(gate):
     assert x.grad.abs().min() > 0
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 3, 4), (1, 8, 4, 4), (2, 8, 1, 5), (1, 8, 6, 2)])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("gate", GATES)
-def test_gradients_are_right(gate):
-    block = randomised(ELA(8, gate=gate)).double()
-    x = torch.randn(2, 8, 3, 4, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(block, (x,))
+def test_gradients_are_right(gate, variant, shape):
+    block = randomised(ELA(8, variant, gate, num_groups=4)).double()
+    x = torch.randn(shape, dtype=torch.double, requires_grad=True)
+
+    def of_all(x, *parameters):
+        return torch.func.functional_call(block, dict(zip(dict(block.named_parameters()), parameters, strict=True)), x)
+
+    assert torch.autograd.gradcheck(of_all, (x, *block.parameters()))
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("grad", ["expanded", "channels_last", "sliced"])
+def test_gradients_are_those_of_the_formula_whatever_the_layout_of_the_incoming_one(grad, gate):
+    block = randomised(ELA(16, gate=gate))
+    x = torch.randn(2, 16, 9, 11)
+    incoming = {
+        "expanded": torch.ones(1).expand(x.shape),
+        "channels_last": torch.randn(x.shape).to(memory_format=torch.channels_last),
+        "sliced": torch.randn(2, 16, 18, 11)[:, :, ::2],
+    }[grad]
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        ours, theirs = given.clone().requires_grad_(), given.clone().requires_grad_()
+        found = torch.autograd.grad(block(ours), (ours, *block.parameters()), incoming)
+        expected = torch.autograd.grad(
+            formula(theirs, block.conv, block.gn, gate), (theirs, *block.parameters()), incoming
+        )
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("shape", [(2, 16, 40, 40), (2, 16, 30, 50)])
+def test_training_keeps_one_copy_of_the_map_which_is_its_input(shape, gate):
+    kept = {}
+    x = torch.randn(shape, requires_grad=True)
+    block = ELA(16, gate=gate)
+    remember = torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
+    )
+    with remember:
+        block(x)
+    whole = x.untyped_storage()
+    assert kept.pop(whole.data_ptr()) == whole.nbytes()
+    strips = 4 * 2 * 16 * max(shape[2:])
+    assert sum(kept.values()) < 10 * strips < whole.nbytes()
+
+
+def test_second_derivatives_are_refused():
+    block, x = ELA(16), torch.randn(2, 16, 5, 5, requires_grad=True)
+    (grad,) = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("variant", ["B", "S"])
+@pytest.mark.parametrize("shape", [(2, 16, 20, 20), (2, 16, 12, 20)])
+def test_inference_reads_the_map_twice_and_makes_one_copy_of_it(shape, variant):
+    block, x = ELA(16, variant), torch.randn(shape)
+    with torch.profiler.profile(record_shapes=True) as profiler, torch.inference_mode():
+        block(x)
+    events = [event for event in profiler.events() if event.input_shapes and list(shape) in event.input_shapes]
+    assert sorted(event.name for event in events if event.cpu_parent is None) == sorted(
+        ["aten::sum", "aten::sum", "aten::mul", "aten::mul_"]
+    )
+
+
+@pytest.mark.parametrize("watching", ["forward hook", "pre-hook", "pruning"])
+def test_who_watches_the_convolution_sees_it_run(watching):
+    block = randomised(ELA(16))
+    x = torch.randn(2, 16, 6, 5)
+    expected, seen = block(x), []
+    if watching == "forward hook":
+        block.conv.register_forward_hook(lambda *_: seen.append(1))
+    elif watching == "pre-hook":
+        block.conv.register_forward_pre_hook(lambda *_: seen.append(1))
+    else:
+        prune.identity(block.conv, "weight")
+        for _ in range(2):  # the second time fails where the pruned weight is not made anew
+            block(x).sum().backward()
+        seen = [1, 1] if block.conv.weight_orig.grad is not None else []
+    torch.testing.assert_close(block(x), expected)
+    assert len(seen) == 2
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("shape", [(2, 16, 9, 9), (2, 16, 9, 11)])
+def test_traced_and_exported_graphs_are_the_formula_as_written(shape, gate):
+    block = randomised(ELA(16, gate=gate))
+    x, other = torch.randn(shape), torch.randn(3, 16, 12, 7)
+    traced = torch.jit.trace(block, x)
+    dynamic = {0: torch.export.Dim("b", min=2), 2: torch.export.Dim("h", min=2), 3: torch.export.Dim("w", min=2)}
+    exported = torch.export.export(block, (x,), dynamic_shapes=(dynamic,)).module()
+    symbolic = torch.fx.symbolic_trace(block)
+    for graph in (traced, exported, symbolic):
+        for given in (x, other):
+            torch.testing.assert_close(graph(given), block(given))
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -1,0 +1,93 @@
+"""What ELA costs, measured on real models; no test asserts a time."""
+
+import json
+import time
+
+import cv2
+import pytest
+import torch
+from conftest import BIN, python, run
+
+from ela_yolo import ELA
+from ela_yolo.profile import peak_memory
+from ela_yolo.timing import WARM_UP, alternate
+
+ROWS = {"parameters", "gflops", "latency", "onnx", "training", "memory", "training_memory"}
+
+
+def profile(*arguments, cwd, **kwargs):
+    return run(BIN / "ela-yolo", "profile", *arguments, cwd=cwd, **kwargs)
+
+
+def test_a_model_beside_its_plain_host(tmp_path):
+    done = profile("model=yolov8n-ela.yaml", "imgsz=64", cwd=tmp_path)
+    assert done.stdout.endswith("written to yolov8n-ela-profile.json and yolov8n-ela-profile.png\n")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["yolov8n-ela-profile.json", "yolov8n-ela-profile.png"]
+    assert "| parameters | 3,157,200 | 3,161,520 | 1.001 |" in done.stdout
+    found = json.loads((tmp_path / "yolov8n-ela-profile.json").read_text())
+    assert found["ratios"].keys() == ROWS
+    for side in ("plain", "ela"):
+        for row in ("latency", "onnx", "training"):
+            assert 0 < found[side][row]["low"] <= found[side][row]["median"] <= found[side][row]["high"]
+        assert found[side]["training_memory"] > found[side]["memory"] > 0
+    assert found["ela"]["gflops"] > found["plain"]["gflops"]
+    assert [(block["layer"], block["input"], block["parameters"]) for block in found["blocks"]] == [
+        ("3", [32, 16, 16], 288),
+        ("6", [64, 8, 8], 576),
+        ("9", [128, 4, 4], 1152),
+        ("12", [256, 2, 2], 2304),
+    ]
+    assert all(0 < block["share"] < 1 for block in found["blocks"])
+    assert cv2.imread(str(tmp_path / "yolov8n-ela-profile.png")).std() > 10
+
+
+def test_a_checkpoint_and_a_file_to_save_to(trained, tmp_path):
+    done = profile(f"model={trained}/weights/best.pt", "imgsz=64", "save=costs.json", cwd=tmp_path)
+    assert "| 3 | ELA-B paper | 32x16x16 | 288 |" in done.stdout
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["costs.json", "costs.png"]
+
+
+def test_without_onnx_runtime_the_rest_is_measured(tmp_path):
+    code = """
+import sys
+sys.modules["onnxslim"] = None
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "onnxslim" else find(name, *rest)
+from ela_yolo.profile import profile
+print(profile("yolov8n-ela.yaml", 64))
+"""
+    printed = python(code, cwd=tmp_path).stdout
+    assert "ONNX Runtime was not measured: pip install 'ela-yolo[export]'" in printed
+    assert "| ONNX Runtime |" not in printed and "| training step |" in printed
+
+
+@pytest.mark.parametrize("megabytes", [8, 32])
+def test_peak_memory_is_what_is_held_at_once(megabytes):
+    def call():
+        first = torch.empty(megabytes * 250_000)
+        del first
+        second = torch.empty(megabytes * 250_000)
+        third = torch.empty_like(second[: len(second) // 2])
+        return second, third
+
+    assert peak_memory(call, torch.device("cpu")) == pytest.approx(1.5 * megabytes, rel=0.01)
+
+
+def test_calls_take_turns_in_a_changing_order():
+    order = []
+    calls = {name: lambda name=name: order.append(name) or time.sleep(0) for name in "abc"}
+    seconds = alternate(calls, rounds=20)
+    assert [len(times) for times in seconds.values()] == [20, 20, 20]
+    turns = ["".join(order[i : i + 3]) for i in range(0, len(order), 3)]
+    assert len(turns) == 20 + WARM_UP and {"".join(sorted(turn)) for turn in turns} == {"abc"}
+    assert len(set(turns)) > 3
+
+
+def test_a_block_is_a_small_part_of_what_training_holds():
+    x = torch.randn(4, 16, 64, 64, requires_grad=True)
+    block = ELA(16)
+    map_size = x.nbytes / 1e6
+    held = peak_memory(lambda: block(x).sum().backward(), x.device)
+    # The output and the gradient that comes back; one copy of the map in between is the result, and x.grad is there.
+    assert held < 3.5 * map_size
