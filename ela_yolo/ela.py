@@ -158,8 +158,9 @@ class ELA(nn.Module):
         if self.fixed_size:
             return self._forward_fixed_size(x)
         if self._in_few_operators(x):
-            form = Form(self.conv.groups, self.gn.num_groups, self.gn.eps, self.gate)
-            return scale_by_gates(x, self.conv.weight, self.gn.weight, self.gn.bias, form)
+            conv, gn = self.conv, self.gn
+            form = Form(conv.groups, gn.num_groups, gn.eps, self.gate)
+            return scale_by_gates(x, conv.weight, gn.weight, gn.bias, form)
         gate_h = self._strip_gate(x.mean(dim=3)).to(x.dtype)[:, :, :, None]  # (B, C, H, 1)
         gate_w = self._strip_gate(x.mean(dim=2)).to(x.dtype)[:, :, None, :]  # (B, C, 1, W)
         if self.gate == "identity":
@@ -177,7 +178,7 @@ class ELA(nn.Module):
         conv = self.conv
         return (
             isinstance(x, Tensor)  # not so for torch.fx
-            and x.device.type == "cpu"
+            and x.is_cpu
             and x.dtype in (torch.float32, torch.float64)
             and type(conv) is nn.Conv1d
             and x.dtype == conv.weight.dtype
