@@ -1,8 +1,8 @@
 """How fast the ELA block is on this CPU, beside the code that people copy, timm's attention layers, and one product.
 
-``python tools/block_speed.py`` (``make speed``) prints Markdown tables: inference, training (forward and backward), and
-a whole YOLOv8n with four ELA beside the plain one. Everything of a table runs in one process, in an order that changes
-from round to round; times are medians of single calls, ratios medians over the rounds.
+``python tools/block_speed.py`` (``make speed``) prints Markdown tables: inference, training (forward and backward), a
+whole YOLOv8n with four ELA beside the plain one, and which of the project's aims that meets. All of a table runs in one
+process, in an order that changes from round to round; times are medians of single calls, ratios medians over rounds.
 """
 
 import os
@@ -24,6 +24,13 @@ from ela_yolo.timing import alternate
 SHAPES = ((1, 32, 160, 160), (1, 64, 80, 80), (1, 128, 40, 40), (1, 256, 20, 20), (8, 64, 80, 80))
 ROUNDS, MODEL_ROUNDS = 300, 100
 COPIED, OURS = "copied code", "ela_yolo.ELA"
+AIMS = {  # of a ratio: at every shape, or of the whole model
+    "inference, copied code / ours": (">=", 3.0),
+    "inference, timm ELA / ours": (">", 1.0),
+    "inference, timm CA / ours": (">", 1.0),
+    "forward and backward, copied code / ours": (">=", 1.5),
+    "whole model, with ELA / plain": ("<=", 1.015),
+}
 TIMM = {"timm ELA": "ela", "timm CA": "coord", "SE": "se", "ECA": "eca", "CBAM": "cbam"}
 
 
@@ -68,17 +75,25 @@ def scale(x):
 
 
 def table(title, measured):
-    """Print the medians of each shape, and how much faster our block is than the copied code."""
+    """Print the medians of each shape, and return how much slower than ours the others are there: name -> ratios."""
     columns = list(next(iter(measured.values())))
     print(f"\n| {title}, us | {' | '.join(columns)} | {COPIED} / ours |\n|---|{'---|' * (len(columns) + 1)}")
+    slower = {name: [] for name in columns}
     for shape, seconds in measured.items():
+        for name, times in seconds.items():
+            slower[name].append(ratio(seconds[OURS], times))
         cells = (f"{1e6 * median(times):.0f}" for times in seconds.values())
-        ratio = median(a / b for a, b in zip(seconds[COPIED], seconds[OURS], strict=True))
-        print(f"| {' x '.join(map(str, shape))} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
+        print(f"| {' x '.join(map(str, shape))} | {' | '.join(cells)} | {slower[COPIED][-1]:.2f} |", flush=True)
+    return {f"{title}, {name} / ours": ratios for name, ratios in slower.items()}
+
+
+def ratio(ones, others):
+    """Return how long the others took, in the ones' time: the median over the rounds."""
+    return median(b / a for a, b in zip(ones, others, strict=True))
 
 
 def whole_model():
-    """Print the latency of YOLOv8n with four ELA beside the plain one, at 640 px."""
+    """Print the latency of YOLOv8n with four ELA beside the plain one, at 640 px, and return the ratio."""
     from ultralytics import YOLO
 
     names = ("yolov8n.yaml", "yolov8n-ela.yaml")
@@ -92,8 +107,8 @@ def whole_model():
     seconds = alternate({name: partial(infer, model, image) for name, model in models.items()}, MODEL_ROUNDS)
     print("\n| whole model, 640 px, fused | median ms | ratio |\n|---|---|---|")
     for name, times in seconds.items():
-        ratio = median(b / a for a, b in zip(seconds[names[0]], times, strict=True))
-        print(f"| {name} | {1000 * median(times):.1f} | {ratio:.3f} |")
+        print(f"| {name} | {1000 * median(times):.1f} | {ratio(seconds[names[0]], times):.3f} |")
+    return {"whole model, with ELA / plain": [ratio(*(seconds[name] for name in names))]}
 
 
 def main():
@@ -109,9 +124,12 @@ def main():
         inference[shape] = alternate(calls, ROUNDS)
         leaf = x.clone().requires_grad_()
         training[shape] = alternate({k: partial(train, m.train(), leaf, grad) for k, m in modules.items()}, ROUNDS // 3)
-    table("inference", inference)
-    table("forward and backward", training)
-    whole_model()
+    found = table("inference", inference) | table("forward and backward", training) | whole_model()
+    print("\n| aim | | measured | |\n|---|---|---|---|")
+    for name, (sign, bound) in AIMS.items():
+        ratios = found[name]
+        met = {">=": min(ratios) >= bound, ">": min(ratios) > bound, "<=": max(ratios) <= bound}[sign]
+        print(f"| {name} | {sign} {bound} | {', '.join(f'{r:.4g}' for r in ratios)} | {'met' if met else 'missed'} |")
     print(f"\n{machine()}")
 
 
