@@ -8,6 +8,7 @@ from ela_yolo.autoload import arm as _arm
 
 TYPE_CHECKING = False  # typing itself would cost more than all the rest here
 if TYPE_CHECKING:
+    from ela_yolo.blocks import register_block
     from ela_yolo.ela import ELA
     from ela_yolo.errors import (
         CheckpointError,
@@ -46,6 +47,7 @@ _HOME = {
     "insert": "graft",
     "layer_map": "graft",
     "register": "registration",
+    "register_block": "blocks",
     "remove": "graft",
     "verify_export": "export",
 }
@@ -67,6 +69,7 @@ __all__ = [
     "insert",
     "layer_map",
     "register",
+    "register_block",
     "remove",
     "verify_export",
 ]

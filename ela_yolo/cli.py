@@ -15,7 +15,7 @@ from ela_yolo import __version__
 from ela_yolo.errors import ELAError, UsageError, did_you_mean, plain
 from ela_yolo.usage import COMMAND_HELP, HELP, HOST_HELP
 
-INSERT_KEYS = ("after", "where", "variant", "gate", "rewire")
+INSERT_KEYS = ("after", "where", "variant", "gate", "rewire", "block")
 EDIT_KEYS = ("model", "save", "dry_run", "exist_ok")
 DOCTOR_KEYS = ("model", "weights")
 PROFILE_KEYS = ("model", "imgsz", "device", "save")
@@ -253,7 +253,8 @@ def _edit(command: str, args: Sequence[str]) -> int:
         raise UsageError("model= is missing, such as model=best.pt or model=yolov8n.yaml")
     dry_run, exist_ok = (given.pop(key, "False").capitalize() == "True" for key in ("dry_run", "exist_ok"))
     model = Path(given.pop("model"))
-    save = Path(given.pop("save", f"{model.stem}-{'ela' if command == 'insert' else 'plain'}{model.suffix}"))
+    ending = given.get("block", "ela").lower() if command == "insert" else "plain"
+    save = Path(given.pop("save", f"{model.stem}-{ending}{model.suffix}"))
     change: Any = insert if command == "insert" else remove
     result = change(model, save=None if dry_run else save, exist_ok=exist_ok, **given)
     print(_coloured(result.diff))
@@ -261,7 +262,9 @@ def _edit(command: str, args: Sequence[str]) -> int:
         print(f"ELA: {result.transfer.kept}/{result.transfer.total} host tensors kept; {len(result.rows)} ELA removed")
     elif result.transfer:
         print(result.transfer)
-        if given.get("gate", "identity") != "identity":
+        if "block" in given and given["block"] != "ELA":
+            print(f"{given['block']} changes what the model gives until it is trained; ELA's gate=identity does not")
+        elif given.get("gate", "identity") != "identity":
             print(f"gate={given['gate']} changes what the model gives until it is trained; gate=identity does not")
     print("nothing written (dry_run=True)" if dry_run else f"written to {save}")
     return 0

@@ -170,8 +170,8 @@ def _model(name: str, weights: str | None) -> Generator[Finding, None, None]:
 def _built(name: str) -> Generator[Finding, None, Any]:
     from ultralytics.nn.tasks import guess_model_scale
 
+    from ela_yolo.blocks import describe, is_block
     from ela_yolo.inputs import YAML, find_model, open_model
-    from ela_yolo.weights import is_ela
 
     model: Any = open_model(name).model
     file = find_model(name) if Path(name).suffix in YAML else Path(getattr(model, "pt_path", None) or name)
@@ -187,11 +187,11 @@ def _built(name: str) -> Generator[Finding, None, Any]:
     else:
         why = f"{scale}, the first of {', '.join(scales)}, for the name holds none"
     yield Finding("scale", why)
-    blocks = [(i, layer) for i, layer in enumerate(model.model) if is_ela(layer)]
-    one = [layer if hasattr(layer, "variant") else layer[0] for _, layer in blocks]
-    kinds = dict.fromkeys(f"ELA-{block.variant} {block.gate}" for block in one)
+    blocks = [(i, layer) for i, layer in enumerate(model.model) if is_block(layer)]
+    one = [layer[0] if type(layer).__name__ == "Sequential" else layer for _, layer in blocks]
+    kinds = dict.fromkeys(describe(block) for block in one)
     where = f"{len(blocks)} ({', '.join(kinds)}) as layers {', '.join(str(i) for i, _ in blocks)}" if blocks else "none"
-    yield Finding("ELA blocks", where)
+    yield Finding("attention blocks", where)
     return model
 
 

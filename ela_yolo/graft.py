@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from ela_yolo.blocks import check_name, known_blocks
 from ela_yolo.checkpoint import build_anew, read_checkpoint, reseat, yaml_text
 from ela_yolo.errors import CheckpointError, InsertionError
 from ela_yolo.files import written_whole
@@ -30,10 +31,11 @@ def insert(
     variant: str | None = None,
     gate: str | None = None,
     rewire: str = "all",
+    block: str = "ELA",
     save: str | Path | None = None,
     exist_ok: bool = False,
 ) -> Insertion:
-    """Put an ELA row after stages of a model, renumber what reads them, and keep every weight of a checkpoint.
+    """Put ELA, or another block, after stages, renumber what reads them, and keep every weight of a checkpoint.
 
     Args:
         model: A model YAML or a checkpoint (.pt), found as the host finds it: ``yolov8n.yaml``, ``path/to/best.pt``.
@@ -45,11 +47,12 @@ def insert(
         gate: ``paper``, ``residual`` or ``identity``. None means ``paper`` in a YAML and, so that a trained detector
             detects what it did before, ``identity`` in a checkpoint.
         rewire: ``all``: every reader of a stage reads its ELA. ``next``: only the row behind it does.
+        block: Another one than ELA: ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or one of ``register_block``.
         save: Where to write the result; None writes nothing.
         exist_ok: Whether a file that exists may be replaced.
 
     Raises:
-        InputError: If there is no such YAML.
+        InputError: If there is no such YAML, or no such block.
         InsertionError: If ELA cannot go there, or the result cannot be written.
         ModelYamlError: If the YAML is not that of a model.
         CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
@@ -61,18 +64,20 @@ def insert(
     """
     register()
     file = find_model(model)
-    ours = row_args(variant, gate or ("paper" if file.suffix in YAML else "identity"))
+    check_name(block)
+    default_gate = "identity" if block == "ELA" and file.suffix not in YAML else None
+    ours = row_args(variant, gate or default_gate, block)
 
     def edit(text: str, build: Callable[[], Any]) -> Insertion:
         rows = read_rows(text, file.name)
         stages = choose_stages(rows, file.name, after, where, lambda: _measure_strides(file.name, build))
-        return insert_rows(text, file.name, stages, ours, rewire)
+        return insert_rows(text, file.name, stages, ours, rewire, block)
 
     return _edit(file, edit, save, exist_ok)
 
 
 def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool = False) -> Insertion:
-    """Take every ELA row out of a model; all other weights of a checkpoint stay.
+    """Take ELA, and other blocks that are known, out of a model; all other weights of a checkpoint stay.
 
     Args:
         model: A model YAML or a checkpoint (.pt), found as the host finds it.
@@ -113,7 +118,7 @@ def layer_map(model: str | Path) -> dict[int, int]:
     register()
     file = find_model(model)
     text = read_model_yaml(file) if file.suffix in YAML else yaml_text(file, read_checkpoint(file)[1].yaml)
-    return dict(enumerate(row.layer for row in read_rows(text, file.name) if row.module != "ELA"))
+    return dict(enumerate(row.layer for row in read_rows(text, file.name) if row.module not in known_blocks()))
 
 
 def _edit(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ela_yolo.blocks import known_blocks
 from ela_yolo.errors import CheckpointError, InputError, ModelYamlError, did_you_mean, plain
 from ela_yolo.model_yaml import load_model_yaml
 from ela_yolo.registration import packaged_yamls
@@ -127,7 +128,7 @@ def check_rows(file: Path) -> None:
         if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
             raise ModelYamlError(f"{file}: layer {layer} is not a row [from, repeats, module, args], but {row!r}"[:300])
         module = row[2]
-        if module.startswith(("nn.", "torchvision.ops.")) or hasattr(tasks, module):
+        if module.startswith(("nn.", "torchvision.ops.")) or hasattr(tasks, module) or module in known_blocks():
             continue
         known = [name for name, value in vars(tasks).items() if isinstance(value, type)]
         raise ModelYamlError(

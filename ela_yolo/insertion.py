@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
+from ela_yolo.blocks import known_blocks
 from ela_yolo.ela import Gate, Variant
 from ela_yolo.errors import InsertionError
 from ela_yolo.model_yaml import STAGE_BLOCKS, Row, Span, edit, read_rows
@@ -49,15 +50,18 @@ class Insertion:
         return self.diff
 
 
-def insert_rows(text: str, name: str, stages: Collection[int], args: str = "[]", rewire: str = "all") -> Insertion:
-    """Insert an ELA row after each of the stages.
+def insert_rows(
+    text: str, name: str, stages: Collection[int], args: str = "[]", rewire: str = "all", block: str = "ELA"
+) -> Insertion:
+    """Insert a block's row after each of the stages.
 
     Args:
         text: The model YAML.
         name: What to call it in an error and in the diff, such as its file.
         stages: Layer numbers.
-        args: The args of each ELA row, as YAML.
+        args: The args of each new row, as YAML.
         rewire: ``all``: every reader of the stage reads its ELA; ``next``: only the row that follows the stage does.
+        block: What the rows name.
 
     Raises:
         InsertionError: If a stage is not there, cannot be followed by ELA, or is followed by its ELA already.
@@ -75,17 +79,18 @@ def insert_rows(text: str, name: str, stages: Collection[int], args: str = "[]",
     def read_now(layer: int, reader: int) -> int:
         return home(layer) + (layer in chosen and (rewire == "all" or reader == layer + 1))
 
-    new = edit(text, _renumber(rows, home, read_now), {rows[s].end: _new_row(text, rows[s], args) for s in chosen}, ())
+    added = {rows[stage].end: _new_row(text, rows[stage], block, args) for stage in chosen}
+    new = edit(text, _renumber(rows, home, read_now), added, ())
     return Insertion(
         text=new,
         rows=tuple(home(stage) + 1 for stage in sorted(chosen)),
         layer_map={row.layer: home(row.layer) for row in rows},
-        diff=_diff(text, new, name, "with ELA"),
+        diff=_diff(text, new, name, f"with {block}"),
     )
 
 
 def remove_rows(text: str, name: str) -> Insertion:
-    """Take every ELA row out: what read one reads what that read, and the text is as before it was inserted.
+    """Take the rows of every block out: what read one reads what that read, and the text is as before it was inserted.
 
     Args:
         text: The model YAML.
@@ -96,10 +101,11 @@ def remove_rows(text: str, name: str) -> Insertion:
         ModelYamlError: If the text is not a model YAML, or not one without its ELA rows.
     """
     rows = read_rows(text, name)
-    blocks = tuple(row.layer for row in rows if row.module == "ELA")
+    blocks = tuple(row.layer for row in rows if row.module in known_blocks())
     several = [layer for layer in blocks if len(rows[layer].sources) != 1]
     if several:
-        raise InsertionError(f"{name}: layer {several[0]} ELA must read one layer; mend its 'from' first")
+        module = rows[several[0]].module
+        raise InsertionError(f"{name}: layer {several[0]} {module} must read one layer; mend its 'from' first")
     if not blocks:
         raise InsertionError(f"{name} has no ELA rows to remove")
 
@@ -174,12 +180,16 @@ def choose_stages(
     return tuple(sorted(chosen))
 
 
-def row_args(variant: str | None, gate: str | None) -> str:
+def row_args(variant: str | None, gate: str | None, block: str = "ELA") -> str:
     """Return the args of an ELA row as YAML, without what is ELA's default: ``[]``, ``[S]``, ``[B, identity]``.
 
     Raises:
-        InsertionError: If there is no such variant or gate form.
+        InsertionError: If there is no such variant or gate form, or one is given for another block.
     """
+    if block != "ELA":
+        if variant or gate:
+            raise InsertionError(f"variant and gate are ELA's, and {block} has neither; leave them out")
+        return "[]"
     variant, gate = _check_choice("variant", variant or "B"), _check_choice("gate", gate or "paper")
     if gate != "paper":
         return f"[{variant}, {gate}]"
@@ -203,12 +213,14 @@ def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> Non
     where = f"{name}: layer {stage} {module}"
     if stage == len(rows) - 1:
         raise InsertionError(f"{where} is the head, and nothing reads it; choose a layer before it")
-    if module == "ELA":
-        raise InsertionError(f"{where} is an ELA row itself; choose the layer that it reads, or another")
+    if module in known_blocks():
+        raise InsertionError(f"{where} is a block itself; choose the layer that it reads, or another")
     if module in _NO_FEATURE_MAP:
         raise InsertionError(f"{where} gives {_NO_FEATURE_MAP[module]}, and ELA needs one feature map; choose another")
-    if rows[stage + 1].module == "ELA" and rows[stage + 1].reads == (stage,):
-        raise InsertionError(f"{where} is followed by its ELA already (layer {stage + 1}); choose others with after=")
+    behind = rows[stage + 1]
+    if behind.module in known_blocks() and behind.reads == (stage,):
+        already = f"is followed by its {behind.module} already (layer {stage + 1})"
+        raise InsertionError(f"{where} {already}; choose others with after=")
     readers = [row.layer for row in rows if stage in row.reads]
     if not readers:
         raise InsertionError(f"{where} is read by no layer, so its ELA would do nothing; choose another")
@@ -229,10 +241,10 @@ def _renumber(rows: Iterable[Row], home: Callable[[int], int], read_now: Callabl
     return {span: value for span, value in changes.items() if value != span.value}
 
 
-def _new_row(text: str, stage: Row, args: str) -> str:
+def _new_row(text: str, stage: Row, block: str, args: str) -> str:
     line = text[stage.start : stage.end]
     ending = line[len(line.rstrip("\r\n")) :]
-    row = f"{text[stage.start : stage.bracket]}[-1, 1, ELA, {args}]"
+    row = f"{text[stage.start : stage.bracket]}[-1, 1, {block}, {args}]"
     return row + ending if ending else ("\r\n" if "\r\n" in text else "\n") + row
 
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from ultralytics.utils.torch_utils import get_flops, select_device
 
+from ela_yolo.blocks import describe, is_block
 from ela_yolo.cost import SIDES, BlockCost, ModelCost, Profile, Time
-from ela_yolo.ela import ELA
 from ela_yolo.errors import ExportError, InputError
 from ela_yolo.export import export_unproven
 from ela_yolo.graft import remove
@@ -55,7 +55,7 @@ def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile
     with tempfile.TemporaryDirectory() as name:
         plain_file = Path(name) / f"plain-{Path(model).name}"
         opened = [open_model(str(model) if file.suffix in YAML else file)]
-        if not any(isinstance(module, ELA) for module in opened[0].model.modules()):
+        if not any(map(is_block, opened[0].model.model)):
             raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
         remove(file, save=plain_file)
         opened.insert(0, open_model(plain_file))
@@ -169,7 +169,7 @@ def _silence() -> Iterator[None]:
 def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
     """Measure each block within a run of the model, where it finds the caches as its neighbours leave them."""
     model = model.eval().fuse(verbose=False)
-    blocks = {name: module for name, module in model.named_modules() if isinstance(module, ELA)}
+    blocks = {name: module for name, module in model.named_modules() if is_block(module)}
     shapes: dict[str, tuple[int, int, int]] = {}
     marks: dict[str, list[float]] = {name: [] for name in blocks}
 
@@ -185,10 +185,9 @@ def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
     for name, block in blocks.items():
         times = marks[name][-2 * ROUNDS :]
         seconds = [after - before for before, after in zip(times[::2], times[1::2], strict=True)]
-        kind = f"ELA-{block.variant} {block.gate}"
         parameters = sum(parameter.numel() for parameter in block.parameters())
         share = median(seconds) / median(whole)
-        yield BlockCost(name.removeprefix("model."), kind, shapes[name], parameters, _time(seconds), share)
+        yield BlockCost(name.removeprefix("model."), describe(block), shapes[name], parameters, _time(seconds), share)
 
 
 def _cost(measured: Any) -> Any:

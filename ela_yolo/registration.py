@@ -5,7 +5,8 @@ Three functions of the host are wrapped, and a name and a callback are added:
 - ``ultralytics.nn.tasks.parse_model``: ELA rows get the channels of the layer they read, then the host's parser runs.
 - ``ultralytics.nn.tasks.BaseModel.load``: layers are matched with ELA left out of the count, then the host loads.
 - ``ultralytics.utils.checks.check_file``: the bare name of a YAML that this package ships is found from any folder.
-- ``ultralytics.nn.tasks.ELA``: the parser looks a row's module up among the globals of its own module.
+- ``ultralytics.nn.tasks.ELA``: the parser looks a row's module up among the globals of its own module. Other blocks
+  are put there when a row names one, unless the host, or whoever changed it, has something of that name.
 - ``ultralytics.utils.callbacks.base.default_callbacks``: an export of a model with ELA is prepared as it starts.
 
 What this relies on is tried out on the host before anything is changed.
@@ -28,11 +29,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ela_yolo.blocks import find_block, is_block, known_blocks
 from ela_yolo.ela import ELA, resolve_settings
 from ela_yolo.errors import RegistrationError, RowError
 from ela_yolo.export_hook import prepare_export
-from ela_yolo.rows import ELARow, read_ela_row, refuse_unread
-from ela_yolo.weights import is_ela, report_transfer, seat_layers
+from ela_yolo.rows import BlockRow, read_block_row, refuse_unread
+from ela_yolo.weights import report_transfer, seat_layers
 
 TESTED = ("8.4.108", "8.4.190")  # the oldest and the newest host that the whole test suite passed on
 _MARK = "wrapped_by_ela_yolo"
@@ -95,13 +97,13 @@ def packaged_yamls() -> dict[str, Path]:
 
 
 class _RowArgs(list[Any]):
-    """Args of an ELA row, of which the first is the channels of the layer that the row reads.
+    """Args of a block's row, of which the first is the channels of the layer that the row reads.
 
     The parser replaces the string ``"ch"`` by its list of output channels so far. This keeps the one entry that
     counts, so that the block is called with, and the host's layer table shows, a plain number.
     """
 
-    def __init__(self, row: ELARow) -> None:
+    def __init__(self, row: BlockRow) -> None:
         super().__init__(["ch", *row.options])
         self.row = row
 
@@ -110,7 +112,8 @@ class _RowArgs(list[Any]):
             return
         channels = channels_so_far[self.row.source]
         try:
-            resolve_settings(channels, *self.row.options)
+            if self.row.block == ELA.__name__:
+                resolve_settings(channels, *self.row.options)
         except ValueError as error:
             raise RowError(f"{self.row.where}: {error}") from None
         super().__setitem__(index, channels)
@@ -120,7 +123,7 @@ def _with_ela_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(parse_model)
     def parse(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         rows = [*d["backbone"], *d["head"]]
-        blocks = {i: read_ela_row(i, row) for i, row in enumerate(rows) if len(row) > 2 and row[2] == "ELA"}
+        blocks = {i: read_block_row(i, row) for i, row in enumerate(rows) if len(row) > 2 and _is_ours(row[2])}
         refuse_unread(rows, blocks)
         for layer, row in blocks.items():
             rows[layer] = [*rows[layer][:3], _RowArgs(row)]
@@ -130,12 +133,24 @@ def _with_ela_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
     return parse
 
 
+def _is_ours(module: Any) -> bool:
+    """Whether a row names one of our blocks, which the host's parser then finds."""
+    if module == ELA.__name__ or module not in known_blocks():
+        return bool(module == ELA.__name__)
+    from ultralytics.nn import tasks
+
+    if hasattr(tasks, module):
+        return getattr(tasks, module) is find_block(module)
+    setattr(tasks, module, find_block(module))
+    return True
+
+
 def _with_host_order(load: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load)
     def load_by_host_layer(self: Any, weights: Any, verbose: bool = True) -> Any:
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         layers = getattr(source, "model", None)
-        if not isinstance(layers, nn.Sequential) or not any(map(is_ela, [*layers, *self.model])):
+        if not isinstance(layers, nn.Sequential) or not any(map(is_block, [*layers, *self.model])):
             return load(self, weights, verbose)
         from ultralytics.utils import LOGGER
 
@@ -280,7 +295,7 @@ def _probe_parser(parse_model: Callable[..., Any]) -> str | None:
     Identity and Concat have no weights, so the state of torch's random generator is not touched.
     """
     rows: list[list[Any]] = [[-1, 1, "nn.Identity", []], [[-1, 0], 1, "Concat", [1]]]  # 3 channels, then 6
-    probes = [_RowArgs(ELARow("probe", source, ())) for source in (-1, 0, -3)]
+    probes = [_RowArgs(BlockRow("probe", "", source, ())) for source in (-1, 0, -3)]
     rows += [[args.row.source, 1, "nn.Identity", args] for args in probes]
     parse_model({"backbone": rows, "head": []}, 3, False)
     right = [args[0] for args in probes] == [6, 3, 6]

@@ -1,4 +1,4 @@
-"""An ELA row of a model YAML, ``[from, repeats, ELA, args]``: what it may hold, and what to say where it is wrong."""
+"""A block's row of a model YAML, ``[from, repeats, ELA, args]``: what it may hold, and what to say if it is wrong."""
 
 from __future__ import annotations
 
@@ -16,50 +16,57 @@ OPTIONS = {  # what a row may give, everything but channels: name -> default
 
 
 @dataclass(frozen=True)
-class ELARow:
+class BlockRow:
     """A row whose form is right; whether its options fit its channels is not known yet.
 
     Attributes:
         where: The row as errors name it.
+        block: The block's name.
         source: The layer it reads, as in its ``from``.
-        options: What ELA takes after its channels, by position, variant and gate in full.
+        options: What the block takes after its channels, by position; for ELA variant and gate in full.
     """
 
     where: str
+    block: str
     source: int
     options: Sequence[Any]
 
 
-def read_ela_row(layer: int, row: Sequence[Any]) -> ELARow:
-    """Read the row that is layer number ``layer``.
+def read_block_row(layer: int, row: Sequence[Any]) -> BlockRow:
+    """Read the row of a block that is layer number ``layer``.
 
     Raises:
-        RowError: If it is not of the form ``[from, repeats, ELA, args]`` with known args.
+        RowError: If it is not of the form ``[from, repeats, module, args]`` with known args.
     """
-    where = f"ELA row {layer} [{', '.join('null' if item is None else str(item) for item in row)}]"
+    block = row[2]
+    where = f"{block} row {layer} [{', '.join('null' if item is None else str(item) for item in row)}]"
     if len(row) != 4:
-        raise RowError(f"{where}: a row has four entries, [from, repeats, module, args], such as [-1, 1, ELA, []]")
+        raise RowError(f"{where}: a row has four entries, [from, repeats, module, args], such as [-1, 1, {block}, []]")
     source, repeats, _, args = row
     if not isinstance(source, int) or isinstance(source, bool):
-        raise RowError(f"{where}: ELA reads one layer, so its 'from' is one number such as -1 or 4, got {source!r}")
+        raise RowError(f"{where}: {block} reads one layer, so its 'from' is one number such as -1 or 4, got {source!r}")
     if source >= layer or source < -max(layer, 1):
         raise RowError(f"{where}: 'from' {source} is not a layer before this one; use -1 or a number below {layer}")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise RowError(f"{where}: repeats must be a positive integer, got {repeats!r}")
+    if block != ELA.__name__:
+        if not isinstance(args, list):
+            raise RowError(f"{where}: args must be a list such as [], got {args!r}")
+        return BlockRow(where, block, source, args)
     options = _positional_options(where, args)
     # Variant and gate in full, so that the layer table names them.
     options = [default if option is None else option for option, default in zip(options, OPTIONS.values(), strict=True)]
     while options[-1] is None:
         options.pop()
-    return ELARow(where, source, options)
+    return BlockRow(where, block, source, options)
 
 
 def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
-    """Refuse ELA rows that no later row reads: a number that should point to them was not raised.
+    """Refuse rows of blocks that no later row reads: a number that should point to them was not raised.
 
     Args:
         rows: All rows of the model.
-        blocks: The layers that are ELA; the last layer of all needs no reader.
+        blocks: The layers that are blocks; the last layer of all needs no reader.
 
     Raises:
         RowError: For the first such row.
@@ -71,7 +78,7 @@ def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
     for layer in blocks:
         if layer not in read and layer < len(rows) - 1:
             raise RowError(
-                f"ELA row {layer} is read by no layer; raise the numbers of the rows that should read it, "
+                f"{rows[layer][2]} row {layer} is read by no layer; raise the numbers of the rows that should read it, "
                 f"such as Detect's, to {layer}"
             )
 

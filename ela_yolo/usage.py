@@ -49,8 +49,8 @@ the folder that OpenVINO, NCNN and ExecuTorch have, keeps the ending that the ho
   source, data   as for export
   conf, iou      for a file with NMS in it: what it was exported with, if not with these defaults""",
     "insert": """\
-ela-yolo insert model=best.pt [after=C2f] [where=backbone] [variant=B] [gate=identity] [rewire=all] [save=FILE]
-                [dry_run=True] [exist_ok=True]
+ela-yolo insert model=best.pt [after=C2f] [where=backbone] [variant=B] [gate=identity] [rewire=all] [block=ELA]
+                [save=FILE] [dry_run=True] [exist_ok=True]
 
 Puts an ELA row after stages of a checkpoint (.pt) or of a model YAML, renumbers the rows behind, and prints what
 changed. A checkpoint keeps every weight. The result is a file of its own.
@@ -61,6 +61,7 @@ changed. A checkpoint keeps every weight. The result is a file of its own.
   variant   T, B, S or L; default: B
   gate      paper, residual or identity; default: identity in a checkpoint, so that it detects what it did; else paper
   rewire    all: every reader of a stage reads its ELA (default); next: only the row behind it does
+  block     another one: CA, CBAM, ECA or SE of timm (pip install timm), or one that ela_yolo.register_block knows
   save      default: best-ela.pt for best.pt, in this folder
   dry_run   True prints and writes nothing
   exist_ok  True replaces a file that exists""",

@@ -1,7 +1,7 @@
 """Which layer of a source each layer of a model takes its weights from, and what arrived.
 
-The host matches weights by layer number, and ELA rows shift those. Here layers are matched by their order with ELA
-left out of the count, and only where the module types agree.
+The host matches weights by layer number, and rows of blocks shift those. Here layers are matched by their order with
+the blocks left out of the count, and only where the module types agree.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ela_yolo.ela import ELA
+from ela_yolo.blocks import is_block
 
 _OTHER_SHAPE = "another shape in the weights"
 _FILLED = "another number of channels in the weights, filled from them by the host"
@@ -52,6 +52,7 @@ class WeightTransfer:
         kept_blocks: Layers that are ELA and took the source's weights.
         dropped_blocks: ELA layers of the source, by its own numbers, that stand elsewhere or have other settings.
         left_out: The host tensors that were not kept, by layer.
+        block: What the blocks are: ``ELA``, or the class of others that ``register_block`` makes known.
     """
 
     kept: int
@@ -60,6 +61,7 @@ class WeightTransfer:
     kept_blocks: tuple[int, ...] = ()
     dropped_blocks: tuple[int, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    block: str = "ELA"
 
     @property
     def complete(self) -> bool:
@@ -69,9 +71,9 @@ class WeightTransfer:
     def __str__(self) -> str:
         parts = [f"{self.kept}/{self.total} host tensors kept"]
         for what, layers in (
-            ("new ELA", self.new_blocks),
-            ("ELA kept", self.kept_blocks),
-            ("ELA of the weights not taken over", self.dropped_blocks),
+            (f"new {self.block}", self.new_blocks),
+            (f"{self.block} kept", self.kept_blocks),
+            (f"{self.block} of the weights not taken over", self.dropped_blocks),
         ):
             if layers:
                 parts.append(f"{len(layers)} {what} ({', '.join(map(str, layers))})")
@@ -95,11 +97,6 @@ class Seating:
     disagreement: str | None
 
 
-def is_ela(layer: nn.Module) -> bool:
-    """Whether a layer was built from an ELA row; with repeats above 1 that is a Sequential of blocks."""
-    return isinstance(layer, ELA) or (isinstance(layer, nn.Sequential) and len(layer) > 0 and is_ela(layer[0]))
-
-
 def seat_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Seating:
     """Match the layers of two models by their order, ELA left out of the count, where the module types agree.
 
@@ -115,7 +112,7 @@ def seat_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Seat
         model: The layers that they go to, likewise.
     """
     places = {place: number for number, place in enumerate(_places(source))}
-    theirs, ours = ([i for i, layer in enumerate(layers) if not is_ela(layer)] for layers in (source, model))
+    theirs, ours = ([i for i, layer in enumerate(layers) if not is_block(layer)] for layers in (source, model))
     last = len(ours) - 1
     agree = [
         _kind(source[i]) is _kind(model[j]) or (k == last == len(theirs) - 1 and _one_family(source[i], model[j]))
@@ -137,7 +134,7 @@ def seat_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Seat
     before = 0  # host layers so far
     for layer, place in zip(model, _places(model), strict=True):
         seat = places.get(place)
-        if is_ela(layer):
+        if is_block(layer):
             while isinstance(place, tuple):  # what it reads, through other blocks
                 place = place[2]
             same = seat is not None and (place == "image" or agree[place]) and repr(source[seat]) == repr(layer)
@@ -160,7 +157,7 @@ def report_transfer(
     """
     kept = total = 0
     left_out = []
-    blocks = [i for i, layer in enumerate(model) if is_ela(layer)]
+    blocks = [i for i, layer in enumerate(model) if is_block(layer)]
     for i, (layer, seat) in enumerate(zip(model, seats, strict=True)):
         if i in blocks:
             continue
@@ -179,8 +176,9 @@ def report_transfer(
         total=total,
         new_blocks=tuple(i for i in blocks if seats[i] is None),
         kept_blocks=tuple(i for i in blocks if seats[i] is not None),
-        dropped_blocks=tuple(i for i, layer in enumerate(source) if is_ela(layer) and i not in seats),
+        dropped_blocks=tuple(i for i, layer in enumerate(source) if is_block(layer) and i not in seats),
         left_out=tuple(left_out),
+        block=", ".join(sorted({_kind(layer).__name__ for layer in (*source, *model) if is_block(layer)})) or "ELA",
     )
 
 
@@ -193,7 +191,7 @@ def _places(layers: Sequence[nn.Module]) -> list[Any]:
     before = 0
     ordinal = 0
     for i, layer in enumerate(layers):
-        if is_ela(layer):
+        if is_block(layer):
             source = int(layer.f)  # type: ignore[arg-type]
             source += i if source < 0 else 0
             places.append((before, ordinal, places[source] if source >= 0 else "image"))

@@ -235,7 +235,7 @@ CHOICES = {  # YAML, after, where -> layers of the host
     ("yolov9e.yaml", 10, None): "layer 10 CBLinear gives a list of feature maps, and ELA needs one",
     ("yolov8s-world.yaml", "ImagePoolingAttn", "neck"): "gives text features",
     ("yolov8n-ela.yaml", None, None): "layer 2 C2f is followed by its ELA already (layer 3)",
-    ("yolov8n-ela.yaml", 3, None): "layer 3 ELA is an ELA row itself",
+    ("yolov8n-ela.yaml", 3, None): "layer 3 ELA is a block itself",
 }
 
 

@@ -16,7 +16,8 @@ from ultralytics.utils.checks import check_version
 
 import ela_yolo
 from ela_yolo import ELA
-from ela_yolo.weights import LeftOut, WeightTransfer, is_ela, seat_layers
+from ela_yolo.blocks import is_block
+from ela_yolo.weights import LeftOut, WeightTransfer, seat_layers
 
 sys.path.insert(0, str(REPO / "tools"))
 from transfer_table import MODELS, landed, mark, names, transfer
@@ -236,7 +237,7 @@ def test_a_detectors_weights_start_another_task_as_with_the_host(name, kept, tot
 
 def test_repeated_blocks_are_ela_too(tmp_path):
     stack = nn.Sequential(ELA(8), ELA(8))
-    assert is_ela(ELA(8)) and is_ela(stack) and not is_ela(nn.Sequential()) and not is_ela(nn.Conv2d(1, 1, 1))
+    assert is_block(ELA(8)) and is_block(stack) and not is_block(nn.Sequential()) and not is_block(nn.Conv2d(1, 1, 1))
     ela_yolo.insert("yolov8l.yaml", save=tmp_path / "yolov8l-mine.yaml")
     text = (tmp_path / "yolov8l-mine.yaml").read_text()
     (tmp_path / "yolov8l-mine.yaml").write_text(text.replace("[-1, 1, ELA, []]", "[-1, 3, ELA, []]"))

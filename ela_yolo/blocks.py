@@ -1,0 +1,139 @@
+"""The blocks that rows may put into a model beside the host's own modules: ELA, some of timm's, and the user's.
+
+A block is known by name and by where its class is found, such as ``CA`` and ``timm.layers.coord_attn:CoordAttn``. An
+environment variable holds those of the user, so that the processes that this one starts know them too.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import reduce
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ela_yolo.ela import ELA
+from ela_yolo.errors import InputError, RowError, did_you_mean
+
+ENVIRONMENT = "ELA_YOLO_BLOCKS"  # NAME=module:Class, with commas between them
+_OWN = {"ELA": "ela_yolo.ela:ELA"}
+_TIMM = {
+    "CA": "timm.layers.coord_attn:CoordAttn",
+    "CBAM": "timm.layers.cbam:CbamModule",
+    "ECA": "timm.layers.eca:EcaModule",
+    "SE": "timm.layers.squeeze_excite:SEModule",
+}
+
+
+def register_block(name: str, block: type[nn.Module]) -> None:
+    """Make a block known under a name that rows of a model YAML may use, here and in processes that start from here.
+
+    ``insert``, ``remove`` and the loading of weights then treat its rows like those of ELA. To make it known in every
+    process, stock ``yolo`` commands too, set the environment variable ``ELA_YOLO_BLOCKS`` to ``NAME=module:Class``.
+
+    Args:
+        name: What the rows say, such as ``Mine`` in ``[-1, 1, Mine, []]``.
+        block: A class whose first argument is the number of channels, and which gives a map of the shape that it got.
+            The args of a row follow the channels. Other processes import it, so its module must be importable.
+
+    Raises:
+        InputError: If the name is taken, or the block is not as said.
+    """
+    path = f"{getattr(block, '__module__', '')}:{getattr(block, '__qualname__', '')}"
+    if not name.isidentifier():
+        raise InputError(f"a block's name is one word of letters and digits, got {name!r}")
+    if known_blocks().get(name, path) != path:
+        raise InputError(f"{name} is {known_blocks()[name]} already; take another name")
+    if not (isinstance(block, type) and issubclass(block, nn.Module)):
+        raise InputError(f"{name} must be a class of torch.nn.Module that takes the channels, got {block!r}")
+    if block.__module__ == "__main__" or _import(path) is not block:
+        raise InputError(f"{name}: other processes import the block, so put {block.__qualname__} into a module's file")
+    from ultralytics.nn import tasks
+
+    refuse_taken(tasks, name, block)
+    _try(name, block)
+    given = {**_of_the_user(), name: path}
+    os.environ[ENVIRONMENT] = ",".join(f"{word}={place}" for word, place in given.items() if word not in _built_in())
+
+
+def known_blocks() -> dict[str, str]:
+    """Return the blocks that rows may name: name -> module:Class."""
+    return {**_of_the_user(), **_built_in()}
+
+
+def find_block(name: str) -> type[nn.Module]:
+    """Return the class of a block.
+
+    Raises:
+        RowError: If it cannot be imported.
+    """
+    path = known_blocks()[name]
+    found: type[nn.Module] | None = _import(path)
+    if found is None:
+        remedy = "pip install timm" if name in _TIMM else f"mend {ENVIRONMENT}, or install what has it"
+        raise RowError(f"{name} is {path}, which cannot be imported; {remedy}")
+    return found
+
+
+def check_name(name: str) -> None:
+    """Find out whether a block of this name is known.
+
+    Raises:
+        InputError: If not.
+    """
+    if name not in known_blocks():
+        near = did_you_mean(name, known_blocks()) or f"; there are {', '.join(known_blocks())}"
+        raise InputError(f"there is no block {name}{near}; ela_yolo.register_block makes others known")
+
+
+def is_block(layer: nn.Module) -> bool:
+    """Whether a layer was built from a block's row; with repeats above 1 that is a Sequential of blocks."""
+    if isinstance(layer, nn.Sequential):
+        return len(layer) > 0 and is_block(layer[0])
+    return isinstance(layer, ELA) or f"{type(layer).__module__}:{type(layer).__qualname__}" in known_blocks().values()
+
+
+def describe(block: nn.Module) -> str:
+    """Return what a block is: ``ELA-B paper``, or the class of another."""
+    return f"ELA-{block.variant} {block.gate}" if isinstance(block, ELA) else type(block).__name__
+
+
+def refuse_taken(tasks: ModuleType, name: str, block: type[nn.Module]) -> None:
+    """Refuse a name that the host's parser has for something else.
+
+    Raises:
+        InputError: If it has.
+    """
+    if getattr(tasks, name, block) is not block:
+        raise InputError(f"Ultralytics has a module {name} of its own; take another name for {block.__qualname__}")
+
+
+def _built_in() -> dict[str, str]:
+    return {**_OWN, **_TIMM}
+
+
+def _of_the_user() -> dict[str, str]:
+    entries = (entry.partition("=") for entry in os.environ.get(ENVIRONMENT, "").split(",") if entry.strip())
+    return {name.strip(): path.strip() for name, _, path in entries}
+
+
+def _import(path: str) -> Any:
+    module, _, qualname = path.partition(":")
+    try:
+        return reduce(getattr, qualname.split("."), import_module(module))
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _try(name: str, block: type[nn.Module]) -> None:
+    import torch
+
+    x = torch.zeros(2, 64, 8, 6)
+    try:
+        shape = tuple(block(64).eval()(x).shape)
+    except Exception as error:  # of the user's code
+        raise InputError(f"{name}: {block.__qualname__}(64) fails on a map of 64 channels: {error!r}") from error
+    if shape != x.shape:
+        raise InputError(f"{name}: {block.__qualname__}(64) makes {shape} of {tuple(x.shape)}; a block keeps the shape")

@@ -1,0 +1,253 @@
+"""BCCD from an archive laid out as the real one, made of the real photographs; nothing is fetched from afar."""
+
+import re
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from conftest import BIN, HOME, REPO, SHARED, python, run
+
+from ela_yolo import InputError, RenderError, bccd
+
+REAL = SHARED / "data/bccd"
+ROOT = "BCCD_Dataset-master"
+EMPTY = ("RBC", 504, 337, 504, 337)  # the box of no size that BloodImage_00338 really has
+FLAT = ("RBC", 10, 20, 90, 20)
+
+pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="the photographs of shared/data/bccd are not here")
+
+
+def corners(label):
+    """A line of a YOLO label as (class, xmin, ymin, xmax, ymax) in pixels."""
+    kind, x, y, w, h = map(float, label.split())
+    sides = (x - w / 2) * 640, (y - h / 2) * 480, (x + w / 2) * 640, (y + h / 2) * 480
+    return bccd.CLASSES[int(kind)], *map(round, sides)
+
+
+def annotation(objects):
+    sides = "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>"
+    things = (f"<object><name>{kind}</name><bndbox>{sides.format(*box)}</bndbox></object>" for kind, *box in objects)
+    size = "<size><width>640</width><height>480</height><depth>3</depth></size>"
+    return f'<annotation verified="no">\n{size}\n{"".join(things)}\n</annotation>\n'.encode()
+
+
+@pytest.fixture(scope="module")
+def members():
+    """The files of the repository that count, by their names in the archive."""
+    grey = cv2.imencode(".jpg", np.full((480, 640, 3), 128, np.uint8))[1].tobytes()
+    files = {f"{ROOT}/LICENSE": (REAL / "LICENSE").read_bytes(), f"{ROOT}/README.md": b"# BCCD Dataset"}
+    lists = {"test": [f"BloodImage_{90000 + number}" for number in range(72)]}
+    for split in ("train", "val"):
+        lists[split] = sorted(file.stem for file in (REAL / "images" / split).glob("*.jpg"))
+        for stem in lists[split]:
+            objects = [corners(line) for line in (REAL / f"labels/{split}/{stem}.txt").read_text().splitlines()]
+            objects += {"BloodImage_00338": [EMPTY], lists["train"][0]: [FLAT]}.get(stem, [])
+            files[f"{ROOT}/BCCD/Annotations/{stem}.xml"] = annotation(objects)
+            files[f"{ROOT}/BCCD/JPEGImages/{stem}.jpg"] = (REAL / f"images/{split}/{stem}.jpg").read_bytes()
+    for stem in lists["test"]:
+        files[f"{ROOT}/BCCD/Annotations/{stem}.xml"] = annotation([("WBC", 0, -3, 320, 481)])
+        files[f"{ROOT}/BCCD/JPEGImages/{stem}.jpg"] = grey
+    for split, stems in lists.items():
+        files[f"{ROOT}/BCCD/ImageSets/Main/{split}.txt"] = "".join(f"{stem}\n" for stem in stems).encode()
+    return files
+
+
+def pack(file, members):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.as_uri()
+
+
+@pytest.fixture(scope="module")
+def url(members, tmp_path_factory):
+    return pack(tmp_path_factory.mktemp("archive") / "master.zip", members)
+
+
+@pytest.fixture(scope="module")
+def converted(url, tmp_path_factory):
+    return bccd.download_bccd(tmp_path_factory.mktemp("bccd") / "data", url)
+
+
+@pytest.fixture
+def server():
+    """A server on this machine, and what it answers by path: (status, headers, body)."""
+    answers = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, headers, body = answers.get(self.path, (404, {}, b""))
+            self.send_response(status)
+            for name, value in {"Content-Length": len(body), **headers}.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}", answers
+        httpd.shutdown()
+        thread.join()
+
+
+def refusal(folder, url, error=InputError):
+    """The one line of a download that fails and leaves nothing behind."""
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(error) as caught:
+        bccd.download_bccd(folder, url)
+    assert sorted(folder.parent.rglob("*")) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_labels_and_images_are_the_originals(split, converted):
+    originals = sorted((REAL / "labels" / split).glob("*.txt"))
+    assert [file.name for file in originals] == sorted(file.name for file in (converted / "labels" / split).iterdir())
+    for original in originals:
+        before, after = (np.loadtxt(file, ndmin=2) for file in (original, converted / "labels" / split / original.name))
+        assert before.shape == after.shape  # the boxes of no size are gone
+        np.testing.assert_allclose(after, before, atol=1.5e-6, rtol=0)
+        image = f"images/{split}/{original.stem}.jpg"
+        assert (converted / image).read_bytes() == (REAL / image).read_bytes()
+
+
+def test_the_archive_of_this_test_holds_boxes_of_no_size(members):
+    empty = [
+        corner
+        for name, file in members.items()
+        if name.endswith(".xml")
+        for corner in re.findall(rb"<xmin>(\d+)</xmin><ymin>(\d+)</ymin><xmax>(\d+)</xmax><ymax>(\d+)</ymax>", file)
+        if corner[0] == corner[2] or corner[1] == corner[3]
+    ]
+    assert empty == [(b"10", b"20", b"90", b"20"), (b"504", b"337", b"504", b"337")]
+
+
+def test_the_test_split_and_the_licence_come_along(converted):
+    assert len(list((converted / "images/test").iterdir())) == 72
+    # What reaches out of the image is cut.
+    assert (converted / "labels/test/BloodImage_90071.txt").read_text() == "1 0.250000 0.500000 0.500000 1.000000\n"
+    assert (converted / "LICENSE").read_bytes() == (REAL / "LICENSE").read_bytes()
+    assert [path.name for path in converted.parent.iterdir()] == ["data"]
+
+
+def test_the_yaml_names_the_classes_in_order():
+    data = yaml.safe_load((REPO / "datasets/bccd.yaml").read_text())
+    assert list(data["names"].items()) == list(enumerate(bccd.CLASSES))
+    assert data["names"] == yaml.safe_load((REAL / "bccd.yaml").read_text())["names"]
+    assert bccd.URL in (REPO / "datasets/bccd.yaml").read_text()
+
+
+MAIN = f"{ROOT}/BCCD/ImageSets/Main"
+FIRST = f"{ROOT}/BCCD/%s/BloodImage_00000.%s"
+WRONG = {
+    "an image not listed": (f"{MAIN}/val.txt", b"BloodImage_00000\n", "lists 1 images to val, and BCCD has 87"),
+    "a name that leads elsewhere": (f"{MAIN}/test.txt", b"../../BloodImage_90000\n" * 72, "lists 0 images to test"),
+    "a list of no text": (f"{MAIN}/test.txt", b"\xff", "is not the whole archive of BCCD: "),
+    "a list missing": (f"{MAIN}/test.txt", None, "no item named 'BCCD_Dataset-master/BCCD/ImageSets/Main/test.txt'"),
+    "all lists missing": (f"{MAIN}/train.txt", None, "is not the whole archive of BCCD: There is no item named"),
+    "an annotation missing": (FIRST % ("Annotations", "xml"), None, "BloodImage_00000.xml' in the archive"),
+    "boxes missing": (
+        FIRST % ("Annotations", "xml"),
+        annotation([("WBC", 260, 177, 491, 376)]),
+        "holds 948 RBC, 87 WBC, 83 Platelets to val, and BCCD has 967 RBC, 87 WBC, 83 Platelets",
+    ),
+    "another class": (FIRST % ("Annotations", "xml"), annotation([("Cat", 1, 1, 9, 9)]), "there is no class 'Cat'"),
+    "a corner missing": (FIRST % ("Annotations", "xml"), annotation([("RBC", 1, 1, 9, "")]), "00000.xml is no annot"),
+    "no XML": (FIRST % ("Annotations", "xml"), b"<annotation>", "BloodImage_00000.xml is no annotation of BCCD"),
+    "no image": (FIRST % ("JPEGImages", "jpg"), b"", "BloodImage_00000.jpg is no image of 640x480 pixels"),
+    "another size": (
+        FIRST % ("JPEGImages", "jpg"),
+        cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))[1].tobytes(),
+        "BloodImage_00000.jpg is no image of 640x480 pixels",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_an_archive_of_something_else_is_refused(case, members, tmp_path):
+    name, content, told = WRONG[case]
+    changed = {**members, name: content}
+    url = pack(tmp_path / "master.zip", {name: file for name, file in changed.items() if file is not None})
+    reason = refusal(tmp_path / "data", url)
+    assert told in reason
+    assert reason.endswith("; run this again, or name another copy of Shenggan/BCCD_Dataset as url=")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "a bit fell over", "a page"])
+def test_a_damaged_archive_is_refused(damage, url, tmp_path):
+    content = bytearray(Path(url.removeprefix("file://")).read_bytes())
+    if damage == "a bit fell over":
+        content[len(content) // 2] ^= 16
+    else:
+        content = content[: len(content) // 2] if damage == "cut off" else b"<html>Log in to this network</html>"
+    (tmp_path / "master.zip").write_bytes(content)
+    assert "master.zip is not the whole archive of BCCD: " in refusal(
+        tmp_path / "data", (tmp_path / "master.zip").as_uri()
+    )
+
+
+def test_through_the_network(url, server, tmp_path):
+    address, answers = server
+    content = Path(url.removeprefix("file://")).read_bytes()
+    answers["/whole.zip"] = 200, {}, content
+    answers["/moved.zip"] = 302, {"Location": "/whole.zip"}, b""
+    answers["/cut.zip"] = 200, {"Content-Length": len(content)}, content[:100_000]
+    assert "IncompleteRead(100000 bytes read" in refusal(tmp_path / "data", f"{address}/cut.zip")
+    bccd.download_bccd(tmp_path / "data", f"{address}/moved.zip")
+    assert len(list((tmp_path / "data/images").glob("*/*.jpg"))) == 364
+
+
+@pytest.mark.parametrize("address", ["{0}/none.zip", "http://127.0.0.1:9/master.zip", "file:///none.zip", "none.zip"])
+def test_an_address_that_does_not_answer_is_one_clear_error(address, server, tmp_path):
+    address = address.format(server[0])
+    reason = refusal(tmp_path / "data", address)
+    assert re.fullmatch(
+        f"{address} cannot be fetched: .+; connect and run this again, or see bccd.yaml on how to do without", reason
+    )
+
+
+def test_a_finished_folder_is_left_alone(converted):
+    before = (converted / "images/val/BloodImage_00000.jpg").stat().st_mtime_ns
+    bccd.download_bccd(converted, "file:///none.zip")
+    assert (converted / "images/val/BloodImage_00000.jpg").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_something_else_is_refused_and_kept(url, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.txt").write_text("mine")
+    assert "is not a finished download; move or delete it" in refusal(tmp_path / "data", url, RenderError)
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(url, tmp_path):
+    (tmp_path / "file").write_text("")
+    told = "cannot be written: File exists; choose another folder"
+    assert told in refusal(tmp_path / "file/data", url, RenderError)
+
+
+def test_the_hosts_download_field_converts_at_first_use(url, tmp_path):
+    """Through the host's own reading of the data YAML, into its data-set folder; the second use finds it there."""
+    text = (REPO / "datasets/bccd.yaml").read_text()
+    call = 'download_bccd(yaml["path"])\n'
+    assert text.endswith(call)
+    (tmp_path / "bccd.yaml").write_text(text.replace(call, 'download_bccd(yaml["path"], url="file:///none.zip")\n'))
+    failed = run(BIN / "ela-yolo", "val", "model=yolov8n-ela.yaml", "data=bccd.yaml", cwd=tmp_path, ok=False)
+    assert failed.returncode == 1
+    assert "file:///none.zip cannot be fetched: " in failed.stderr.splitlines()[-1]
+    assert not list((HOME / "datasets").glob("*bccd*"))
+
+    (tmp_path / "bccd.yaml").write_text(text.replace(call, f'download_bccd(yaml["path"], url="{url}")\n'))
+    code = "from ultralytics.data.utils import check_det_dataset; print(check_det_dataset('bccd.yaml')['val'])"
+    for _ in range(2):
+        done = python(code, cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == str(HOME / "datasets/ela-yolo-bccd/images/val")
+    assert "images not found" not in done.stdout + done.stderr

@@ -1,0 +1,180 @@
+"""Other blocks than ELA, under a name of their own: in rows, in insert and remove, in weights and in every process."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import ultralytics
+from conftest import BIN, python, run
+from torch import nn
+
+import ela_yolo
+from ela_yolo import InputError, InsertionError, RowError, insert, register_block, remove
+from ela_yolo.blocks import ENVIRONMENT, is_block, known_blocks
+
+FAST = ("data=scenes.yaml", "epochs=1", "fraction=0.05", "imgsz=64", "batch=4", "workers=0", "plots=False")
+MINE = """
+from torch import nn
+
+class Halves(nn.Module):
+    def __init__(self, channels, factor=0.5):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1, channels, 1, 1), factor))
+
+    def forward(self, x):
+        return x * self.scale
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module of the user's with a block, importable here and in processes that start from here."""
+    (tmp_path / "users_blocks.py").write_text("import torch\n" + MINE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(ENVIRONMENT, "")
+    import users_blocks
+
+    yield users_blocks
+    del __import__("sys").modules["users_blocks"]
+
+
+@pytest.mark.parametrize("name", ["CA", "CBAM", "ECA", "SE"])
+def test_timms_blocks_go_in_keep_the_hosts_weights_and_come_out(name, tmp_path):
+    pytest.importorskip("timm")
+    inserted = insert("yolov8n.yaml", block=name, save=tmp_path / "yolov8-other.yaml")
+    assert inserted.rows == (3, 6, 9, 12) and f"[-1, 1, {name}, []]" in inserted.text
+    host = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
+    assert remove(tmp_path / "yolov8-other.yaml").text == host.read_text()
+    from ultralytics import YOLO
+
+    host, model = YOLO("yolov8n.yaml").model, YOLO(tmp_path / "yolov8n-other.yaml").model
+    transfer = model.load(host, verbose=False)
+    assert (transfer.kept, transfer.total) == (355, 355)
+    block = type(model.model[3]).__name__
+    assert is_block(model.model[3]) and str(transfer).endswith(f"; 4 new {block} (3, 6, 9, 12)")
+    assert ela_yolo.layer_map(tmp_path / "yolov8n-other.yaml")[9] == 13
+
+
+def test_a_checkpoint_with_another_block_trains_and_trains_on_by_the_stock_command(trained, tmp_path):
+    pytest.importorskip("timm")
+    plain = tmp_path / "plain.pt"
+    remove(trained / "weights/best.pt", save=plain)
+    done = run(BIN / "ela-yolo", "insert", f"model={plain}", "block=SE", cwd=tmp_path)
+    assert "355/355 host tensors kept; 4 new SEModule (3, 6, 9, 12)" in done.stdout
+    assert "SE changes what the model gives until it is trained" in done.stdout
+    model = tmp_path / "plain-se.pt"
+    for name in ("first", "second"):
+        done = run(BIN / "yolo", "train", f"model={model}", *FAST, f"project={tmp_path}", f"name={name}", cwd=tmp_path)
+        model = tmp_path / name / "weights/last.pt"
+    assert "4 SEModule kept (3, 6, 9, 12)" in done.stdout
+    assert remove(model).rows == (3, 6, 9, 12)
+
+
+def test_a_block_of_the_user_is_known_here_and_in_processes_that_start_from_here(mine, tmp_path):
+    register_block("Halves", mine.Halves)
+    register_block("Halves", mine.Halves)
+    assert os.environ[ENVIRONMENT] == "Halves=users_blocks:Halves"
+    inserted = insert("yolov8n.yaml", block="Halves", after=21, save=tmp_path / "yolov8-mine.yaml")
+    text = inserted.text.replace("Halves, []", "Halves, [0.25]")
+    (tmp_path / "yolov8-mine.yaml").write_text(text)
+    code = """
+from ultralytics import YOLO
+layer = YOLO("yolov8n-mine.yaml").model.model[22]
+print(type(layer).__name__, layer.scale.shape[1], layer.scale[0, 0].item())
+"""
+    assert python(code, cwd=tmp_path).stdout.splitlines()[-1] == "Halves 256 0.25"
+    run(BIN / "yolo", "train", "model=yolov8n-mine.yaml", *FAST, f"project={tmp_path}", "name=run", cwd=tmp_path)
+    again = python(
+        "import ela_yolo; print(ela_yolo.remove('run/weights/last.pt').rows)",
+        cwd=tmp_path,
+        env={ENVIRONMENT: "Halves=users_blocks:Halves"},
+    )
+    assert again.stdout.splitlines()[-1] == "(22,)"
+
+
+def test_without_the_variable_another_process_does_not_know_it(mine, tmp_path):
+    insert_text = insert("yolov8n.yaml", after=21).text.replace("ELA", "Halves")
+    (tmp_path / "yolov8-mine.yaml").write_text(insert_text)
+    done = run(BIN / "ela-yolo", "train", "model=yolov8n-mine.yaml", *FAST, cwd=tmp_path, ok=False)
+    assert done.returncode == 1 and "layer 22: there is no module Halves" in done.stderr
+
+
+def test_a_name_that_somebody_put_into_the_host_is_left_to_them(tmp_path):
+    (tmp_path / "yolov8-se.yaml").write_text(insert("yolov8n.yaml", block="SE", after=21).text)
+    code = """
+from torch import nn
+from ultralytics.nn import tasks
+class SE(nn.Module): ...
+    # takes the row's own args, as the host calls a module that it does not know
+tasks.SE = SE
+print(type(tasks.DetectionModel("yolov8-se.yaml", verbose=False).model[22]) is SE)
+"""
+    done = python(code.replace("SE(nn.Module): ...", "SE(nn.Identity): ..."), cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "True"
+
+
+class Inside(nn.Module):
+    """Importable, but not a block."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 2 * channels, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Picky(nn.Identity):
+    """Fails on 64 channels."""
+
+    def __init__(self, channels):
+        super().__init__()
+        raise ValueError(f"not {channels}")
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "message"),
+    [
+        ("two words", nn.Identity, "a block's name is one word of letters and digits, got 'two words'"),
+        ("ELA", nn.Identity, "ELA is ela_yolo.ela:ELA already; take another name"),
+        ("CA", nn.Identity, "CA is timm.layers.coord_attn:CoordAttn already; take another name"),
+        ("Conv", nn.Identity, "Ultralytics has a module Conv of its own; take another name for Identity"),
+        ("Mine", lambda channels: nn.Identity(), "Mine must be a class of torch.nn.Module that takes the channels"),
+        ("Mine", Inside, "Mine: Inside(64) makes (2, 128, 8, 6) of (2, 64, 8, 6); a block keeps the shape"),
+        ("Mine", Picky, "Mine: Picky(64) fails on a map of 64 channels: ValueError('not 64')"),
+        ("Mine", type("Local", (nn.Identity,), {"__module__": "__main__"}), "put Local into a module's file"),
+        ("Mine", type("Hidden", (nn.Identity,), {}), "put Hidden into a module's file"),
+    ],
+)
+def test_what_is_no_block_is_refused_and_nothing_is_changed(name, block, message, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, "")
+    before = known_blocks()
+    with pytest.raises(InputError, match=re.escape(message)):
+        register_block(name, block)
+    assert known_blocks() == before
+
+
+def test_unknown_and_missing_blocks_name_the_remedy(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="there is no block CAB, did you mean 'CA'"):
+        insert("yolov8n.yaml", block="CAB")
+    with pytest.raises(InsertionError, match="variant and gate are ELA's, and SE has neither"):
+        insert("yolov8n.yaml", block="SE", variant="B")
+    monkeypatch.setenv(ENVIRONMENT, "Gone=no_such_module:Gone")
+    (tmp_path / "yolov8-gone.yaml").write_text(insert("yolov8n.yaml", block="Gone", after=21).text)
+    from ultralytics import YOLO
+
+    with pytest.raises(RowError, match="Gone is no_such_module:Gone, which cannot be imported; mend ELA_YOLO_BLOCKS"):
+        YOLO(tmp_path / "yolov8n-gone.yaml")
+
+
+def test_a_row_gives_the_channels_of_the_layer_that_it_reads():
+    pytest.importorskip("timm")
+    from ultralytics.nn.tasks import parse_model
+
+    rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]], [0, 2, "SE", [0.25]], [-1, 1, "nn.Identity", []]]
+    model, _ = parse_model({"backbone": rows, "head": [], "nc": 1}, 3, False)
+    assert model[2](torch.zeros(1, 16, 4, 4)).shape == (1, 16, 4, 4)
+    assert len(model[2]) == 2 and model[2][0].fc1.out_channels == 8
