@@ -1,13 +1,14 @@
 """Makes ELA known to the host: the only file that changes anything in Ultralytics.
 
-Three functions of the host are wrapped, and a name and a callback are added:
+Three functions of the host are wrapped, and names and callbacks are added:
 
 - ``ultralytics.nn.tasks.parse_model``: ELA rows get the channels of the layer they read, then the host's parser runs.
 - ``ultralytics.nn.tasks.BaseModel.load``: layers are matched with ELA left out of the count, then the host loads.
 - ``ultralytics.utils.checks.check_file``: the bare name of a YAML that this package ships is found from any folder.
 - ``ultralytics.nn.tasks.ELA``: the parser looks a row's module up among the globals of its own module. Other blocks
   are put there when a row names one, unless the host, or whoever changed it, has something of that name.
-- ``ultralytics.utils.callbacks.base.default_callbacks``: an export of a model with ELA is prepared as it starts.
+- ``ultralytics.utils.callbacks.base.default_callbacks``: an export of a model with ELA is prepared as it starts, and
+  the gates are watched while one is trained.
 
 What this relies on is tried out on the host before anything is changed.
 """
@@ -33,12 +34,13 @@ from ela_yolo.blocks import find_block, is_block, known_blocks
 from ela_yolo.ela import ELA, resolve_settings
 from ela_yolo.errors import RegistrationError, RowError
 from ela_yolo.export_hook import prepare_export
+from ela_yolo.monitor import EVENTS
 from ela_yolo.rows import BlockRow, read_block_row, refuse_unread
 from ela_yolo.weights import report_transfer, seat_layers
 
 TESTED = ("8.4.108", "8.4.190")  # the oldest and the newest host that the whole test suite passed on
 _MARK = "wrapped_by_ela_yolo"
-_EXPORT_EVENT = "on_export_start"
+_CALLBACKS = {"on_export_start": prepare_export, **EVENTS}
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,9 @@ def register() -> None:
             setattr(owner, name, replacement)
             _replace(original, replacement)
     setattr(tasks, ELA.__name__, ELA)
-    if prepare_export not in base.default_callbacks[_EXPORT_EVENT]:
-        base.default_callbacks[_EXPORT_EVENT].append(prepare_export)
+    for event, callback in _CALLBACKS.items():
+        if callback not in base.default_callbacks[event]:
+            base.default_callbacks[event].append(callback)
     if hasattr(torch.serialization, "add_safe_globals"):  # where torch has it, ULTRALYTICS_SAFE_LOAD uses it
         torch.serialization.add_safe_globals([ELA])
 
@@ -230,7 +233,7 @@ def check_host() -> list[Seam]:
             "it looks files up by check_file",
             _missing(checks, "check_yaml", ["file"]) or _own_lookup(checks),
         ),
-        Seam("callbacks.default_callbacks", "it has a list for the start of an export", _try(_event, base)),
+        Seam("callbacks.default_callbacks", "it has a list for each event of ours", _try(_events, base)),
     ]
 
 
@@ -284,9 +287,9 @@ def _own_lookup(checks: ModuleType) -> str | None:
     return None if uses else "ultralytics.utils.checks.check_yaml does not use check_file"
 
 
-def _event(base: ModuleType) -> str | None:
-    found = isinstance(base.default_callbacks[_EXPORT_EVENT], list)
-    return None if found else f"{base.__name__}.default_callbacks has no list named {_EXPORT_EVENT}"
+def _events(base: ModuleType) -> str | None:
+    missing = [event for event in _CALLBACKS if not isinstance(base.default_callbacks.get(event), list)]
+    return f"{base.__name__}.default_callbacks has no list named {missing[0]}" if missing else None
 
 
 def _probe_parser(parse_model: Callable[..., Any]) -> str | None:
