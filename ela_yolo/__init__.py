@@ -8,6 +8,7 @@ from ela_yolo.autoload import arm as _arm
 
 TYPE_CHECKING = False  # typing itself would cost more than all the rest here
 if TYPE_CHECKING:
+    from ela_yolo.attention import gate_health
     from ela_yolo.blocks import register_block
     from ela_yolo.ela import ELA
     from ela_yolo.errors import (
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
         RowError,
     )
     from ela_yolo.export import verify_export
+    from ela_yolo.gate_plot import plot_attention
+    from ela_yolo.gates import capture_gates
     from ela_yolo.graft import insert, layer_map, remove
     from ela_yolo.insertion import Insertion
     from ela_yolo.parity import ParityReport
@@ -44,8 +47,11 @@ _HOME = {
     "RenderError": "errors",
     "RowError": "errors",
     "WeightTransfer": "weights",
+    "capture_gates": "gates",
+    "gate_health": "attention",
     "insert": "graft",
     "layer_map": "graft",
+    "plot_attention": "gate_plot",
     "register": "registration",
     "register_block": "blocks",
     "remove": "graft",
@@ -66,8 +72,11 @@ __all__ = [
     "RenderError",
     "RowError",
     "WeightTransfer",
+    "capture_gates",
+    "gate_health",
     "insert",
     "layer_map",
+    "plot_attention",
     "register",
     "register_block",
     "remove",

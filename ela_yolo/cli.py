@@ -18,6 +18,8 @@ from ela_yolo.usage import COMMAND_HELP, HELP, HOST_HELP
 INSERT_KEYS = ("after", "where", "variant", "gate", "rewire", "block")
 EDIT_KEYS = ("model", "save", "dry_run", "exist_ok")
 DOCTOR_KEYS = ("model", "weights")
+ATTENTION_KEYS = ("model", "source", "data", "imgsz", "save", "stretch")
+COMPARE_KEYS = ("models", "seeds", "out", "engine")
 PROFILE_KEYS = ("model", "imgsz", "device", "save")
 VERIFY_KEYS = ("model", "against", "source", "data", "conf", "iou")
 OWN_KEYS = {"export": ("verify",), "tune": ("iterations", "use_ray")}
@@ -77,6 +79,10 @@ def _run(args: list[str]) -> int:
         return _verify(rest)
     if command == "profile":
         return _profile(rest)
+    if command == "attention":
+        return _attention(rest)
+    if command == "compare":
+        return _compare(rest)
     overrides = _overrides(rest, *OWN_KEYS.get(command, ()))  # refused here in one line rather than by the host in many
     needed = {"model"} if command in ("export", "tune") else {"model", "cfg"}
     if command != "quickstart" and not needed & overrides.keys():
@@ -215,15 +221,61 @@ def _profile(args: Sequence[str]) -> int:
     given = _given("profile", args, PROFILE_KEYS)
     if "model" not in given:
         raise UsageError("model= is missing, such as model=yolov8n-ela.yaml")
-    imgsz = given.get("imgsz", "640")
-    if not imgsz.isdecimal() or int(imgsz) == 0:
-        raise UsageError(f"imgsz must be a positive number of pixels, got '{imgsz}'")
+    imgsz = _pixels(given.get("imgsz", "640"))
     check_model(given["model"])
     target_files(given["model"], given.get("save"))  # rather refused now than after it was measured
     print(f"measuring {given['model']} and its plain host by turns; a nano model takes a minute", flush=True)
-    result = profile(given["model"], int(imgsz), given.get("device", "cpu"))
+    result = profile(given["model"], imgsz, given.get("device", "cpu"))
     table, picture = result.save(given.get("save"))
     print(f"\n{result}\nwritten to {table} and {picture}")
+    return 0
+
+
+def _attention(args: Sequence[str]) -> int:
+    from ela_yolo.attention import attention, gate_health
+    from ela_yolo.inputs import check_data
+
+    given = _given("attention", args, ATTENTION_KEYS)
+    if "model" not in given:
+        raise UsageError("model= is missing, such as model=best.pt")
+    if not {"source", "data"} & given.keys():
+        raise UsageError("source= is missing, such as source=images/ for pictures; or data=my.yaml for a table")
+    imgsz = _pixels(given["imgsz"]) if "imgsz" in given else None
+    stretch = given.get("stretch", "False").capitalize()
+    if stretch not in ("True", "False"):
+        raise UsageError(f"stretch must be True or False, got '{given['stretch']}'")
+    if "source" not in given and {"save", "stretch"} & given.keys():
+        raise UsageError("save= and stretch= are about pictures, which need a source=")
+    if "data" in given:
+        check_data(given["data"])
+    if "source" in given:
+        files = attention(given["model"], given["source"], given.get("save"), imgsz, stretch == "True")
+        print(f"{len(files)} {'picture' if len(files) == 1 else 'pictures'} written to {files[0].parent}")
+    if "data" in given:
+        print(f"\n{gate_health(given['model'], given['data'], imgsz=imgsz)}")
+    return 0
+
+
+def _pixels(written: str) -> int:
+    if not written.isdecimal() or int(written) == 0:
+        raise UsageError(f"imgsz must be a positive number of pixels, got '{written}'")
+    return int(written)
+
+
+def _compare(args: Sequence[str]) -> int:
+    from ela_yolo.compare import compare
+
+    given = _overrides(args, *COMPARE_KEYS)
+    for key, example in (("models", "yolov8n.yaml,yolov8n-ela.yaml"), ("data", "my.yaml"), ("seeds", "0,1,2")):
+        if key not in given:
+            raise UsageError(f"{key}= is missing, such as {key}={example}")
+    models, seeds = given.pop("models"), given.pop("seeds")
+    named = [name.strip() for name in re.sub(r"[\[\]()'\"]", "", str(models)).split(",") if name.strip()]
+    out = str(given.pop("out", "compare"))
+    counted = seeds if isinstance(seeds, list | tuple) else [seeds]
+    result = compare(named, given.pop("data"), counted, out, given.pop("engine", None), **given)
+    files = result.save(out)
+    print(f"\n{result}\n\nwritten to {out}: {', '.join(file.name for file in files)}")
     return 0
 
 

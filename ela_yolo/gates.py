@@ -86,7 +86,11 @@ class GateHealth:
 
     @property
     def verdict(self) -> str:
-        """Whether the block does anything, in words."""
+        """Whether the block does anything, in words.
+
+        ``alive`` says that the gates vary, not that they have learned to: those of a fresh block in the ``paper`` or
+        ``residual`` form vary as much.
+        """
         if not math.isfinite(self.mean):
             return "not finite: the training diverged"
         if self.saturated > 0.5:

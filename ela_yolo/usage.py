@@ -10,6 +10,8 @@ ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value
   ela-yolo verify model=best.pt against=best.onnx          the same for a file that was exported elsewhere or earlier
   ela-yolo insert model=best.pt                            put ELA into a checkpoint or a model YAML, keep every weight
   ela-yolo remove model=best-ela.pt                        and take it out again
+  ela-yolo attention model=best.pt source=images/          pictures of where ELA looks; with data=, whether it does
+  ela-yolo compare models=A,B data=my.yaml seeds=0,1,2     train models alike and say what the difference shows
   ela-yolo profile model=yolov8n-ela.yaml                  what ELA costs, beside the plain host
   ela-yolo doctor                                          what is installed, and what is wrong with it
   ela-yolo COMMAND --help                                  more on one of them
@@ -74,6 +76,35 @@ All other weights of a checkpoint stay. The result is a file of its own.
   save      default: best-ela-plain.pt for best-ela.pt, in this folder
   dry_run   True prints and writes nothing
   exist_ok  True replaces a file that exists""",
+    "attention": """\
+ela-yolo attention model=best.pt [source=images/] [data=my.yaml] [imgsz=640] [save=FOLDER] [stretch=True]
+
+Draws for each image the detections and, for each ELA block, by what it multiplies each place of the map (mean over the
+channels), with the gate along the height at the side and the gate along the width at the bottom (mean, and the band
+from the 10th to the 90th percentile of the channels). With data=, prints what the gates do over the validation images:
+their mean, their spread across positions, the share that is saturated, the scale of the map, and a verdict.
+
+  source   an image, a folder, a pattern such as 'images/*.jpg', a video: whatever `yolo predict` takes
+  data     a data-set YAML, for the table
+  imgsz    default: what the model was trained with
+  save     default: best-attention for best.pt, in this folder
+  stretch  True stretches the colours to each picture's own values; by default all pictures can be compared""",
+    "compare": """\
+ela-yolo compare models=yolov8n.yaml,yolov8n-ela.yaml data=my.yaml seeds=0,1,2 [out=compare] [engine=ray]
+                 [key=value ...]
+
+Trains every model with every seed, with the same data, budget and keys, measures the weights of the last epoch, and
+compares the models to the first one, seed by seed: means, differences with a bootstrap interval and an exact test, and
+a sentence on what that shows. A run that is finished is kept: the same command goes on after an interruption, and more
+seeds or models may join.
+
+  models   model YAMLs or checkpoints, the one to compare with first. `ela-yolo insert model=yolov8n.pt block=CA` makes
+           controls: CA, CBAM, ECA and SE of timm
+  seeds    fewer than three say nothing, fewer than six can show nothing
+  out      folder of the runs, compare.md, .csv, .json and .png; default: compare
+  engine   ray runs as many at once as there are cores or GPUs (pip install 'ela-yolo[ray]')
+
+All other keys are the host's train keys, such as epochs=50 or imgsz=640.""",
     "profile": """\
 ela-yolo profile model=yolov8n-ela.yaml [imgsz=640] [device=cpu] [save=FILE.json]
 

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import BIN, REPO, run
+from conftest import BIN, REPO, SHARED, run
 from ultralytics import YOLO
 from ultralytics.utils import ASSETS
 
@@ -59,3 +59,15 @@ def test_an_example_detects_what_the_model_does(program, keys, sure, tmp_path):
         inside = np.clip(np.array(corners, float), 0, np.tile(found.orig_shape[::-1], 2))
         assert np.abs(inside - box.xyxy[0].numpy()).max() <= 1
     assert (tmp_path / "drawn.jpg").stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not (SHARED / "weights/yolov8n.pt").is_file(), reason="the official weights are not here")
+@pytest.mark.skipif(not (SHARED / "data/bccd").is_dir(), reason="the photographs of shared/data/bccd are not here")
+def test_the_first_detector_ends_with_a_picture_and_a_proven_file(tmp_path):
+    keys = f"data={SHARED}/data/bccd/bccd.yaml model={SHARED}/weights/yolov8n.pt epochs=1 imgsz=96".split()
+    done = run(BIN / "python", REPO / "examples/first_detector.py", *keys, cwd=tmp_path, timeout=600)
+    assert "355/355 host tensors kept" in done.stdout
+    assert "PROVEN the same model" in done.stdout
+    assert (tmp_path / "yolov8n-ela.pt").is_file()
+    assert [file for file in (tmp_path / "attention").rglob("*") if file.suffix in (".jpg", ".png")]
+    assert done.stdout.splitlines()[-1].endswith("best.onnx")

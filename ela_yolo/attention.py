@@ -1,0 +1,151 @@
+"""Where ELA looks: runs a model over images for pictures of its gates, and over a data set for their numbers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset
+from ultralytics.utils import TQDM
+
+from ela_yolo.ela import ELA
+from ela_yolo.errors import InputError
+from ela_yolo.files import written_whole
+from ela_yolo.gate_plot import covered, plot_attention
+from ela_yolo.gates import GateReport, HealthMeter, capture_gates
+from ela_yolo.inputs import check_model, find_model, open_model
+from ela_yolo.registration import register
+
+SMALL = 320  # px
+
+
+def attention(
+    model: str | Path,
+    source: str | Path,
+    save: str | Path | None = None,
+    imgsz: int | None = None,
+    stretch: bool = False,
+) -> list[Path]:
+    """Draw for each image where a model's ELA blocks look, and return the pictures.
+
+    A picture is named after its image, frames of a video are numbered, and a name that was there already in another
+    folder of the source gets a number. Pictures of an earlier run are replaced.
+
+    Args:
+        model: A checkpoint (.pt) or a model YAML with ELA, found as the host finds it.
+        source: As the host takes it: an image, a folder, a pattern, a list of them (.txt), a video.
+        save: The folder for the pictures; None means ``MODEL-attention`` in this folder.
+        imgsz: Side of the network's input, in px; None means the one that the model was trained with.
+        stretch: As :func:`plot_attention` takes it.
+
+    Raises:
+        InputError: If the model has no ELA, ``save`` is no folder, or no image can be read.
+        CheckpointError: If there is no such checkpoint.
+        RegistrationError: If the host is not as this package expects.
+    """
+    folder = Path(f"{Path(model).stem}-attention" if save is None else save)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"save={folder} is a file; name a folder for the pictures")
+    files: list[Path] = []
+    taken: set[str] = set()
+    frames: Counter[str] = Counter()
+    with _prediction(model, source, imgsz) as (predictor, results), capture_gates(predictor.model) as gates:
+        sizes: list[tuple[int, int]] = []
+        predictor.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
+        fit = "stretch" if predictor.scale_fill else "crop" if predictor.args.task == "classify" else "letterbox"
+        for result in results:
+            folder.mkdir(parents=True, exist_ok=True)
+            name = Path(result.path).stem
+            if predictor.dataset.mode != "image":
+                frames[result.path] += 1
+                name = f"{name}-{frames[result.path]:05d}"
+            files.append(folder / f"{_unique(name, taken)}.png")
+            parts = covered(result.orig_shape, sizes[-1], fit)
+            thin = 1 if max(result.orig_shape) < SMALL else None  # or the labels would hide a small image
+            figure, _ = plot_attention(result.orig_img, gates, result.plot(line_width=thin), parts, stretch)
+            with written_whole(files[-1]) as part:
+                figure.savefig(part, format="png", dpi=100)
+    if not files:
+        raise InputError(f"source={source} has no image that can be read; name others")
+    return files
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    free, number = name, 1
+    while free.lower() in taken:  # one file to some file systems
+        number += 1
+        free = f"{name}-{number}"
+    taken.add(free.lower())
+    return free
+
+
+def gate_health(model: str | Path, data: str, split: str = "val", imgsz: int | None = None) -> GateReport:
+    """Return what a model's ELA blocks do to the images of a data set.
+
+    Args:
+        model: A checkpoint (.pt) or a model YAML with ELA, found as the host finds it.
+        data: A data-set YAML, or for classification a folder, found as the host finds it.
+        split: ``train``, ``val`` or ``test``.
+        imgsz: Side of the network's input, in px; None means the one that the model was trained with.
+
+    Raises:
+        InputError: If the model has no ELA, or the data set has no such images.
+        CheckpointError: If there is no such checkpoint.
+        RegistrationError: If the host is not as this package expects.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        listed = Path(name) / "images.txt"
+        with _prediction(model, listed, imgsz) as (predictor, results), HealthMeter(predictor.model) as meter:
+            images = _images_of(data, split, predictor.args.task)
+            listed.write_text("\n".join(map(str, images)), encoding="utf-8")
+            for _ in results:
+                pass
+    return GateReport(meter.result(), meter.images)
+
+
+def _images_of(data: str, split: str, task: str) -> list[Path]:
+    folders = (check_cls_dataset if task == "classify" else check_det_dataset)(data).get(split)
+    images: list[Path] = []
+    for folder in folders if isinstance(folders, list) else [folders] if folders else []:
+        place = Path(str(folder))
+        lines = place.read_text(encoding="utf-8").splitlines() if place.is_file() else place.rglob("*")
+        images += [place.parent / line if str(line).startswith("./") else Path(line) for line in lines]
+    images = sorted(image.absolute() for image in images if image.suffix[1:].lower() in IMG_FORMATS)
+    if not images:
+        raise InputError(f"data={data} has no images as {split}:; name a split that has, or put them there")
+    return images
+
+
+@contextmanager
+def _prediction(model: str | Path, source: str | Path, imgsz: int | None) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """Give the host's predictor, set up, and its results, which it computes image by image as they are taken."""
+    register()
+    check_model(str(model))
+    opened = open_model(find_model(model))
+    module: nn.Module = opened.model
+    if not any(isinstance(each, ELA) for each in module.modules()):
+        raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
+    size = {} if imgsz is None else {"imgsz": imgsz}
+    results = opened.predict(str(source), stream=True, batch=1, save=False, verbose=False, **size)
+    opened.predictor.done_warmup = True  # on a GPU that is one more forward of the first image
+    try:
+        yield opened.predictor, _with_progress(results, opened.predictor)
+    finally:
+        results.close()
+
+
+def _with_progress(results: Iterator[Any], predictor: Any) -> Iterator[Any]:
+    first = next(results, None)
+    if first is None:
+        return
+    with TQDM(total=len(predictor.dataset), desc="images") as bar:
+        yield first
+        bar.update()
+        for result in results:
+            yield result
+            bar.update()

@@ -1,0 +1,45 @@
+"""From photographs of blood cells to a detector with ELA, a picture of where it looks, and a proven ONNX file.
+
+``python first_detector.py`` downloads the data set BCCD (8 MB) and the weights yolov8n.pt, and needs some minutes on
+two CPU cores. Each of these may be another: ``data=my.yaml model=best.pt epochs=50 imgsz=640``.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from ultralytics import YOLO
+
+import ela_yolo
+
+
+def command(*words):
+    """Run an ela-yolo command, and stop here if it fails."""
+    subprocess.run([sys.executable, "-m", "ela_yolo", *map(str, words)], check=True)
+
+
+def main(data="bccd.yaml", model="yolov8n.pt", epochs="8", imgsz="256"):
+    """Train, validate, look and export."""
+    # 1. ELA behind each stage of the backbone. All weights stay, and until it is trained ELA changes nothing.
+    grafted = Path(model).stem + "-ela.pt"
+    print(ela_yolo.insert(model, save=grafted, exist_ok=True).transfer)
+
+    # 2. Training and validation are Ultralytics' own. It says where the run lies.
+    detector = YOLO(grafted)
+    detector.train(data=data, epochs=int(epochs), imgsz=int(imgsz))
+    best = detector.trainer.best
+    metrics = YOLO(best).val(data=data, imgsz=int(imgsz))
+    print(f"mAP50-95 on the validation images: {metrics.box.map:.3f}")
+
+    # 3. Where does each ELA block look in one of the validation images?
+    images = Path(detector.trainer.data["val"])
+    image = min(images.glob("*.*"))
+    command("attention", f"model={best}", f"source={image}", f"imgsz={imgsz}", "save=attention")
+
+    # 4. An ONNX file, compared with the model on real images; this fails if they differ.
+    command("export", f"model={best}", "format=onnx", f"imgsz={imgsz}")
+    print(Path(best).with_suffix(".onnx"))
+
+
+if __name__ == "__main__":
+    main(**dict(word.split("=", 1) for word in sys.argv[1:]))

@@ -1,0 +1,306 @@
+"""The gates of real models, their numbers, and the pictures of them."""
+
+import math
+import shutil
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import HOME, SHARED
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.data.augment import LetterBox
+from ultralytics.utils import ops
+
+from ela_yolo import ELA
+from ela_yolo.attention import attention, gate_health
+from ela_yolo.errors import CheckpointError, InputError
+from ela_yolo.gate_plot import WHOLE, along_image, covered, over_image, plot_attention
+from ela_yolo.gates import GateHealth, GateReport, Gates, HealthMeter, capture_gates, gates_of
+from ela_yolo.registration import register
+
+register()
+FORMS = ("paper", "residual", "identity")
+LAYERS = ["3", "6", "9", "12"]
+
+
+def block_of(form="paper", channels=16, variant="B"):
+    """A block whose norm is not as it starts, so that no gate form is trivial."""
+    torch.manual_seed(0)
+    block = ELA(channels, variant, form)
+    nn.init.normal_(block.gn.weight, 1, 0.3)
+    nn.init.normal_(block.gn.bias, 0, 0.3)
+    return block.eval()
+
+
+def count_hooks(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def scenes():
+    images = sorted((HOME / "datasets/ela-yolo-scenes/images/val").iterdir())
+    assert len(images) > 20
+    return images
+
+
+@pytest.fixture(scope="module")
+def best(retrained):
+    return retrained / "weights/best.pt"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("variant", ["B", "S"])
+def test_the_gates_give_the_output(form, variant):
+    block, x = block_of(form, variant=variant), torch.randn(2, 16, 9, 14)
+    with capture_gates(block) as latest, torch.no_grad():
+        output = block(x)
+    gates = latest[""]
+    assert gates.map_size == (9, 14) and gates.block == f"ELA-{variant} {form}"
+    product = gates.along_h[:, :, :, None] * gates.along_w[:, :, None, :]
+    scale = 1 + product if form == "residual" else product
+    torch.testing.assert_close(x * scale, output)
+    torch.testing.assert_close(gates.scale_map(), scale.mean(1))
+    assert all((gate > 0).all() and (gate < 1).all() for gate in gates.sigmoids())
+
+
+def test_gates_are_of_the_latest_forward_and_need_no_gradient():
+    block, first, second = block_of(), torch.randn(1, 16, 8, 8), torch.randn(1, 16, 6, 8)
+    with capture_gates(block) as latest:
+        block(first.requires_grad_()).sum().backward()
+        block(second)
+    assert latest[""].map_size == (6, 8) and not latest[""].along_h.requires_grad
+    assert torch.equal(latest[""].along_w, gates_of(block, second).along_w)
+    assert first.grad is not None
+
+
+def test_layers_are_named_as_in_the_layer_table_whatever_wraps_the_model():
+    model = YOLO("yolov8n-ela.yaml").model.eval()
+    image = torch.rand(1, 3, 64, 64)
+    with capture_gates(model) as latest, torch.no_grad():
+        model(image)
+    assert list(latest) == LAYERS
+    with capture_gates(nn.ModuleDict({"module": model})) as latest, torch.no_grad():  # as DDP names it
+        model(image)
+    assert list(latest) == LAYERS
+    host = YOLO("yolov8n-ela.yaml")
+    host.predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)
+    with capture_gates(host.predictor.model) as latest:
+        host.predictor.model(image)
+    assert list(latest) == LAYERS
+
+
+def test_hooks_go_even_after_an_error():
+    model = YOLO("yolov8n-ela.yaml").model.eval()
+    before = count_hooks(model)
+    for watch in (capture_gates, HealthMeter):
+        with watch(model):
+            assert count_hooks(model) == before + 4
+        assert count_hooks(model) == before
+        with pytest.raises(RuntimeError), watch(model):
+            model(torch.rand(1, 2, 64, 64))  # two channels
+        assert count_hooks(model) == before
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_meter_is_the_direct_computation(form):
+    block = block_of(form)
+    batches = [torch.randn(3, 16, 8, 12), torch.randn(1, 16, 8, 12)]
+    with HealthMeter(block) as meter, torch.no_grad():
+        outputs = torch.cat([block(x) for x in batches])
+    x = torch.cat(batches)
+    halves = [block._strip_gate(x.mean(3)).detach(), block._strip_gate(x.mean(2)).detach()]  # the plain sigmoids
+    saturated = [((gate < 0.05) | (gate > 0.95)).double().mean() for gate in halves]
+    (health,) = meter.result()
+    assert meter.images == 4 and health.block == f"ELA-B {form}"
+    assert health.mean == pytest.approx(sum(gate.mean() for gate in halves).item() / 2, rel=1e-5)
+    assert health.spread == pytest.approx(sum(np.std(gate.numpy(), axis=2).mean() for gate in halves) / 2, rel=1e-5)
+    assert health.saturated == pytest.approx(sum(saturated).item() / 2, rel=1e-5)
+    assert health.scale == pytest.approx((outputs.square().mean() / x.square().mean()).sqrt().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "verdict"),
+    [
+        (0, 0, "looks everywhere alike: does nothing"),
+        (0, 1, "looks everywhere alike: does nothing"),
+        (1, 10, "saturated"),
+        (1, -10, "saturated"),
+        (1, 0, "alive"),
+        (math.nan, 0, "not finite: the training diverged"),
+    ],
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_verdicts(form, weight, bias, verdict):
+    block = ELA(16, gate=form)
+    nn.init.constant_(block.gn.weight, weight)
+    nn.init.constant_(block.gn.bias, bias)
+    with HealthMeter(block) as meter:
+        block(torch.randn(2, 16, 10, 10))
+    assert meter.result()[0].verdict == verdict
+
+
+def test_the_meter_leaves_training_as_it_is():
+    def train(watch):
+        torch.manual_seed(0)
+        block, x = block_of().train(), torch.randn(2, 16, 8, 8)
+        meter = HealthMeter(block)
+        if watch:
+            meter.__enter__()
+        block(x).square().sum().backward()
+        return block.conv.weight.grad, meter.images
+
+    (plain, none), (watched, images) = train(False), train(True)
+    assert torch.equal(plain, watched) and (none, images) == (0, 2)
+
+
+def test_a_report_prints_a_table():
+    health = GateHealth("3", "ELA-B paper", 0.51, 0.0712, 0.003, 0.27)
+    dead = replace(health, layer="6", spread=0.001)
+    assert str(GateReport((health, dead), 87)).splitlines() == [
+        "| layer | block | gate mean | spread | saturated | scale | verdict |",
+        "|---|---|---|---|---|---|---|",
+        "| 3 | ELA-B paper | 0.510 | 0.0712 | 0.3% | 0.270 | alive |",
+        "| 6 | ELA-B paper | 0.510 | 0.0010 | 0.3% | 0.270 | looks everywhere alike: does nothing |",
+        "",
+        "over 87 images",
+    ]
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (333, 500), (96, 128)])
+@pytest.mark.parametrize("rectangular", [False, True])
+def test_a_place_of_the_input_is_found_again_in_the_image(size, rectangular):
+    """A bump at a cell of the map must land where the host puts a box around that cell."""
+    boxed = LetterBox((320, 320), auto=rectangular, stride=32)(image=np.zeros((*size, 3), np.uint8))
+    network = boxed.shape[:2]
+    cells = network[0] // 8, network[1] // 8
+    bump = np.zeros(cells, np.float32)
+    row, column = cells[0] // 2 - 3, cells[1] // 2 + 4
+    bump[row, column] = 1
+    parts = covered(size, network)
+    found = np.unravel_index(np.argmax(over_image(bump, parts, size)), size)
+    x, y = (column + 0.5) * 8, (row + 0.5) * 8
+    box = ops.scale_boxes(network, torch.tensor([[x, y, x, y]]), size)[0]
+    pixels = 0.5 + max(size) / 320  # half a pixel of the image, and one of the input, which the host rounds by
+    assert found[0] + 0.5 == pytest.approx(box[1].item(), abs=pixels)
+    assert found[1] + 0.5 == pytest.approx(box[0].item(), abs=pixels)
+    along = along_image(bump.max(0), parts[1], size[1])
+    assert np.argmax(along) == found[1]
+
+
+def test_padding_is_cut_away():
+    upper_half = np.zeros(80)
+    upper_half[:10] = 1  # the padding above a 480x640 image in a square
+    parts = covered((480, 640), (640, 640))
+    assert [(part.start, part.length) for part in parts] == [(0.125, 0.75), (0, 1)]
+    assert along_image(upper_half, parts[0], 480)[4:].max() == 0  # interpolated with the padding for half a cell
+
+
+def test_what_the_network_did_not_see_is_not_there():
+    parts = covered((100, 200), (50, 50), "crop")
+    seen = ~np.isnan(over_image(np.ones((4, 4)), parts, (100, 200)))
+    assert seen[:, 50:150].all() and not seen[:, :50].any() and not seen[:, 150:].any()
+    assert covered((100, 200), (50, 50), "stretch") == WHOLE
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_colours_are_those_of_the_form_unless_stretched(form):
+    image = np.full((60, 80, 3), 127, np.uint8)
+    gates = {str(i): gates_of(block_of(form), torch.randn(1, 16, 6, 8)) for i in range(2)}
+    limits = {"paper": (0, 1), "residual": (1, 2), "identity": (0, 2)}[form]
+    figure, panels = plot_attention(image, gates)
+    assert [panel.images[-1].get_clim() for panel in panels[1:]] == [limits, limits]
+    assert panels[1].get_title("left").startswith(f"layer 0: ELA-B {form}, map 6x8\nscale ")
+    assert sum(len(panel.child_axes) for panel in panels) == 2 * 3  # two gates and a colour bar each
+    _, panels = plot_attention(image, gates, stretch=True)
+    low, high = panels[1].images[-1].get_clim()
+    assert limits[0] < low < high < limits[1] or form == "identity"
+    assert form != "identity" or low + high == pytest.approx(2)
+    assert figure.canvas.manager is None  # no window and no global state
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_up_to_eight_layers_have_a_panel_each(count):
+    gates = {str(i): Gates(torch.rand(1, 4, 3), torch.rand(1, 4, 5), "paper", "B") for i in range(count)}
+    figure, panels = plot_attention(np.zeros((30, 50, 3), np.uint8), gates)
+    assert len(panels) == 1 + count == len(figure.axes)
+
+
+def test_a_flat_gate_can_be_stretched():
+    flat = torch.ones(1, 4, 5)
+    figure, _ = plot_attention(np.zeros((30, 50, 3), np.uint8), {"3": Gates(flat, flat, "identity", "B")}, stretch=True)
+    figure.canvas.draw()
+
+
+def test_pictures_of_a_folder(best, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        shutil.copy(scenes()[0], tmp_path / f"images/{folder}/same.png")
+    shutil.copy(scenes()[1], tmp_path / "images/a/other.png")
+    files = attention(best, "images/**/*.png", imgsz=96)
+    assert sorted(file.name for file in files) == ["other.png", "same-2.png", "same.png"]
+    assert {file.parent.name for file in files} == {"best-attention"}
+    pictures = [cv2.imread(str(file)) for file in files]
+    assert all(picture.std() > 10 and picture.shape[1] > 800 for picture in pictures)
+    assert sorted(tmp_path.rglob("*best-attention/*")) == sorted(file.absolute() for file in files)
+
+
+def test_frames_of_a_video_are_numbered(best, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+    for shade in (50, 150):
+        writer.write(np.full((64, 96, 3), shade, np.uint8))
+    writer.release()
+    files = attention(best, tmp_path / "clip.avi", tmp_path / "deep/pictures", imgsz=64)
+    assert [file.name for file in files] == ["clip-00001.png", "clip-00002.png"]
+    assert all(file.is_file() for file in files)
+
+
+@pytest.mark.parametrize("task", ["cls", "seg", "pose"])
+def test_other_tasks_have_pictures_too(task, tmp_path):
+    model = f"yolov8n-ela-{task}.yaml"
+    files = attention(model, scenes()[0], tmp_path / "pictures", imgsz=64, stretch=True)
+    assert [file.name for file in files] == [f"{scenes()[0].stem}.png"]
+
+
+def test_health_over_a_data_set(best):
+    report = gate_health(best, "scenes.yaml", imgsz=64)
+    assert report.images == len(scenes())
+    assert [(each.layer, each.block) for each in report.blocks] == [(layer, "ELA-B paper") for layer in LAYERS]
+    assert {each.verdict for each in report.blocks} == {"alive"}
+
+
+def test_health_of_a_fresh_graft_is_that_of_blocks_that_do_nothing(tmp_path):
+    import ela_yolo
+
+    ela_yolo.insert("yolov8n.yaml", gate="identity", save=tmp_path / "yolov8n-fresh.yaml")
+    report = gate_health(tmp_path / "yolov8n-fresh.yaml", "scenes.yaml", imgsz=64)
+    assert {each.verdict for each in report.blocks} == {"looks everywhere alike: does nothing"}
+    assert {each.scale for each in report.blocks} == {1}
+
+
+def test_blood_cells(best, tmp_path):
+    photographs = SHARED / "data/bccd/images/val"
+    if not photographs.is_dir():
+        pytest.skip("the photographs of BCCD are not there")
+    photograph = sorted(photographs.iterdir())[0]
+    (file,) = attention(best, photograph, tmp_path)
+    assert file == tmp_path / f"{photograph.stem}.png" and cv2.imread(str(file)).std() > 10
+
+
+def test_what_cannot_be_drawn_is_refused(best, tmp_path):
+    with pytest.raises(InputError, match=r"has no ELA; put it in first: ela-yolo insert model=yolov8n\.yaml"):
+        attention("yolov8n.yaml", scenes()[0], tmp_path / "pictures")
+    with pytest.raises(CheckpointError, match=r"there is no missing\.pt"):
+        gate_health("missing.pt", "scenes.yaml")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        attention(best, tmp_path / "missing.jpg", tmp_path / "pictures")
+    (tmp_path / "broken.jpg").write_text("no image")
+    with pytest.raises(InputError, match="has no image that can be read"):
+        attention(best, tmp_path / "broken.jpg", tmp_path / "pictures")
+    with pytest.raises(InputError, match=r"broken\.jpg is a file; name a folder"):
+        attention(best, scenes()[0], tmp_path / "broken.jpg")
+    with pytest.raises(InputError, match="has no images as test:"):
+        gate_health(best, "scenes.yaml", split="test")
+    assert not (tmp_path / "pictures").exists()
