@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ela_yolo.ela import ELA
     from ela_yolo.errors import (
         CheckpointError,
+        CompareError,
         ELAError,
         ExportError,
         InputError,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "CheckpointError": "errors",
+    "CompareError": "errors",
     "ELA": "ela",
     "ELAError": "errors",
     "ExportError": "errors",
@@ -61,6 +63,7 @@ _HOME = {
 __all__ = [
     "ELA",
     "CheckpointError",
+    "CompareError",
     "ELAError",
     "ExportError",
     "InputError",

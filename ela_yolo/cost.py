@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 from ela_yolo.errors import InputError
@@ -30,6 +31,12 @@ class Time:
     median: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Time:
+        """Return what many runs took."""
+        tenths = quantiles(seconds, n=10)
+        return cls(1000 * median(seconds), 1000 * tenths[0], 1000 * tenths[-1])
 
     def __str__(self) -> str:
         return f"{self.median:.3g} ms ({self.low:.3g} to {self.high:.3g})"

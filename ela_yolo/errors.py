@@ -12,6 +12,7 @@
         ├── CheckpointError      a file is no checkpoint of a model that ELA can be put into
         ├── RenderError          the embedded data set cannot be written where it should go
         ├── ExportError          an exported file cannot be proven
+        ├── CompareError         runs of a comparison failed, or cannot be run as asked for
         └── UsageError           a command line is wrong (exit 2)
 """
 
@@ -57,6 +58,10 @@ class RenderError(ELAError):
 
 class ExportError(ELAError):
     """An exported file cannot be run or compared."""
+
+
+class CompareError(ELAError):
+    """Runs of a comparison failed, or cannot be run as asked for."""
 
 
 class UsageError(ELAError):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
@@ -76,16 +76,16 @@ def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> 
     fused = [deepcopy(model).eval().fuse(verbose=False) for model in models]
     for model in models:
         model.train().requires_grad_(True)
-    infer = {side: partial(_infer, model, image) for side, model in zip(SIDES, fused, strict=True)}
+    inferring = {side: partial(infer, model, image) for side, model in zip(SIDES, fused, strict=True)}
     train = {side: partial(_train, model, image) for side, model in zip(SIDES, models, strict=True)}
     onnx = {side: partial(each.run, image.cpu()) for side, each in zip(SIDES, sessions, strict=False)}
     sides = {
         "parameters": [sum(parameter.numel() for parameter in model.parameters()) for model in models],
         "gflops": [get_flops(model, image.shape[2]) for model in models],
-        "latency": alternate(infer, ROUNDS).values(),
+        "latency": alternate(inferring, ROUNDS).values(),
         "onnx": alternate(onnx, ROUNDS, REST).values() if onnx else (None, None),
         "training": alternate(train, TRAINING_ROUNDS).values(),
-        "memory": [peak_memory(call, image.device) for call in infer.values()],
+        "memory": [peak_memory(call, image.device) for call in inferring.values()],
         "training_memory": [peak_memory(call, image.device) for call in train.values()],
     }
     return {key: tuple(values) for key, values in sides.items()}
@@ -107,7 +107,8 @@ def _sessions(models: list[Any], imgsz: int, folder: Path) -> list[ExportedFile]
     return sessions
 
 
-def _infer(model: nn.Module, image: Tensor) -> None:
+def infer(model: nn.Module, image: Tensor) -> None:
+    """Run a model as a detector does."""
     with torch.inference_mode():
         model(image)
     _wait(image.device)
@@ -181,22 +182,17 @@ def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
     for name, block in blocks.items():
         block.register_forward_pre_hook(partial(mark, name=name))
         block.register_forward_hook(partial(mark, name=name))
-    whole = alternate({"model": partial(_infer, model, image)}, ROUNDS)["model"]
+    whole = alternate({"model": partial(infer, model, image)}, ROUNDS)["model"]
     for name, block in blocks.items():
         times = marks[name][-2 * ROUNDS :]
         seconds = [after - before for before, after in zip(times[::2], times[1::2], strict=True)]
         parameters = sum(parameter.numel() for parameter in block.parameters())
         share = median(seconds) / median(whole)
-        yield BlockCost(name.removeprefix("model."), describe(block), shapes[name], parameters, _time(seconds), share)
+        yield BlockCost(name.removeprefix("model."), describe(block), shapes[name], parameters, Time.of(seconds), share)
 
 
 def _cost(measured: Any) -> Any:
-    return _time(measured) if isinstance(measured, list) else measured
-
-
-def _time(seconds: list[float]) -> Time:
-    tenths = quantiles(seconds, n=10)
-    return Time(1000 * median(seconds), 1000 * tenths[0], 1000 * tenths[-1])
+    return Time.of(measured) if isinstance(measured, list) else measured
 
 
 def _ratio(plain: Any, ela: Any) -> float:

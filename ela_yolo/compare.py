@@ -1,0 +1,165 @@
+"""Compares models fairly: the same data, budget and seeds, every seed counted, and no more said than they show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ultralytics import __version__ as host_version
+from ultralytics.cfg import get_cfg
+from ultralytics.data.utils import check_det_dataset
+from ultralytics.utils.checks import check_file
+from ultralytics.utils.downloads import attempt_download_asset
+from ultralytics.utils.torch_utils import get_flops, select_device
+
+from ela_yolo import __version__
+from ela_yolo.compare_result import CompareResult, ModelSize
+from ela_yolo.cost import Time
+from ela_yolo.errors import InputError, plain
+from ela_yolo.inputs import YAML, check_data, check_model, find_model, open_model
+from ela_yolo.paired import MOST_SEEDS, paired_differences
+from ela_yolo.profile import infer, machine
+from ela_yolo.registration import register
+from ela_yolo.seed_runs import agree_on_settings, check_engine, run_all, sha256
+from ela_yolo.timing import alternate
+
+ROUNDS = 40
+OURS = {  # train keys that are not for the user to set here -> why
+    "model": "models= names them",
+    "seed": "seeds= names them",
+    "project": "out= names the folder",
+    "name": "out= names the folder",
+    "save_dir": "out= names the folder",
+    "exist_ok": "out= names the folder",
+    "resume": "a run that was cut off is run again from its start",
+    "save": "the last epoch's weights are what is measured",
+    "mode": "every run trains and validates",
+    "task": "the models have one",
+    "patience": "every run trains all its epochs",
+}
+FIXED = {"patience": 0}  # stopping early would look at the validation images, and give the models unequal budgets
+DEFAULTS = {"plots": False}
+
+
+def compare(
+    models: Sequence[str | Path],
+    data: str | Path,
+    seeds: Sequence[int],
+    out: str | Path = "compare",
+    engine: str | None = None,
+    **train_keys: Any,
+) -> CompareResult:
+    """Train every model with every seed, alike but for that, and compare the models seed by seed.
+
+    Each run is a fresh interpreter. What is finished in ``out`` is not run again, so a call that was interrupted is
+    made again, and more seeds or models join later.
+
+    Args:
+        models: Model YAMLs or checkpoints (.pt) of detectors, found as the host finds them; the first is the baseline.
+        data: The data set's YAML.
+        seeds: The seeds of every model.
+        out: The folder of runs and settings.
+        engine: None runs one after the other on this machine. ``ray`` runs as many at once as the Ray cluster has GPUs
+            for, or, without GPUs, cores for: a run asks for as many as it uses threads. All its machines need the
+            folders, the data and the installed packages of this one.
+        **train_keys: Train keys of the host, the same for every run.
+
+    Raises:
+        InputError: If a file, a seed or a key is not as it should be, or ``out`` holds runs with other settings.
+        ModelYamlError: If a YAML is not that of a model.
+        CheckpointError: If there is no such checkpoint.
+        CompareError: If runs failed, after all others have run, or Ray is not installed.
+        RegistrationError: If the host is not as this package expects.
+    """
+    register()
+    seeds = _checked_seeds(seeds)
+    named = _checked_models(models)
+    train = _checked_keys(train_keys)
+    check_engine(engine, train)
+    data = str(data)
+    if Path(data).suffix not in YAML:
+        raise InputError(f"data={data} is not a data-set YAML; name a .yaml file")
+    check_data(data)
+    opened = {name: _open_detector(model) for name, model in named.items()}
+    shared = {
+        "data": data,
+        "sha256 of data": sha256(check_file(data)),
+        **train,
+        "ela-yolo": __version__,
+        "ultralytics": host_version,
+        "torch": str(torch.__version__),
+    }
+    if Path(str(train.get("pretrained"))).is_file():
+        shared["sha256 of pretrained"] = sha256(train["pretrained"])
+    agree_on_settings(Path(out), shared, {name: sha256(_file(model)) for name, model in named.items()})
+    runs = run_all(named, data, seeds, Path(out), engine, train)
+    classes = 1 if train.get("single_cls") else int(check_det_dataset(data)["nc"])
+    networks = {name: type(model)(model.yaml, nc=classes, verbose=False) for name, model in opened.items()}
+    sizes = _measure(networks, runs[0].imgsz)
+    scores = {name: [run.map50_95 for run in runs if run.model == name] for name in named}
+    baseline = scores.pop(next(iter(named)))
+    return CompareResult(data, train, machine(), sizes, runs, paired_differences(baseline, scores))
+
+
+def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    found = tuple(seeds)
+    if not found or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in found):
+        raise InputError(f"seeds must be whole numbers from 0 such as 0,1,2, got {','.join(map(str, found)) or 'none'}")
+    if len(set(found)) < len(found):
+        raise InputError(f"seeds={','.join(map(str, found))}: one is named twice, and would count twice; leave it out")
+    if len(found) > MOST_SEEDS:
+        raise InputError(f"{len(found)} seeds are more than the exact test can take; name at most {MOST_SEEDS}")
+    return found
+
+
+def _checked_models(models: Sequence[str | Path]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for model in map(str, models):
+        check_model(model)
+        find_model(model)  # neither an address nor an exported file
+        name = Path(model).stem
+        if name in named:
+            raise InputError(f"{named[name]} and {model} would both be called {name}; copy one to another name")
+        named[name] = model
+    if len(named) < 2:
+        raise InputError("name two models or more, the baseline first, such as models=yolov8n.yaml,yolov8n-ela.yaml")
+    return named
+
+
+def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    for key, why in OURS.items():
+        if key in keys:
+            raise InputError(f"{key}= has no place in a comparison: {why}; leave it out")
+    try:
+        get_cfg(overrides=dict(keys))
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise InputError(plain(error)) from None
+    return dict(json.loads(json.dumps({**DEFAULTS, **keys, **FIXED}, default=str)))
+
+
+def _file(model: str) -> Path:
+    file = find_model(model)
+    return file if file.suffix in YAML else Path(attempt_download_asset(file))
+
+
+def _open_detector(model: str) -> Any:
+    opened = open_model(model)
+    if opened.task != "detect":
+        raise InputError(f"{model} is a model of the task {opened.task}; name detectors, whose boxes can be compared")
+    return opened.model
+
+
+def _measure(networks: Mapping[str, Any], imgsz: int) -> tuple[ModelSize, ...]:
+    select_device("cpu", verbose=False)  # which sets the number of threads, as all the host's commands do
+    parameters = {name: sum(each.numel() for each in network.parameters()) for name, network in networks.items()}
+    gflops = {name: get_flops(network, imgsz) for name, network in networks.items()}
+    image = torch.rand(1, 3, imgsz, imgsz)
+    calls = {name: partial(infer, network.eval().fuse(verbose=False), image) for name, network in networks.items()}
+    return tuple(
+        ModelSize(name, parameters[name], gflops[name], Time.of(seconds))
+        for name, seconds in alternate(calls, ROUNDS).items()
+    )

@@ -1,0 +1,291 @@
+"""Models compared over seeds: real runs, killed and gone on with, and statistics against brute force."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+from conftest import HOME, python
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ela_yolo.compare import compare
+from ela_yolo.compare_result import CompareResult, ModelSize
+from ela_yolo.cost import Time
+from ela_yolo.errors import CheckpointError, CompareError, InputError
+from ela_yolo.paired import bootstrap_interval, holm, paired_differences, sign_flip_p, smallest_p
+from ela_yolo.seed_runs import SeedRun, check_engine
+
+MODELS = ["yolov8n.yaml", "yolov8n-ela.yaml"]
+KEYS = {"epochs": 1, "fraction": 0.05, "imgsz": 64, "batch": 8, "workers": 0}
+TINY = f"""
+from ela_yolo.compare import compare
+result = compare({MODELS}, "scenes.yaml", SEEDS, "compare", ENGINE, **{KEYS})
+print(result)
+result.save("compare")
+"""
+
+
+def tiny(seeds, engine=None):
+    return TINY.replace("SEEDS", repr(seeds)).replace("ENGINE", repr(engine))
+
+
+def killed(folder, kill, ready):
+    """Start the comparison, and kill it once `ready()`; return what it had started."""
+    command = [sys.executable, "-c", tiny([0])]
+    driver = subprocess.Popen(command, cwd=folder, start_new_session=True, stdout=-1, stderr=-1)
+    deadline = time.time() + 100
+    while not ready():
+        assert driver.poll() is None and time.time() < deadline, driver.communicate()
+        time.sleep(0.05)
+    children = psutil.Process(driver.pid).children()
+    kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    return children
+
+
+def state(file):
+    return file.stat().st_mtime_ns, file.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A comparison that was killed in its first run and in its second, and then ran to its end; its folder, its output.
+
+    The first time only the driver is killed: the run must not train on without it.
+    """
+    folder = tmp_path_factory.mktemp("compared")
+    runs = folder / "compare/runs"
+    orphans = killed(folder, os.kill, (runs / "yolov8n-0/log.txt").is_file)
+    assert len(orphans) == 1
+    _, alive = psutil.wait_procs(orphans, timeout=30)
+    assert not alive and not (runs / "yolov8n-0/run.json").exists()
+    second = runs / "yolov8n-ela-0"
+    killed(folder, os.killpg, lambda: (second / "args.yaml").is_file())  # the host writes it as it starts to train
+    first = runs / "yolov8n-0/run.json"
+    assert first.is_file() and not (second / "run.json").exists()
+    before = state(first), state(runs / "yolov8n-0/weights/last.pt")
+    printed = python(tiny([0]), cwd=folder).stdout
+    assert (state(first), state(runs / "yolov8n-0/weights/last.pt")) == before
+    assert printed.startswith(f"1 of 2 runs are finished in {folder}/compare, and kept\n2/2 yolov8n-ela seed 0: mAP")
+    return folder, printed
+
+
+def test_what_a_comparison_leaves(compared):
+    folder, printed = compared
+    out = folder / "compare"
+    assert {each.name for each in out.iterdir()} == {
+        *("runs", "settings.json", "compare.md", "compare.csv", "compare.json", "compare.png")
+    }
+    assert {each.name for each in (out / "runs").iterdir()} == {"yolov8n-0", "yolov8n-ela-0"}
+    run = json.loads((out / "runs/yolov8n-ela-0/run.json").read_text())
+    assert run["classes"].keys() == {"ball", "cube", "leaf", "ring", "star"} and len(run["epochs"]) == 1
+    args = (out / "runs/yolov8n-ela-0/args.yaml").read_text()
+    for line in ("patience: 0", "seed: 0", "plots: false", "epochs: 1", "imgsz: 64"):
+        assert line in args.splitlines()
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["models"].keys() == {"yolov8n", "yolov8n-ela"}
+    assert settings["shared"].items() >= {**KEYS, "data": "scenes.yaml"}.items()
+    table = (out / "compare.md").read_text()
+    assert table in printed + "\n" and "nothing can be said with 1 seed;" in table
+    assert re.search(
+        r"^\| yolov8n-ela \|.*\| 3,016,143 \| 0\.08 \|", table, re.M
+    )  # with the five classes of the scenes
+    with (out / "compare.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["seed"]) for row in rows] == [("yolov8n", "0"), ("yolov8n-ela", "0")]
+    assert float(rows[1]["mAP50-95"]) == run["map50_95"]
+    assert json.loads((out / "compare.json").read_text())["verdicts"][0] in table
+    assert cv2.imread(str(out / "compare.png")).std() > 10
+
+
+def test_more_seeds_join_by_ray(compared):
+    pytest.importorskip("ray", reason="Ray is not installed; pip install 'ela-yolo[ray]'")
+    folder, _ = compared
+    finished = [folder / f"compare/runs/{name}-0/run.json" for name in ("yolov8n", "yolov8n-ela")]
+    before = [state(file) for file in finished]
+    printed = python(tiny([0, 1], "ray"), cwd=folder).stdout
+    assert "nothing can be said with 2 seeds;" in printed and " ± " in printed
+    assert [state(file) for file in finished] == before
+    assert len([*folder.glob("compare/runs/*-1/run.json")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"imgsz": 96}, "holds runs with imgsz=64, not 96; name another folder with out="),
+        ({"lr0": 0.1}, "holds runs with lr0=the default, not 0.1; name another folder with out="),
+        ({"data": "coco8.yaml"}, "coco8.yaml"),
+    ],
+)
+def test_other_settings_are_refused(changed, message, compared, monkeypatch):
+    folder, _ = compared
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("ela_yolo.compare.check_data", lambda data: None)
+    before = state(folder / "compare/settings.json")
+    with pytest.raises(InputError, match=message):
+        compare(MODELS, **{"data": "scenes.yaml", "seeds": [0], **KEYS, **changed})
+    assert state(folder / "compare/settings.json") == before
+
+
+def test_another_model_of_the_same_name_is_refused(compared, monkeypatch, tmp_path):
+    folder, _ = compared
+    monkeypatch.chdir(folder)
+    host = Path(sys.modules["ultralytics"].__file__).parent / "cfg/models/v8/yolov8.yaml"
+    other = tmp_path / "yolov8n.yaml"
+    other.write_text(host.read_text() + "\n# mine\n")
+    with pytest.raises(InputError, match="holds runs of another yolov8n; rename the file, or name another folder"):
+        compare([other, MODELS[1]], "scenes.yaml", [0], **KEYS)
+
+
+def test_failed_runs_are_named_with_their_logs(tmp_path, capsys):
+    with pytest.raises(CompareError) as failed:
+        compare(MODELS, "scenes.yaml", [0], tmp_path / "out", device="7", **KEYS)
+    log = tmp_path / "out/runs/yolov8n-0/log.txt"
+    assert re.fullmatch(rf"yolov8n with seed 0 failed: .*; see {log} \(1 more failed\); the same .*", str(failed.value))
+    assert "Invalid CUDA 'device=7' requested" in log.read_text()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2/2 yolov8n-ela seed 0: failed")
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"models": MODELS[:1]}, InputError, "name two models or more"),
+        ({"models": [MODELS[0], "yolov8n-elo.yaml"]}, InputError, "did you mean 'yolov8n-ela.yaml'"),
+        ({"models": [MODELS[0], "best.pt"]}, CheckpointError, "there is no best.pt"),
+        ({"models": [MODELS[0], MODELS[0]]}, InputError, "would both be called yolov8n; copy one"),
+        ({"models": [MODELS[0], "yolov8n-ela-seg.yaml"]}, InputError, "task segment; name detectors"),
+        ({"data": "no.yaml"}, InputError, "there is no data=no.yaml"),
+        ({"data": "photographs"}, InputError, "is not a data-set YAML"),
+        ({"seeds": []}, InputError, "seeds must be whole numbers"),
+        ({"seeds": [0, 0.5]}, InputError, "seeds must be whole numbers from 0 such as 0,1,2, got 0,0.5"),
+        ({"seeds": [1, 1]}, InputError, "seeds=1,1: one is named twice"),
+        ({"seeds": range(21)}, InputError, "21 seeds are more than .* at most 20"),
+        ({"engine": "dask"}, InputError, "engine=dask is not known"),
+        ({"engine": "ray", "device": 0}, InputError, "leave device= out"),
+        ({"seed": 3}, InputError, "seed= has no place in a comparison: seeds= names them"),
+        ({"patience": 3}, InputError, "every run trains all its epochs"),
+        ({"epochz": 3}, InputError, "epochz"),
+        ({"epochs": "many"}, InputError, "epochs"),
+        ({"out": HOME}, InputError, "is there, and is no comparison; name another folder with out="),
+    ],
+)
+def test_bad_input_is_one_line(changed, error, message, tmp_path):
+    with pytest.raises(error, match=message) as raised:
+        compare(**{"models": MODELS, "data": "scenes.yaml", "seeds": [0], "out": tmp_path / "out", **changed})
+    assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
+
+
+def test_without_ray(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(CompareError, match=r"^engine=ray needs Ray; pip install 'ela-yolo\[ray\]'$"):
+        check_engine("ray", {})
+
+
+VALUES = st.lists(st.integers(-50, 50), min_size=1, max_size=9)  # whole numbers: sums that are equal are equal exactly
+
+
+@given(VALUES)
+def test_the_test_is_what_brute_force_gives(values):
+    sums = [
+        abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in product((1, -1), repeat=len(values))
+    ]
+    expected = sum(each >= abs(sum(values)) for each in sums) / len(sums)
+    assert sign_flip_p(values) == expected
+    assert sign_flip_p([0.1 * value for value in values]) == expected  # where sums are equal but for rounding
+    assert sign_flip_p([-value for value in values]) == expected
+    assert smallest_p(len(values)) <= expected <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "p"),
+    [([0.3, 0.1, 0.2, 0.5, 0.4], 2 / 32), ([-0.1] * 6, 2 / 64), ([0.1, -0.1, 0.2, -0.2], 1), ([0.0] * 5, 1), ([1], 1)],
+)
+def test_known_p_values(values, p):
+    assert sign_flip_p(values) == p
+
+
+@given(VALUES)
+def test_the_interval_lies_within_the_values_around_the_mean(values):
+    low, high = bootstrap_interval(values)
+    assert min(values) <= low <= np.mean(values) + 1e-9 and np.mean(values) - 1e-9 <= high <= max(values)
+    assert bootstrap_interval(values) == (low, high)
+    assert bootstrap_interval([0.1] * len(values)) == (0.1, 0.1)
+
+
+def test_the_interval_of_many_values_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(1).normal(size=400)
+    half = 1.96 * values.std() / 20
+    assert bootstrap_interval(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm(p_values):
+    """Against the definition: the largest of what it and all smaller ones are multiplied to."""
+    adjusted = holm(p_values)
+    ranked = sorted(p_values)
+    for p, found in zip(p_values, adjusted, strict=True):
+        steps = [min(1, (len(ranked) - i) * each) for i, each in enumerate(ranked) if each <= p]
+        assert found == max(steps)
+    assert holm([0.01, 0.04, 0.03]) == [0.03, 0.06, 0.06]
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([0.1], "nothing can be said with 1 seed; take 3 or more, and 6 or more to show anything"),
+        ([0.1, 0.2], "nothing can be said with 2 seeds; take 3 or more, and 6 or more to show anything"),
+        ([0.1] * 5, "a gain or loss cannot be shown with 5 seeds, since the exact test never falls below 0.05 with "),
+        ([0.1] * 6, "a gain is shown; +0.1000 mAP50-95 on average of 6 seeds (95% interval +0.1000 to +0.1000, p = 0"),
+        ([-0.1] * 6, "a loss is shown; -0.1000"),
+        ([0.1] * 5 + [-0.1], "neither a gain nor a loss is shown; +0.0667"),
+        ([0.0] * 8, "neither a gain nor a loss is shown; +0.0000"),
+    ],
+)
+def test_verdicts(differences, verdict):
+    (found,) = paired_differences([0.0] * len(differences), {"ela": differences})
+    assert found.verdict.startswith(f"ela: {verdict}")
+    if len(differences) >= 3:
+        assert found.verdict.endswith(
+            f"{2 / 2 ** len(differences):.2g} is the smallest that {len(differences)} can give)"
+        )
+
+
+def test_more_models_need_more_seeds():
+    """With two models compared, six seeds give 2 * 2/64 at least."""
+    six = paired_differences([0.0] * 6, {"a": [0.1] * 6, "b": [0.2] * 6})
+    assert [each.adjusted for each in six] == [4 / 64] * 2
+    assert all("cannot be shown with 6 seeds" in each.verdict and "fewer than 7" in each.verdict for each in six)
+    seven = paired_differences([0.0] * 7, {"a": [0.1] * 7, "b": [0.1, -0.1] * 3 + [0.0]})
+    assert ["a gain is shown" in each.verdict for each in seven] == [True, False]
+    assert seven[1].verdict.startswith("b: neither")
+
+
+def test_the_tables_of_several_models():
+    scores = {"plain": [0.5, 0.6, 0.7], "a": [0.51, 0.61, 0.71], "b": [0.4, 0.6, 0.8]}
+    runs = tuple(
+        SeedRun(name, seed, 0.9, scores[name][seed], 0.8, 0.7, {"cat": 0.25}, (0.1, 0.2), 60, 64)
+        for seed in range(3)
+        for name in scores
+    )
+    sizes = tuple(ModelSize(name, 1000, 1.5, Time(2, 1, 3)) for name in scores)
+    others = {name: values for name, values in scores.items() if name != "plain"}
+    result = CompareResult("x.yaml", {}, "a machine", sizes, runs, paired_differences(scores["plain"], others))
+    lines = str(result).splitlines()
+    cells = "0.6000 ± 0.1000 | 0.9000 ± 0.0000 | 0.8000 ± 0.0000 | 0.7000 ± 0.0000 | 1,000 | 1.50 | 2 ms (1 to 3)"
+    assert f"| plain | {cells} |" in lines
+    assert "| cat | 0.2500 ± 0.0000 | 0.2500 ± 0.0000 | 0.2500 ± 0.0000 |" in lines
+    assert "| mAP50-95, to plain | mean | 95% interval | p | p (Holm) |" in lines
+    assert "| a | +0.0100 ± 0.0000 | +0.0100 to +0.0100 | 0.25 | 0.5 |" in lines
+    assert "| b | +0.0000 ± 0.1000 | -0.1000 to +0.1000 | 1 | 1 |" in lines
+    assert any("seeds 0, 1, 2, 64 px, trained with the defaults." in line for line in lines)
