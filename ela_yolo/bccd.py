@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import shutil
 import zipfile
 import zlib
 from collections import Counter
@@ -13,13 +11,13 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
-from uuid import uuid4
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 
-from ela_yolo.errors import InputError, RenderError
+from ela_yolo.errors import InputError
+from ela_yolo.files import data_set_written_whole
 
 URL = "https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip"
 CLASSES = ("RBC", "WBC", "Platelets")
@@ -50,25 +48,8 @@ def download_bccd(folder: str | Path, url: str = URL) -> Path:
     folder = Path(folder)
     if _is_finished(folder):
         return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RenderError(f"{folder} exists and is not a finished download; move or delete it, and run this again")
-    content = _fetch(url)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = folder.with_name(f".{folder.name}-unfinished-{uuid4().hex[:8]}")
-        part.mkdir()
-    except OSError as error:
-        raise RenderError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
-    try:
-        _convert(content, part, url)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # Windows replaces no folder, not even an empty one
-        os.replace(part, folder)
-    except OSError as error:
-        if not _is_finished(folder):  # else another process was faster
-            raise RenderError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with data_set_written_whole(folder, _is_finished) as part:
+        _convert(_fetch(url), part, url)
     return folder
 
 

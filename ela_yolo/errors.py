@@ -10,7 +10,7 @@
         ├── ModelYamlError       a file is no model YAML, or its rows cannot be edited
         ├── InsertionError       ELA rows cannot go where they are asked for, or the result cannot be written
         ├── CheckpointError      a file is no checkpoint of a model that ELA can be put into
-        ├── RenderError          the embedded data set cannot be written where it should go
+        ├── RenderError          a data set that comes along cannot be written where it should go
         ├── ExportError          an exported file cannot be proven
         ├── CompareError         runs of a comparison failed, or cannot be run as asked for
         └── UsageError           a command line is wrong (exit 2)
@@ -53,7 +53,7 @@ class CheckpointError(ELAError):
 
 
 class RenderError(ELAError):
-    """The embedded data set cannot be written where it should go."""
+    """A data set that comes along cannot be written where it should go."""
 
 
 class ExportError(ELAError):

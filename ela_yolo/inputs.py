@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.blocks import known_blocks
-from ela_yolo.errors import CheckpointError, InputError, ModelYamlError, did_you_mean, plain
+from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError, did_you_mean, plain
 from ela_yolo.model_yaml import load_model_yaml
 from ela_yolo.registration import packaged_yamls
 
@@ -163,6 +163,8 @@ def check_data(data: str, split: str = "val") -> None:
         raise InputError(f"there is no data={data}, neither here nor among the data sets that come along{near}")
     try:
         check_det_dataset(data, split=split)
+    except ELAError:  # of a data set of ours, which names its remedy
+        raise
     except Exception as error:  # whatever is wrong with it, the host reports it by many types
         remedy = "connect, or put the data there" if isinstance(error, ConnectionError) else "mend it"
         raise InputError(f"data={data}: {plain(error)}; {remedy}") from error

@@ -6,17 +6,14 @@ three strides of a detector matter; they are shaded, overlap, are cut by the bor
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import cv2
 import numpy as np
 
-from ela_yolo.errors import RenderError
+from ela_yolo.files import data_set_written_whole
 
 Array = np.ndarray[Any, Any]
 Rng = np.random.Generator
@@ -48,29 +45,13 @@ def render(folder: str | Path, seed: int = 0) -> Path:
     folder = Path(folder)
     if _is_finished(folder):
         return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RenderError(f"{folder} exists and is not a finished rendering; move or delete it, and run this again")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = folder.with_name(f".{folder.name}-unfinished-{uuid4().hex[:8]}")
-        part.mkdir()
-    except OSError as error:
-        raise RenderError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
-    try:
+    with data_set_written_whole(folder, _is_finished) as part:
         for number, (split, count) in enumerate(SPLITS.items()):
             for kind in ("images", "labels"):
                 (part / kind / split).mkdir(parents=True)
             for index in range(count):
                 image, objects = render_scene(np.random.default_rng((seed, number, index)))
                 _write(part, split, index, image, objects)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # Windows replaces no folder, not even an empty one
-        os.replace(part, folder)
-    except OSError as error:
-        if not _is_finished(folder):  # else another process was faster
-            raise RenderError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

@@ -225,7 +225,7 @@ def test_a_finished_folder_is_left_alone(converted):
 def test_a_folder_of_something_else_is_refused_and_kept(url, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/mine.txt").write_text("mine")
-    assert "is not a finished download; move or delete it" in refusal(tmp_path / "data", url, RenderError)
+    assert "is not a finished data set; move or delete it" in refusal(tmp_path / "data", url, RenderError)
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(url, tmp_path):

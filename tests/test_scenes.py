@@ -113,7 +113,7 @@ def test_two_processes_at_once_end_with_one_finished_folder(tmp_path):
 def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("mine")
-    with pytest.raises(RenderError, match="is not a finished rendering; move or delete it"):
+    with pytest.raises(RenderError, match="is not a finished data set; move or delete it"):
         scenes.render(tmp_path / "data")
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "mine.txt"]
 
