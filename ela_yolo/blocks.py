@@ -7,17 +7,19 @@ environment variable holds those of the user, so that the processes that this on
 from __future__ import annotations
 
 import os
+import re
+import sys
 from functools import reduce
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from ela_yolo.ela import ELA
-from ela_yolo.errors import InputError, RowError, did_you_mean
+from ela_yolo.errors import InputError, RowError, did_you_mean, plain
 
 ENVIRONMENT = "ELA_YOLO_BLOCKS"  # NAME=module:Class, with commas between them
+_ENTRY = re.compile(r"([^\W\d]\w*)\s*=\s*([\w.]+:[\w.]+)")
 _OWN = {"ELA": "ela_yolo.ela:ELA"}
 _TIMM = {
     "CA": "timm.layers.coord_attn:CoordAttn",
@@ -41,18 +43,19 @@ def register_block(name: str, block: type[nn.Module]) -> None:
     Raises:
         InputError: If the name is taken, or the block is not as said.
     """
-    path = f"{getattr(block, '__module__', '')}:{getattr(block, '__qualname__', '')}"
+    path = _path(block)
     if not name.isidentifier():
         raise InputError(f"a block's name is one word of letters and digits, got {name!r}")
     if known_blocks().get(name, path) != path:
         raise InputError(f"{name} is {known_blocks()[name]} already; take another name")
     if not (isinstance(block, type) and issubclass(block, nn.Module)):
         raise InputError(f"{name} must be a class of torch.nn.Module that takes the channels, got {block!r}")
-    if block.__module__ == "__main__" or _import(path) is not block:
+    if block.__module__ == "__main__" or _import(path)[0] is not block:
         raise InputError(f"{name}: other processes import the block, so put {block.__qualname__} into a module's file")
     from ultralytics.nn import tasks
 
-    refuse_taken(tasks, name, block)
+    if getattr(tasks, name, block) is not block:
+        raise InputError(f"Ultralytics has a module {name} of its own; take another name for {block.__qualname__}")
     _try(name, block)
     given = {**_of_the_user(), name: path}
     os.environ[ENVIRONMENT] = ",".join(f"{word}={place}" for word, place in given.items() if word not in _built_in())
@@ -63,6 +66,17 @@ def known_blocks() -> dict[str, str]:
     return {**_of_the_user(), **_built_in()}
 
 
+def names_block(module: object) -> bool:
+    """Whether a row's module is a block of ours, and not something that the host, or whoever changed it, calls so."""
+    if not isinstance(module, str) or module not in known_blocks():
+        return False
+    path = known_blocks()[module]
+    found = getattr(sys.modules.get("ultralytics.nn.tasks"), module, None)
+    if found is None or path in _OWN.values():
+        return True
+    return _path(found) == path or _import(path)[0] is found
+
+
 def find_block(name: str) -> type[nn.Module]:
     """Return the class of a block.
 
@@ -70,29 +84,34 @@ def find_block(name: str) -> type[nn.Module]:
         RowError: If it cannot be imported.
     """
     path = known_blocks()[name]
-    found: type[nn.Module] | None = _import(path)
+    found, reason = _import(path)
     if found is None:
         remedy = "pip install timm" if name in _TIMM else f"mend {ENVIRONMENT}, or install what has it"
-        raise RowError(f"{name} is {path}, which cannot be imported; {remedy}")
-    return found
+        raise RowError(f"{name} is {path}, which cannot be imported ({reason}); {remedy}")
+    block: type[nn.Module] = found
+    return block
 
 
-def check_name(name: str) -> None:
-    """Find out whether a block of this name is known.
+def check_block(name: str) -> None:
+    """Find out whether a block of this name can be put into a model here.
 
     Raises:
-        InputError: If not.
+        InputError: If there is none, or the host has something else of that name.
+        RowError: If it cannot be imported.
     """
     if name not in known_blocks():
         near = did_you_mean(name, known_blocks()) or f"; there are {', '.join(known_blocks())}"
         raise InputError(f"there is no block {name}{near}; ela_yolo.register_block makes others known")
+    if not names_block(name):
+        raise InputError(f"Ultralytics has a module {name} of its own, so rows cannot name {known_blocks()[name]} so")
+    find_block(name)
 
 
 def is_block(layer: nn.Module) -> bool:
     """Whether a layer was built from a block's row; with repeats above 1 that is a Sequential of blocks."""
     if isinstance(layer, nn.Sequential):
         return len(layer) > 0 and is_block(layer[0])
-    return isinstance(layer, ELA) or f"{type(layer).__module__}:{type(layer).__qualname__}" in known_blocks().values()
+    return isinstance(layer, ELA) or _path(type(layer)) in known_blocks().values()
 
 
 def describe(block: nn.Module) -> str:
@@ -100,31 +119,34 @@ def describe(block: nn.Module) -> str:
     return f"ELA-{block.variant} {block.gate}" if isinstance(block, ELA) else type(block).__name__
 
 
-def refuse_taken(tasks: ModuleType, name: str, block: type[nn.Module]) -> None:
-    """Refuse a name that the host's parser has for something else.
-
-    Raises:
-        InputError: If it has.
-    """
-    if getattr(tasks, name, block) is not block:
-        raise InputError(f"Ultralytics has a module {name} of its own; take another name for {block.__qualname__}")
-
-
 def _built_in() -> dict[str, str]:
     return {**_OWN, **_TIMM}
 
 
 def _of_the_user() -> dict[str, str]:
-    entries = (entry.partition("=") for entry in os.environ.get(ENVIRONMENT, "").split(",") if entry.strip())
-    return {name.strip(): path.strip() for name, _, path in entries}
+    return {entry[1]: entry[2] for entry in map(_ENTRY.fullmatch, _entries()) if entry}
 
 
-def _import(path: str) -> Any:
+def malformed_entries() -> list[str]:
+    """Return what of the environment variable is not of the form ``NAME=module:Class``, and is not looked at."""
+    return [entry for entry in _entries() if not _ENTRY.fullmatch(entry)]
+
+
+def _entries() -> list[str]:
+    return [entry.strip() for entry in os.environ.get(ENVIRONMENT, "").split(",") if entry.strip()]
+
+
+def _path(block: Any) -> str:
+    return f"{getattr(block, '__module__', '')}:{getattr(block, '__qualname__', '')}"
+
+
+def _import(path: str) -> tuple[Any, str]:
+    """Return what is found there, or None and why not."""
     module, _, qualname = path.partition(":")
     try:
-        return reduce(getattr, qualname.split("."), import_module(module))
-    except (ImportError, AttributeError, ValueError):
-        return None
+        return reduce(getattr, qualname.split("."), import_module(module)), ""
+    except Exception as error:  # of whatever the module does when it is imported
+        return None, f"{type(error).__name__}: {plain(error)}"
 
 
 def _try(name: str, block: type[nn.Module]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,12 @@ from ultralytics.utils.torch_utils import get_flops, select_device
 from ela_yolo import __version__
 from ela_yolo.compare_result import CompareResult, ModelSize
 from ela_yolo.cost import Time
-from ela_yolo.errors import InputError, plain
+from ela_yolo.errors import CompareError, InputError, plain
 from ela_yolo.inputs import YAML, check_data, check_model, find_model, open_model
 from ela_yolo.paired import MOST_SEEDS, paired_differences
 from ela_yolo.profile import infer, machine
 from ela_yolo.registration import register
-from ela_yolo.seed_runs import agree_on_settings, check_engine, run_all, sha256
+from ela_yolo.seed_runs import SeedRun, agree_on_settings, check_engine, run_all, sha256
 from ela_yolo.timing import alternate
 
 ROUNDS = 40
@@ -40,6 +41,9 @@ OURS = {  # train keys that are not for the user to set here -> why
     "mode": "every run trains and validates",
     "task": "the models have one",
     "patience": "every run trains all its epochs",
+    "time": "every run trains all its epochs",
+    "val": "mAP is shown for each epoch",
+    "freeze": "it counts layers, and the blocks' rows shift those",
 }
 FIXED = {"patience": 0}  # stopping early would look at the validation images, and give the models unequal budgets
 DEFAULTS = {"plots": False}
@@ -72,7 +76,7 @@ def compare(
         InputError: If a file, a seed or a key is not as it should be, or ``out`` holds runs with other settings.
         ModelYamlError: If a YAML is not that of a model.
         CheckpointError: If there is no such checkpoint.
-        CompareError: If runs failed, after all others have run, or Ray is not installed.
+        CompareError: If runs failed, after all others have run, or were not alike, or Ray is not installed.
         RegistrationError: If the host is not as this package expects.
     """
     register()
@@ -97,12 +101,30 @@ def compare(
         shared["sha256 of pretrained"] = sha256(train["pretrained"])
     agree_on_settings(Path(out), shared, {name: sha256(_file(model)) for name, model in named.items()})
     runs = run_all(named, data, seeds, Path(out), engine, train)
+    refuse_unlike(runs)
     classes = 1 if train.get("single_cls") else int(check_det_dataset(data)["nc"])
     networks = {name: type(model)(model.yaml, nc=classes, verbose=False) for name, model in opened.items()}
     sizes = _measure(networks, runs[0].imgsz)
     scores = {name: [run.map50_95 for run in runs if run.model == name] for name in named}
     baseline = scores.pop(next(iter(named)))
     return CompareResult(data, train, machine(), sizes, runs, paired_differences(baseline, scores))
+
+
+def refuse_unlike(runs: Sequence[SeedRun]) -> None:
+    """Refuse runs that did not train alike, or not at all.
+
+    Raises:
+        CompareError: If a run had another batch than the first, or ended without a number.
+    """
+    for run in runs:
+        which = f"{run.model} with seed {run.seed}"
+        if run.batch != runs[0].batch:  # the host halves it where memory runs out
+            raise CompareError(
+                f"{which} trained with batch {run.batch}, and others with {runs[0].batch}; "
+                f"take batch={min(each.batch for each in runs)} and another out="
+            )
+        if not math.isfinite(run.map50_95):
+            raise CompareError(f"{which} has no mAP50-95, so its training failed; look at its log, and leave it out")
 
 
 def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -134,6 +156,9 @@ def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     for key, why in OURS.items():
         if key in keys:
             raise InputError(f"{key}= has no place in a comparison: {why}; leave it out")
+    batch = keys.get("batch", 16)
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise InputError(f"batch={batch} would be chosen for each model by its memory; name a number of images")
     try:
         get_cfg(overrides=dict(keys))
     except (SyntaxError, TypeError, ValueError) as error:

@@ -12,7 +12,6 @@ from typing import Any
 from ela_yolo.errors import InputError
 from ela_yolo.files import written_whole
 
-SIDES = ("plain host", "with ELA")
 ROWS = {  # attribute -> title
     "parameters": "parameters",
     "gflops": "GFLOPs",
@@ -110,8 +109,13 @@ class Profile:
     ratios: Mapping[str, float]
     blocks: tuple[BlockCost, ...]
 
+    @property
+    def kind(self) -> str:
+        """What the blocks are: ``ELA``, or the class of others."""
+        return ", ".join(dict.fromkeys("ELA" if each.block.startswith("ELA-") else each.block for each in self.blocks))
+
     def __str__(self) -> str:
-        lines = [f"| | {' | '.join(SIDES)} | ratio |", "|---|---|---|---|"]
+        lines = [f"| | plain host | with {self.kind} | ratio |", "|---|---|---|---|"]
         for key, title in ROWS.items():
             if getattr(self.ela, key) is not None:
                 cells = (_cell(key, getattr(side, key)) for side in (self.plain, self.ela))
@@ -172,14 +176,14 @@ def _draw(result: Profile) -> Any:
     left.bar_label(left.containers[0], [f"{percent:+.1f}%" for percent in added], padding=3)
     left.axvline(0, color="black", linewidth=1)
     left.margins(x=0.2)
-    left.set(title="what ELA adds to the plain host", xlabel="%")
+    left.set(title=f"what {result.kind} adds to the plain host", xlabel="%")
     names = [f"layer {block.layer}\n{'x'.join(map(str, block.input))}" for block in result.blocks]
     spread = [
         [block.latency.median - block.latency.low for block in result.blocks],
         [block.latency.high - block.latency.median for block in result.blocks],
     ]
     right.barh(names, [block.latency.median for block in result.blocks], xerr=spread, color="#d1793c", height=0.6)
-    right.set(title="each ELA block", xlabel="ms")
+    right.set(title="each block", xlabel="ms")
     for axes in (left, right):
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)

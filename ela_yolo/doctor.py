@@ -75,7 +75,7 @@ def examine(model: str | None = None, weights: str | None = None) -> Diagnosis:
     whole = all(package.remedy is None for package in packages)
     findings += [_autoload(), _yolo_command()]
     if whole:
-        findings += _seams()
+        findings += [*_blocks(), *_seams()]
         if model is not None and findings[-1].remedy is None:
             findings += _model(model, weights)
     return Diagnosis(tuple(findings))
@@ -133,6 +133,22 @@ def _yolo_command() -> Finding:
         return Finding(subject, command)
     state = f"{command} runs {interpreter}, not this Python"
     return Finding(subject, state, "activate the environment that ela-yolo is in, or install it there too")
+
+
+def _blocks() -> Generator[Finding, None, None]:
+    from ela_yolo.blocks import ENVIRONMENT, check_block, known_blocks, malformed_entries
+
+    for entry in malformed_entries():
+        yield Finding(ENVIRONMENT, f"{entry} is left out", f"write NAME=module:Class in {ENVIRONMENT}")
+    for name, path in known_blocks().items():
+        if f"{name}={path}" in os.environ.get(ENVIRONMENT, ""):
+            import ultralytics.nn.tasks  # noqa: F401  whose own names go first
+
+            try:
+                check_block(name)
+                yield Finding(f"block {name}", path)
+            except ELAError as error:
+                yield Finding(f"block {name}", "is not known", str(error))
 
 
 def _seams() -> list[Finding]:

@@ -98,7 +98,8 @@ class ELA(nn.Module):
     - ``residual``: ``x + x * g_h * g_w``, the authors' form for pretrained networks.
     - ``identity``: ``x * 2g_h * 2g_w`` with the norm's weight and bias at 0, which is ``x`` bit for bit until trained.
 
-    The result has the map's dtype, also under autocast, and its memory format.
+    The result has the map's dtype, also under autocast, and its memory format. On a CPU second derivatives and
+    forward-mode differentiation are refused.
 
     Args:
         channels: Input and output channels.
@@ -173,20 +174,27 @@ class ELA(nn.Module):
         """Whether this is plain computing on a CPU.
 
         A graph gets the formula as it is written, which compilers and exporters know how to fuse, and so does whoever
-        watches or replaces the convolution, as counters of operations, pruning and adapters do.
+        listens to the convolution or replaces it, as the host's counter of operations, pruning and adapters do.
         """
         conv = self.conv
         return (
             isinstance(x, Tensor)  # not so for torch.fx
+            and x.ndim == 4
+            and x.shape[1] == self.channels  # else the convolution says what is wrong
             and x.is_cpu
             and x.dtype in (torch.float32, torch.float64)
             and type(conv) is nn.Conv1d
+            and conv.bias is None
+            and "forward" not in vars(conv)
             and x.dtype == conv.weight.dtype
             and not conv._forward_pre_hooks
             and not conv._forward_hooks
+            and not conv._backward_hooks
+            and not conv._backward_pre_hooks
             and not torch.is_autocast_enabled("cpu")
             and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active()
         )
 
     def _strip_gate(self, strip: Tensor) -> Tensor:

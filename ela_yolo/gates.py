@@ -196,7 +196,7 @@ class HealthMeter:
         of_images = [  # the mean of both gates, (B,) each
             torch.stack([statistic(gate) for gate in sigmoids]).mean(0) for statistic in (_mean, _spread, _saturated)
         ]
-        squares = [torch.linalg.vector_norm(each.detach(), dtype=torch.float32) ** 2 for each in (x, output)]
+        squares = [torch.linalg.vector_norm(each.detach().float()) ** 2 for each in (x, output)]
         sums = torch.stack([*(each.sum() for each in of_images), *squares]).tolist()  # the one wait for a GPU
         former = self._sums.get(layer, [0.0] * len(sums))
         self._blocks[layer] = gates.block

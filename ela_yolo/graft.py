@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from ela_yolo.blocks import check_name, known_blocks
+from ela_yolo.blocks import check_block, names_block
 from ela_yolo.checkpoint import build_anew, read_checkpoint, reseat, yaml_text
 from ela_yolo.errors import CheckpointError, InsertionError
 from ela_yolo.files import written_whole
@@ -56,6 +56,7 @@ def insert(
         InsertionError: If ELA cannot go there, or the result cannot be written.
         ModelYamlError: If the YAML is not that of a model.
         CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+        RowError: If the block cannot be imported.
         RegistrationError: If the host is not as this package expects.
 
     Example:
@@ -64,7 +65,7 @@ def insert(
     """
     register()
     file = find_model(model)
-    check_name(block)
+    check_block(block)
     default_gate = "identity" if block == "ELA" and file.suffix not in YAML else None
     ours = row_args(variant, gate or default_gate, block)
 
@@ -118,7 +119,7 @@ def layer_map(model: str | Path) -> dict[int, int]:
     register()
     file = find_model(model)
     text = read_model_yaml(file) if file.suffix in YAML else yaml_text(file, read_checkpoint(file)[1].yaml)
-    return dict(enumerate(row.layer for row in read_rows(text, file.name) if row.module not in known_blocks()))
+    return dict(enumerate(row.layer for row in read_rows(text, file.name) if not names_block(row.module)))
 
 
 def _edit(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from ela_yolo.blocks import known_blocks
+from ela_yolo.blocks import names_block
 from ela_yolo.ela import Gate, Variant
 from ela_yolo.errors import InsertionError
 from ela_yolo.model_yaml import STAGE_BLOCKS, Row, Span, edit, read_rows
@@ -101,7 +101,7 @@ def remove_rows(text: str, name: str) -> Insertion:
         ModelYamlError: If the text is not a model YAML, or not one without its ELA rows.
     """
     rows = read_rows(text, name)
-    blocks = tuple(row.layer for row in rows if row.module in known_blocks())
+    blocks = tuple(row.layer for row in rows if names_block(row.module))
     several = [layer for layer in blocks if len(rows[layer].sources) != 1]
     if several:
         module = rows[several[0]].module
@@ -213,12 +213,12 @@ def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> Non
     where = f"{name}: layer {stage} {module}"
     if stage == len(rows) - 1:
         raise InsertionError(f"{where} is the head, and nothing reads it; choose a layer before it")
-    if module in known_blocks():
+    if names_block(module):
         raise InsertionError(f"{where} is a block itself; choose the layer that it reads, or another")
     if module in _NO_FEATURE_MAP:
         raise InsertionError(f"{where} gives {_NO_FEATURE_MAP[module]}, and ELA needs one feature map; choose another")
     behind = rows[stage + 1]
-    if behind.module in known_blocks() and behind.reads == (stage,):
+    if names_block(behind.module) and behind.reads == (stage,):
         already = f"is followed by its {behind.module} already (layer {stage + 1})"
         raise InsertionError(f"{where} {already}; choose others with after=")
     readers = [row.layer for row in rows if stage in row.reads]

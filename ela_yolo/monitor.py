@@ -40,10 +40,26 @@ def _harmless(watch: Callable[[Any], None]) -> Callable[[Any], None]:
         except Exception as error:
             from ultralytics.utils import LOGGER
 
+            meter = getattr(trainer, _STATE, None)
+            if meter is not None:
+                meter.__exit__()
             setattr(trainer, _STATE, None)
             LOGGER.warning(f"ELA: the gates are watched no longer ({error!r})")
 
     return attempt
+
+
+class _Meter(HealthMeter):
+    """A meter whose failure is not that of the forward within which it listens."""
+
+    def _update(self, *heard: Any) -> None:
+        try:
+            super()._update(*heard)
+        except Exception as error:
+            from ultralytics.utils import LOGGER
+
+            self.__exit__()
+            LOGGER.warning(f"ELA: the gates of this epoch are not watched ({error!r})")
 
 
 @_harmless
@@ -57,7 +73,7 @@ def start(trainer: Any) -> None:
     if not trainer.args.resume:
         for name in (TABLE, PICTURE):
             (Path(trainer.save_dir) / name).unlink(missing_ok=True)
-    setattr(trainer, _STATE, HealthMeter(model))
+    setattr(trainer, _STATE, _Meter(model))
 
 
 @_harmless
@@ -68,7 +84,9 @@ def watch(trainer: Any) -> None:
     # Where an epoch is not validated the host keeps the last metrics, and would write these into its own table.
     for key in [key for key in trainer.metrics or {} if key.startswith(PREFIX)]:
         del trainer.metrics[key]
-    meter = HealthMeter(_network(trainer))
+    # Where memory ran out, the host begins an epoch again, and no batch has ended.
+    getattr(trainer, _STATE).__exit__()
+    meter = _Meter(_network(trainer))
     setattr(trainer, _STATE, meter)
     meter.__enter__()
 
@@ -103,7 +121,7 @@ def record(trainer: Any) -> None:
         if is_new:
             writer.writerow(["epoch", *found])
         writer.writerow([trainer.epoch + 1, *(f"{value:.6g}" for value in found.values())])
-    setattr(trainer, _STATE, HealthMeter(_network(trainer)))  # the final evaluation is no epoch
+    setattr(trainer, _STATE, _Meter(_network(trainer)))  # the final evaluation is no epoch
 
 
 @_harmless

@@ -56,6 +56,7 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": curve,
         "seconds": time.time() - start,
         "imgsz": int(trainer.args.imgsz),
+        "batch": int(trainer.batch_size),
     }
 
 

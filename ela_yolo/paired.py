@@ -1,7 +1,8 @@
 """Paired differences over seeds: how large they are, how sure that is, and what it says in words.
 
-A seed is one draw of the initial weights and of the order and the augmentation of the images. Two models trained with
-the same seeds are compared seed by seed; what is tested is whether the sign of the difference could as well be chance.
+A seed is one draw of the initial weights and, as far as the host gives it (8.4.190 does, 8.4.108 does not), of the
+order and the augmentation of the images. Two models trained with the same seeds are compared seed by seed; what is
+tested is whether the sign of the difference could as well be chance.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ultralytics.utils.torch_utils import get_flops, select_device
 
 from ela_yolo.blocks import describe, is_block
-from ela_yolo.cost import SIDES, BlockCost, ModelCost, Profile, Time
+from ela_yolo.cost import BlockCost, ModelCost, Profile, Time
 from ela_yolo.errors import ExportError, InputError
 from ela_yolo.export import export_unproven
 from ela_yolo.graft import remove
@@ -30,6 +30,7 @@ from ela_yolo.registration import register
 from ela_yolo.runtimes import ExportedFile, check_runtime
 from ela_yolo.timing import alternate
 
+SIDES = ("plain", "ela")
 ROUNDS, TRAINING_ROUNDS = 60, 12
 REST = 0.02  # s
 _CPU = torch.profiler.ProfilerActivity.CPU

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ela_yolo.blocks import find_block, is_block, known_blocks
+from ela_yolo.blocks import find_block, is_block, names_block
 from ela_yolo.ela import ELA, resolve_settings
 from ela_yolo.errors import RegistrationError, RowError
 from ela_yolo.export_hook import prepare_export
@@ -138,13 +138,12 @@ def _with_ela_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
 
 def _is_ours(module: Any) -> bool:
     """Whether a row names one of our blocks, which the host's parser then finds."""
-    if module == ELA.__name__ or module not in known_blocks():
-        return bool(module == ELA.__name__)
+    if not names_block(module):
+        return False
     from ultralytics.nn import tasks
 
-    if hasattr(tasks, module):
-        return getattr(tasks, module) is find_block(module)
-    setattr(tasks, module, find_block(module))
+    if not hasattr(tasks, module):
+        setattr(tasks, module, find_block(module))
     return True
 
 

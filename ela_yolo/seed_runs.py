@@ -38,6 +38,7 @@ class SeedRun:
         epochs: mAP50-95 after each epoch.
         seconds: How long training and validation took.
         imgsz: Side of the images, in px.
+        batch: Images a batch.
     """
 
     model: str
@@ -50,6 +51,7 @@ class SeedRun:
     epochs: tuple[float, ...]
     seconds: float
     imgsz: int
+    batch: int
 
 
 def sha256(file: str | Path) -> str:

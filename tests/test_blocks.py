@@ -162,11 +162,11 @@ def test_unknown_and_missing_blocks_name_the_remedy(tmp_path, monkeypatch):
         insert("yolov8n.yaml", block="CAB")
     with pytest.raises(InsertionError, match="variant and gate are ELA's, and SE has neither"):
         insert("yolov8n.yaml", block="SE", variant="B")
+    (tmp_path / "yolov8-gone.yaml").write_text(insert("yolov8n.yaml", after=21).text.replace("ELA", "Gone"))
     monkeypatch.setenv(ENVIRONMENT, "Gone=no_such_module:Gone")
-    (tmp_path / "yolov8-gone.yaml").write_text(insert("yolov8n.yaml", block="Gone", after=21).text)
     from ultralytics import YOLO
 
-    with pytest.raises(RowError, match="Gone is no_such_module:Gone, which cannot be imported; mend ELA_YOLO_BLOCKS"):
+    with pytest.raises(RowError, match=r"Gone is no_such_module:Gone, which cannot be imported .*; mend ELA_YOLO"):
         YOLO(tmp_path / "yolov8n-gone.yaml")
 
 
@@ -178,3 +178,44 @@ def test_a_row_gives_the_channels_of_the_layer_that_it_reads():
     model, _ = parse_model({"backbone": rows, "head": [], "nc": 1}, 3, False)
     assert model[2](torch.zeros(1, 16, 4, 4)).shape == (1, 16, 4, 4)
     assert len(model[2]) == 2 and model[2][0].fc1.out_channels == 8
+
+
+def test_a_model_of_the_hosts_own_is_never_touched_by_names(tmp_path):
+    """A fork has a CBAM, timm is not there, and the variable names what the host has: all goes on as without us."""
+    (tmp_path / "yolov8-cbam.yaml").write_text(insert("yolov8n.yaml", block="CBAM", after=21).text)
+    code = """
+import sys
+sys.modules["timm"] = None
+import ela_yolo
+from ultralytics import YOLO
+from ultralytics.nn import modules, tasks
+class CBAM(modules.CBAM):
+    def __init__(self): super().__init__(256)
+tasks.CBAM = CBAM
+print(type(YOLO("yolov8n-cbam.yaml").model.model[22]).__name__, len(YOLO("yolov8n.yaml").model.model))
+for change in (lambda: ela_yolo.remove("yolov8n-cbam.yaml"), lambda: ela_yolo.remove("yolov8n.yaml")):
+    try: change()
+    except ela_yolo.InsertionError as error: print(error)
+print(ela_yolo.layer_map("yolov8n-cbam.yaml")[22], ela_yolo.insert("yolov8n.yaml", after=4).rows)
+"""
+    env = {ENVIRONMENT: "Conv=nope:Bar,C2f=users_blocks:C2f,Mine,a b=c:d"}
+    printed = python(code, cwd=tmp_path, env=env).stdout.splitlines()
+    assert printed[-4:] == [
+        "CBAM 23",
+        "yolov8-cbam.yaml has no ELA rows to remove",
+        "yolov8.yaml has no ELA rows to remove",
+        "22 (5,)",
+    ]
+
+
+def test_a_block_that_cannot_be_imported_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "boom.py").write_text("raise RuntimeError('boom')")
+    env = {ENVIRONMENT: "Mine=boom:X,Other=nope:X,broken", "PYTHONPATH": str(tmp_path)}
+    for name, reason in (("Mine", "RuntimeError: boom"), ("Other", "No module named 'nope'")):
+        command = [BIN / "ela-yolo", "insert", "model=yolov8n.yaml", f"block={name}", "save=mine.yaml"]
+        done = run(*command, cwd=tmp_path, env=env, ok=False)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and reason in done.stderr
+    assert not (tmp_path / "mine.yaml").exists()
+    done = run(BIN / "ela-yolo", "doctor", cwd=tmp_path, env=env, ok=False)
+    assert done.returncode == 1 and done.stdout.endswith("3 wrong\n")
+    assert "broken is left out" in done.stdout and "RuntimeError: boom" in done.stdout

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from conftest import HOME, python
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ela_yolo.compare import compare
+from ela_yolo.compare import compare, refuse_unlike
 from ela_yolo.compare_result import CompareResult, ModelSize
 from ela_yolo.cost import Time
 from ela_yolo.errors import CheckpointError, CompareError, InputError
@@ -29,7 +30,7 @@ from ela_yolo.seed_runs import SeedRun, check_engine
 MODELS = ["yolov8n.yaml", "yolov8n-ela.yaml"]
 KEYS = {"epochs": 1, "fraction": 0.05, "imgsz": 64, "batch": 8, "workers": 0}
 TINY = f"""
-from ela_yolo.compare import compare
+from ela_yolo.compare import compare, refuse_unlike
 result = compare({MODELS}, "scenes.yaml", SEEDS, "compare", ENGINE, **{KEYS})
 print(result)
 result.save("compare")
@@ -175,6 +176,10 @@ def test_failed_runs_are_named_with_their_logs(tmp_path, capsys):
         ({"engine": "ray", "device": 0}, InputError, "leave device= out"),
         ({"seed": 3}, InputError, "seed= has no place in a comparison: seeds= names them"),
         ({"patience": 3}, InputError, "every run trains all its epochs"),
+        ({"time": 0.1}, InputError, "time= has no place in a comparison: every run trains all its epochs"),
+        ({"freeze": 10}, InputError, "freeze= has no place in a comparison: it counts layers"),
+        ({"val": False}, InputError, "val= has no place in a comparison"),
+        ({"batch": -1}, InputError, "batch=-1 would be chosen for each model by its memory"),
         ({"epochz": 3}, InputError, "epochz"),
         ({"epochs": "many"}, InputError, "epochs"),
         ({"out": HOME}, InputError, "is there, and is no comparison; name another folder with out="),
@@ -184,6 +189,20 @@ def test_bad_input_is_one_line(changed, error, message, tmp_path):
     with pytest.raises(error, match=message) as raised:
         compare(**{"models": MODELS, "data": "scenes.yaml", "seeds": [0], "out": tmp_path / "out", **changed})
     assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 4}, r"b with seed 0 trained with batch 4, and others with 8; take batch=4 and another out="),
+        ({"map50_95": float("nan")}, r"b with seed 0 has no mAP50-95, so its training failed"),
+    ],
+)
+def test_runs_that_are_not_alike_are_not_compared(change, message):
+    run = SeedRun("a", 0, 0.9, 0.5, 0.8, 0.7, {}, (), 60, 64, 8)
+    refuse_unlike([run, replace(run, seed=1)])
+    with pytest.raises(CompareError, match=message):
+        refuse_unlike([run, replace(run, model="b", **change)])
 
 
 def test_without_ray(monkeypatch):
@@ -274,7 +293,7 @@ def test_more_models_need_more_seeds():
 def test_the_tables_of_several_models():
     scores = {"plain": [0.5, 0.6, 0.7], "a": [0.51, 0.61, 0.71], "b": [0.4, 0.6, 0.8]}
     runs = tuple(
-        SeedRun(name, seed, 0.9, scores[name][seed], 0.8, 0.7, {"cat": 0.25}, (0.1, 0.2), 60, 64)
+        SeedRun(name, seed, 0.9, scores[name][seed], 0.8, 0.7, {"cat": 0.25}, (0.1, 0.2), 60, 64, 16)
         for seed in range(3)
         for name in scores
     )

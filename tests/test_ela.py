@@ -234,6 +234,37 @@ def test_inference_reads_the_map_twice_and_makes_one_copy_of_it(shape, variant):
     )
 
 
+def test_a_map_of_other_channels_is_refused_by_the_convolution():
+    with pytest.raises(RuntimeError, match="to have 16 channels, but got 1 channels instead"):
+        ELA(16)(torch.randn(2, 1, 4, 5))
+
+
+def test_transforms_of_functions_get_the_formula_as_written():
+    block = randomised(ELA(16))
+    x = torch.randn(3, 16, 6, 5)
+    each = torch.func.vmap(lambda one: torch.func.grad(lambda z: block(z[None]).square().sum())(one))(x)
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(block(x).square().sum(), x)
+    torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", ["bias", "forward", "backward hook"])
+def test_a_convolution_that_was_changed_is_called(change):
+    block = randomised(ELA(16, num_groups=2))  # with a group for each channel the norm would take a bias out
+    x, called = torch.randn(2, 16, 6, 5, requires_grad=True), []
+    before = block(x)
+    if change == "bias":
+        block.conv.bias = nn.Parameter(torch.randn(16))
+    elif change == "forward":
+        block.conv.forward = lambda strip: called.append(1) or torch.zeros_like(strip)
+    else:
+        block.conv.register_full_backward_hook(lambda *_: called.append(1))
+    after = block(x)
+    after.sum().backward()
+    assert called == ([] if change == "bias" else [1, 1])
+    assert torch.allclose(before, after) is (change == "backward hook")
+
+
 @pytest.mark.parametrize("watching", ["forward hook", "pre-hook", "pruning"])
 def test_who_watches_the_convolution_sees_it_run(watching):
     block = randomised(ELA(16))

@@ -97,3 +97,40 @@ print(Path(model.trainer.save_dir, "weights/last.pt").is_file())
     done = python(code, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "True"
     assert (done.stdout + done.stderr).count("the gates are watched no longer") == 1
+
+
+def test_a_failure_within_a_forward_and_a_batch_that_ran_out_of_memory_do_no_harm(tmp_path):
+    code = """
+import ela_yolo.monitor
+from ela_yolo.ela import ELA
+from ultralytics import YOLO
+from ultralytics.models.yolo.detect import DetectionTrainer
+heard = []
+update = ela_yolo.monitor.HealthMeter._update
+def count(self, *args):
+    heard.append(1)
+    if len(heard) == 5:
+        raise RuntimeError("the fifth fails")
+    update(self, *args)
+ela_yolo.monitor.HealthMeter._update = count
+prepare, failed = DetectionTrainer.preprocess_batch, []
+def once(self, batch):
+    if not failed:
+        failed.append(1)
+        raise RuntimeError("CUDA out of memory")
+    return prepare(self, batch)
+DetectionTrainer.preprocess_batch = once
+hooks = []
+model = YOLO("yolov8n-ela.yaml")
+count_hooks = lambda trainer: hooks.append(
+    sum(len(m._forward_hooks) for m in trainer.model.modules() if isinstance(m, ELA)))
+model.add_callback("on_train_epoch_end", count_hooks)
+keys = dict(data="scenes.yaml", fraction=0.05, imgsz=64, batch=8, workers=0, epochs=3, plots=False)
+model.train(**keys, project=PLACE, name="run")
+print(hooks, len(heard), failed)
+"""
+    done = python(code.replace("PLACE", repr(str(tmp_path))), cwd=tmp_path)
+    # The fifth, the first of the second epoch, takes the hooks of that epoch away.
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0] 9 [1]"
+    assert (done.stdout + done.stderr).count("the gates of this epoch are not watched") == 1
+    assert [row["epoch"] for row in rows(tmp_path, "ela.csv")] == ["1", "3"]
