@@ -154,15 +154,19 @@ def _draw(result: CompareResult) -> Any:
 
     names = [size.model for size in result.sizes]
     scores = [[run.map50_95 for run in result.of(name)] for name in names]
-    figure = Figure(figsize=(max(8, 3 + 1.4 * len(names)), 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(len(names), max(1.2, len(names) - 1)))
+    if len(names) > 6:  # side by side they would be too wide for a page
+        figure = Figure(figsize=(1 + 0.9 * len(names), 7), layout="constrained")
+        left, right = figure.subplots(2, 1)
+    else:
+        figure = Figure(figsize=(max(8, 3 + 1.4 * len(names)), 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(len(names), max(1.2, len(names) - 1)))
     for by_seed in zip(*scores, strict=True):
         left.plot(range(len(names)), by_seed, color="#9aa5b1", linewidth=0.8, zorder=1)
     for place, values in enumerate(scores):
         left.scatter([place] * len(values), values, color="#3b6fb6", s=28, zorder=2)
         left.hlines(mean(values), place - 0.22, place + 0.22, color="black", linewidth=2, zorder=3)
     left.set(title="mAP50-95 of each seed, and the mean", xticks=range(len(names)), xticklabels=names)
-    left.margins(x=0.25 / len(names) + 0.12)
+    left.set_xlim(-0.6, len(names) - 0.4)
     right.axhline(0, color="black", linewidth=1)
     for place, each in enumerate(result.differences):
         right.scatter([place - 0.1] * len(each.values), each.values, color="#d1793c", s=28)
