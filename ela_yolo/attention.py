@@ -57,7 +57,9 @@ def attention(
     with _prediction(model, source, imgsz) as (predictor, results), capture_gates(predictor.model) as gates:
         sizes: list[tuple[int, int]] = []
         predictor.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
-        fit = "stretch" if predictor.scale_fill else "crop" if predictor.args.task == "classify" else "letterbox"
+        # Older hosts have no such attribute, and RT-DETR alone stretches its images.
+        stretched = getattr(predictor, "scale_fill", type(predictor).__name__ == "RTDETRPredictor")
+        fit = "stretch" if stretched else "crop" if predictor.args.task == "classify" else "letterbox"
         for result in results:
             folder.mkdir(parents=True, exist_ok=True)
             name = Path(result.path).stem
