@@ -57,13 +57,13 @@ def register_block(name: str, block: type[nn.Module]) -> None:
     if getattr(tasks, name, block) is not block:
         raise InputError(f"Ultralytics has a module {name} of its own; take another name for {block.__qualname__}")
     _try(name, block)
-    given = {**_of_the_user(), name: path}
+    given = {**user_blocks(), name: path}
     os.environ[ENVIRONMENT] = ",".join(f"{word}={place}" for word, place in given.items() if word not in _built_in())
 
 
 def known_blocks() -> dict[str, str]:
     """Return the blocks that rows may name: name -> module:Class."""
-    return {**_of_the_user(), **_built_in()}
+    return {**user_blocks(), **_built_in()}
 
 
 def names_block(module: object) -> bool:
@@ -123,7 +123,8 @@ def _built_in() -> dict[str, str]:
     return {**_OWN, **_TIMM}
 
 
-def _of_the_user() -> dict[str, str]:
+def user_blocks() -> dict[str, str]:
+    """Return the blocks of the environment variable: name -> module:Class."""
     return {entry[1]: entry[2] for entry in map(_ENTRY.fullmatch, _entries()) if entry}
 
 

@@ -23,10 +23,10 @@ from ela_yolo.cost import Time
 from ela_yolo.errors import CompareError, InputError, plain
 from ela_yolo.inputs import YAML, check_data, check_model, find_model, open_model
 from ela_yolo.paired import MOST_SEEDS, paired_differences
-from ela_yolo.profile import infer, machine
+from ela_yolo.profile import infer
 from ela_yolo.registration import register
 from ela_yolo.seed_runs import SeedRun, agree_on_settings, check_engine, run_all, sha256
-from ela_yolo.timing import alternate
+from ela_yolo.timing import alternate, machine
 
 ROUNDS = 40
 OURS = {  # train keys that are not for the user to set here -> why

@@ -136,19 +136,20 @@ def _yolo_command() -> Finding:
 
 
 def _blocks() -> Generator[Finding, None, None]:
-    from ela_yolo.blocks import ENVIRONMENT, check_block, known_blocks, malformed_entries
+    from ela_yolo.blocks import ENVIRONMENT, check_block, known_blocks, malformed_entries, user_blocks
 
     for entry in malformed_entries():
         yield Finding(ENVIRONMENT, f"{entry} is left out", f"write NAME=module:Class in {ENVIRONMENT}")
-    for name, path in known_blocks().items():
-        if f"{name}={path}" in os.environ.get(ENVIRONMENT, ""):
-            import ultralytics.nn.tasks  # noqa: F401  whose own names go first
+    for name, path in user_blocks().items():
+        import ultralytics.nn.tasks  # noqa: F401  whose own names go first
 
-            try:
-                check_block(name)
-                yield Finding(f"block {name}", path)
-            except ELAError as error:
-                yield Finding(f"block {name}", "is not known", str(error))
+        try:
+            if known_blocks()[name] != path:
+                raise InputError(f"{name} is {known_blocks()[name]} already; take another name for {path}")
+            check_block(name)
+            yield Finding(f"block {name}", path)
+        except ELAError as error:
+            yield Finding(f"block {name}", "is not known", str(error))
 
 
 def _seams() -> list[Finding]:

@@ -135,11 +135,9 @@ def finish(trainer: Any) -> None:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     from ultralytics.utils import LOGGER
 
-    blocks = {name: str(module) for name, module in _network(trainer).named_modules() if isinstance(module, ELA)}
     last = rows[-1]
     for layer in dict.fromkeys(key.split("/")[1] for key in last if key.startswith(PREFIX)):
-        block = blocks.get(f"model.{layer}", "ELA")
-        health = GateHealth(layer, block, **{figure: last[f"{PREFIX}{layer}/{figure}"] for figure in FIGURES})
+        health = GateHealth(layer, "ELA", **{figure: last[f"{PREFIX}{layer}/{figure}"] for figure in FIGURES})
         LOGGER.info(f"ELA {layer}: {health.verdict} (gates {health.mean:.3f}, spread {health.spread:.4f})")
     if trainer.args.plots:
         with written_whole(table.with_name(PICTURE)) as part:

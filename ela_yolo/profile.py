@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from ela_yolo.graft import remove
 from ela_yolo.inputs import YAML, find_model, open_model
 from ela_yolo.registration import register
 from ela_yolo.runtimes import ExportedFile, check_runtime
-from ela_yolo.timing import alternate
+from ela_yolo.timing import alternate, machine
 
 SIDES = ("plain", "ela")
 ROUNDS, TRAINING_ROUNDS = 60, 12
@@ -100,7 +99,7 @@ def _sessions(models: list[Any], imgsz: int, folder: Path) -> list[ExportedFile]
     sessions = []
     logging.disable(logging.INFO)  # the host names the files and what to do with them, and they are gone soon
     try:
-        for side, model in zip(("plain", "ela"), models, strict=True):
+        for side, model in zip(SIDES, models, strict=True):
             model.ckpt_path = model.model.pt_path = str(folder / f"{side}-export.pt")  # which names the file
             sessions.append(ExportedFile(export_unproven(model, {"format": "onnx", "imgsz": imgsz, "device": "cpu"})))
     finally:
@@ -171,7 +170,8 @@ def _silence() -> Iterator[None]:
 def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
     """Measure each block within a run of the model, where it finds the caches as its neighbours leave them."""
     model = model.eval().fuse(verbose=False)
-    blocks = {name: module for name, module in model.named_modules() if is_block(module)}
+    modules = model.named_modules()
+    blocks = {name: each for name, each in modules if is_block(each) and not isinstance(each, nn.Sequential)}
     shapes: dict[str, tuple[int, int, int]] = {}
     marks: dict[str, list[float]] = {name: [] for name in blocks}
 
@@ -200,12 +200,3 @@ def _ratio(plain: Any, ela: Any) -> float:
     if isinstance(plain, list):
         return float(median(b / a for a, b in zip(plain, ela, strict=True)))
     return float(ela / plain)
-
-
-def machine() -> str:
-    """Return the processor, the threads that PyTorch takes, and its version."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
-    threads = torch.get_num_threads()
-    return f"{name}, {os.cpu_count()} cores, {threads} of them for PyTorch {torch.__version__}"

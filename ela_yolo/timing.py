@@ -1,10 +1,15 @@
-"""Times calls beside each other, so that what else the machine does meets all of them alike."""
+"""Times calls beside each other, so that what else the machine does meets all of them alike, and names the machine."""
 
 from __future__ import annotations
 
+import os
+import platform
 import random
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
 
 WARM_UP = 3  # rounds that are not counted
 
@@ -29,3 +34,16 @@ def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, rest: floa
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def machine() -> str:
+    """Return the processor, the threads that PyTorch takes, and its version."""
+    threads = torch.get_num_threads()
+    return f"{processor()}, {os.cpu_count()} cores, {threads} of them for PyTorch {torch.__version__}"

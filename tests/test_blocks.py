@@ -218,4 +218,6 @@ def test_a_block_that_cannot_be_imported_is_refused_before_anything_is_written(t
     assert not (tmp_path / "mine.yaml").exists()
     done = run(BIN / "ela-yolo", "doctor", cwd=tmp_path, env=env, ok=False)
     assert done.returncode == 1 and done.stdout.endswith("3 wrong\n")
+    taken = run(BIN / "ela-yolo", "doctor", cwd=tmp_path, env={ENVIRONMENT: "CA = boom:X"}, ok=False)
+    assert taken.returncode == 1 and "CA is timm.layers.coord_attn:CoordAttn already" in taken.stdout
     assert "broken is left out" in done.stdout and "RuntimeError: boom" in done.stdout

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import BIN, python, run
 
-from ela_yolo import ELA
+from ela_yolo import ELA, insert
 from ela_yolo.profile import peak_memory
 from ela_yolo.timing import WARM_UP, alternate
 
@@ -45,6 +45,13 @@ def test_a_checkpoint_and_a_file_to_save_to(trained, tmp_path):
     done = profile(f"model={trained}/weights/best.pt", "imgsz=64", "save=costs.json", cwd=tmp_path)
     assert "| 3 | ELA-B paper | 32x16x16 | 288 |" in done.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == ["costs.json", "costs.png"]
+
+
+def test_stacked_blocks_are_measured_one_by_one(tmp_path):
+    text = insert("yolov8n.yaml", after=21).text.replace("[-1, 1, ELA, []]", "[-1, 6, ELA, []]")  # 2 at scale n
+    (tmp_path / "yolov8-stacked.yaml").write_text(text)
+    printed = profile("model=yolov8n-stacked.yaml", "imgsz=64", cwd=tmp_path).stdout
+    assert [line.split(" | ")[0] for line in printed.splitlines() if "ELA-B paper" in line] == ["| 22.0", "| 22.1"]
 
 
 def test_without_onnx_runtime_the_rest_is_measured(tmp_path):

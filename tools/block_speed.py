@@ -18,8 +18,8 @@ from timm.layers import create_attn
 from torch import nn
 
 from ela_yolo import ELA
-from ela_yolo.profile import machine
-from ela_yolo.timing import alternate
+from ela_yolo.profile import infer
+from ela_yolo.timing import alternate, machine
 
 SHAPES = ((1, 32, 160, 160), (1, 64, 80, 80), (1, 128, 40, 40), (1, 256, 20, 20), (8, 64, 80, 80))
 ROUNDS, MODEL_ROUNDS = 300, 100
@@ -55,12 +55,6 @@ def blocks(channels: int) -> dict[str, nn.Module]:
     """Return what is compared."""
     compared = {OURS: ELA(channels), COPIED: EfficientLocalizationAttention(channels)}
     return compared | {title: create_attn(name, channels) for title, name in TIMM.items()}
-
-
-def infer(module, x):
-    """Run it as a detector does."""
-    with torch.inference_mode():
-        module(x)
 
 
 def train(module, x, grad):

@@ -23,6 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from ela_yolo.timing import alternate, processor
+
 FOLDER = Path(sys.prefix) / "runtimes"
 # What lies beside the pinned environment, without the packages that it has: each was found to work with it.
 OPENVINO = "openvino==2026.4.1 openvino-telemetry==2025.2.0"
@@ -92,7 +94,7 @@ def main(arguments: list[str]) -> int:
     for row, reason in NOT_RUN.items():
         print(f"| {row} | | | | | not run: {reason} |")
     known = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    print(f"\n{known}, Python {platform.python_version()}, {os.cpu_count()} CPU cores ({cpu()})")
+    print(f"\n{known}, Python {platform.python_version()}, {os.cpu_count()} CPU cores ({processor()})")
     return int(failed)
 
 
@@ -140,7 +142,6 @@ def one(job: dict) -> dict:
     import ela_yolo
     from ela_yolo.export import export, export_unproven
     from ela_yolo.runtimes import ExportedFile
-    from ela_yolo.timing import alternate
 
     name = job["row"].partition(",")[0]
     folder = Path(job["folder"])
@@ -184,13 +185,6 @@ def size(path: Path) -> str:
     """Return how much room a file or folder takes."""
     files = path.rglob("*") if path.is_dir() else [path]
     return f"{sum(file.stat().st_size for file in files if file.is_file()) / 1e6:.1f} MB"
-
-
-def cpu() -> str:
-    """Return the name of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":
