@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset
 from ultralytics.utils import TQDM
 
 from ela_yolo.ela import ELA
@@ -18,7 +17,7 @@ from ela_yolo.errors import InputError
 from ela_yolo.files import written_whole
 from ela_yolo.gate_plot import covered, plot_attention
 from ela_yolo.gates import GateReport, HealthMeter, capture_gates
-from ela_yolo.inputs import check_model, find_model, open_model
+from ela_yolo.inputs import check_model, data_images, find_model, open_model
 from ela_yolo.registration import register
 
 SMALL = 320  # px
@@ -103,24 +102,11 @@ def gate_health(model: str | Path, data: str, split: str = "val", imgsz: int | N
     with tempfile.TemporaryDirectory() as name:
         listed = Path(name) / "images.txt"
         with _prediction(model, listed, imgsz) as (predictor, results), HealthMeter(predictor.model) as meter:
-            images = _images_of(data, split, predictor.args.task)
+            images = data_images(data, split, predictor.args.task)
             listed.write_text("\n".join(map(str, images)), encoding="utf-8")
             for _ in results:
                 pass
     return GateReport(meter.result(), meter.images)
-
-
-def _images_of(data: str, split: str, task: str) -> list[Path]:
-    folders = (check_cls_dataset if task == "classify" else check_det_dataset)(data).get(split)
-    images: list[Path] = []
-    for folder in folders if isinstance(folders, list) else [folders] if folders else []:
-        place = Path(str(folder))
-        lines = place.read_text(encoding="utf-8").splitlines() if place.is_file() else place.rglob("*")
-        images += [place.parent / line if str(line).startswith("./") else Path(line) for line in lines]
-    images = sorted(image.absolute() for image in images if image.suffix[1:].lower() in IMG_FORMATS)
-    if not images:
-        raise InputError(f"data={data} has no images as {split}:; name a split that has, or put them there")
-    return images
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 
 from ela_yolo.errors import InputError
 from ela_yolo.files import written_whole
+from ela_yolo.json_text import write_json
 
+SCHEMA = 1  # of the JSON; raised when a key changes its name or meaning
 ROWS = {  # attribute -> title
     "parameters": "parameters",
     "gflops": "GFLOPs",
@@ -133,8 +134,7 @@ class Profile:
     def save(self, file: str | Path | None = None) -> tuple[Path, Path]:
         """Write it as JSON and as a picture of bars, and return both files, as :func:`target_files` names them."""
         target, picture = target_files(self.model, file)
-        with written_whole(target) as part:
-            part.write_text(json.dumps(asdict(self), indent=2))
+        write_json(target, {"schema": SCHEMA, **asdict(self)})
         with written_whole(picture) as part:
             _draw(self).savefig(part, format="png", dpi=120)
         return target, picture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from ultralytics.data.augment import LetterBox
-from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset
+from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.utils import ASSETS
 
 from ela_yolo.errors import ExportError
+from ela_yolo.inputs import data_images
 
 Array = np.ndarray[Any, Any]
 
@@ -35,21 +36,24 @@ def find_images(source: str) -> list[Path]:
     return images
 
 
+def spread_evenly(images: Sequence[Path], count: int) -> list[Path]:
+    """Return ``count`` of the images, or all if there are fewer, at even distances from the first to the last."""
+    if len(images) <= count:
+        return list(images)
+    return [images[place * (len(images) - 1) // (count - 1)] for place in range(count)]
+
+
 def find_validation_images(data: str, task: str) -> list[Path]:
-    """Return some validation images of a data set for a task, spread over all of them.
+    """Return some validation images of a data set for a task, spread evenly over all of them.
 
     Raises:
-        ExportError: If there are fewer than two.
+        InputError: If the data set cannot be read, or has no validation images.
+        ExportError: If it has only one.
     """
-    folders = (check_cls_dataset if task == "classify" else check_det_dataset)(data)["val"]
-    images: list[Path] = []
-    for folder in folders if isinstance(folders, list) else [folders]:
-        place = Path(str(folder))
-        named = place.read_text().split() if place.is_file() else map(str, place.rglob("*"))
-        images += [Path(name) for name in named if name.rpartition(".")[2].lower() in IMG_FORMATS]
+    images = data_images(data, "val", task)
     if len(images) < 2:
-        raise ExportError(f"data={data} has {len(images)} validation images; name images with source=")
-    return sorted(images)[:: max(1, len(images) // OF_A_DATA_SET)][:OF_A_DATA_SET]
+        raise ExportError(f"data={data} has {len(images)} validation image; name images with source=")
+    return spread_evenly(images, OF_A_DATA_SET)
 
 
 def read_images(files: Iterable[str | Path]) -> dict[str, Array]:

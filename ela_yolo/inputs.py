@@ -170,6 +170,45 @@ def check_data(data: str, split: str = "val") -> None:
         raise InputError(f"data={data}: {plain(error)}; {remedy}") from error
 
 
+def data_images(data: str, split: str, task: str) -> list[Path]:
+    """Return the images of one split of a data set, sorted, in whichever form Ultralytics takes it.
+
+    A split is a folder, a text file with an image a line (``./`` is that file's own folder), or several of these.
+
+    Args:
+        data: A data-set YAML, a folder that holds one, or for classification the folder of the splits.
+        split: ``train``, ``val`` or ``test``.
+        task: The task of the model.
+
+    Raises:
+        InputError: If the data set cannot be read, or has no such images.
+    """
+    from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset
+
+    try:
+        places = (check_cls_dataset if task == "classify" else check_det_dataset)(data, split=split).get(split)
+    except ELAError:
+        raise
+    except Exception as error:  # whatever is wrong with it, Ultralytics reports it by many types
+        raise InputError(f"data={data}: {plain(error)}; mend it, or name another data set") from error
+    images: list[Path] = []
+    for place in map(Path, places if isinstance(places, list) else [places] if places else []):
+        images += _listed(place) if place.is_file() else place.rglob("*.*")
+    images = sorted(image.absolute() for image in images if image.suffix[1:].lower() in IMG_FORMATS)
+    if not images:
+        raise InputError(f"data={data} has no images as {split}:; name a split that has some, or put them there")
+    return images
+
+
+def _listed(file: Path) -> list[Path]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is not UTF-8 text; save it as UTF-8, an image a line") from None
+    names = [line.strip() for line in lines if line.strip()]
+    return [file.parent / name[2:] if name.startswith("./") else Path(name) for name in names]
+
+
 def _known_yamls(kind: str, folder: str, here: Path) -> list[str]:
     from ultralytics.utils import ROOT
 
