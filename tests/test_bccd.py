@@ -1,5 +1,6 @@
 """BCCD from an archive laid out as the real one, made of the real photographs; nothing is fetched from afar."""
 
+import hashlib
 import re
 import threading
 import zipfile
@@ -15,7 +16,7 @@ from conftest import BIN, HOME, REPO, SHARED, python, run
 from ela_yolo import InputError, RenderError, bccd
 
 REAL = SHARED / "data/bccd"
-ROOT = "BCCD_Dataset-master"
+ROOT = f"BCCD_Dataset-{bccd.COMMIT}"
 EMPTY = ("RBC", 504, 337, 504, 337)  # the box of no size that BloodImage_00338 really has
 FLAT = ("RBC", 10, 20, 90, 20)
 
@@ -45,7 +46,9 @@ def members():
     for split in ("train", "val"):
         lists[split] = sorted(file.stem for file in (REAL / "images" / split).glob("*.jpg"))
         for stem in lists[split]:
-            objects = [corners(line) for line in (REAL / f"labels/{split}/{stem}.txt").read_text().splitlines()]
+            objects = [
+                corners(line) for line in (REAL / f"labels/{split}/{stem}.txt").read_text(encoding="utf-8").splitlines()
+            ]
             objects += {"BloodImage_00338": [EMPTY], lists["train"][0]: [FLAT]}.get(stem, [])
             files[f"{ROOT}/BCCD/Annotations/{stem}.xml"] = annotation(objects)
             files[f"{ROOT}/BCCD/JPEGImages/{stem}.jpg"] = (REAL / f"images/{split}/{stem}.jpg").read_bytes()
@@ -57,8 +60,28 @@ def members():
     return files
 
 
-def pack(file, members):
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+@pytest.fixture(scope="module", autouse=True)
+def digests(members):
+    """The digests of what this test makes up; those of the licence and the real photographs stay as they are."""
+    made_up = {}
+    for name in [*(f"Annotations of {split}" for split in bccd.SPLITS), "JPEGImages of test"]:
+        kind, split = name.split(" of ")
+        ending = {"Annotations": "xml", "JPEGImages": "jpg"}[kind]
+        files = sorted(
+            f"{stem}.{ending}" for stem in members[f"{ROOT}/BCCD/ImageSets/Main/{split}.txt"].decode().split()
+        )
+        sums = (hashlib.sha256(members[f"{ROOT}/BCCD/{kind}/{file}"]).hexdigest() for file in files)
+        printed = "".join(f"{each}  {file}\n" for each, file in zip(sums, files, strict=True))
+        made_up[name] = hashlib.sha256(printed.encode()).hexdigest()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, digest in made_up.items():
+            assert bccd.DIGESTS[name] != digest
+            patch.setitem(bccd.DIGESTS, name, digest)
+        yield made_up
+
+
+def pack(file, members, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(file, "w", compression, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return file.as_uri()
@@ -66,7 +89,7 @@ def pack(file, members):
 
 @pytest.fixture(scope="module")
 def url(members, tmp_path_factory):
-    return pack(tmp_path_factory.mktemp("archive") / "master.zip", members)
+    return pack(tmp_path_factory.mktemp("archive") / "bccd.zip", members)
 
 
 @pytest.fixture(scope="module")
@@ -141,34 +164,39 @@ def test_the_test_split_and_the_licence_come_along(converted):
 
 
 def test_the_yaml_names_the_classes_in_order():
-    data = yaml.safe_load((REPO / "datasets/bccd.yaml").read_text())
+    text = (REPO / "datasets/bccd.yaml").read_text(encoding="utf-8")
+    data = yaml.safe_load(text)
     assert list(data["names"].items()) == list(enumerate(bccd.CLASSES))
-    assert data["names"] == yaml.safe_load((REAL / "bccd.yaml").read_text())["names"]
-    assert bccd.URL in (REPO / "datasets/bccd.yaml").read_text()
+    assert data["names"] == yaml.safe_load((REAL / "bccd.yaml").read_text(encoding="utf-8"))["names"]
+    assert f"\n# {bccd.URL}\n" in text and bccd.COMMIT in bccd.URL
 
 
 MAIN = f"{ROOT}/BCCD/ImageSets/Main"
-FIRST = f"{ROOT}/BCCD/%s/BloodImage_00000.%s"
+XML, JPG = f"{ROOT}/BCCD/Annotations/BloodImage_00000.xml", f"{ROOT}/BCCD/JPEGImages/BloodImage_00000.jpg"
 WRONG = {
-    "an image not listed": (f"{MAIN}/val.txt", b"BloodImage_00000\n", "lists 1 images to val, and BCCD has 87"),
-    "a name that leads elsewhere": (f"{MAIN}/test.txt", b"../../BloodImage_90000\n" * 72, "lists 0 images to test"),
-    "a list of no text": (f"{MAIN}/test.txt", b"\xff", "is not the whole archive of BCCD: "),
-    "a list missing": (f"{MAIN}/test.txt", None, "no item named 'BCCD_Dataset-master/BCCD/ImageSets/Main/test.txt'"),
-    "all lists missing": (f"{MAIN}/train.txt", None, "is not the whole archive of BCCD: There is no item named"),
-    "an annotation missing": (FIRST % ("Annotations", "xml"), None, "BloodImage_00000.xml' in the archive"),
-    "boxes missing": (
-        FIRST % ("Annotations", "xml"),
+    "an image not listed": (f"{MAIN}/val.txt", b"BloodImage_00000\n", "it lists 1 images to val, not 87"),
+    "names that lead elsewhere": (f"{MAIN}/test.txt", b"../../BloodImage_90000\n" * 72, "There is no item named"),
+    "a list of too many": (f"{MAIN}/test.txt", b"BloodImage_90000\n" * 73, "it lists 73 images to test, not 72"),
+    "another split": (f"{MAIN}/test.txt", b"BloodImage_90000\n" * 72, "its JPEGImages of test differ in name or"),
+    "a list of no text": (f"{MAIN}/test.txt", b"\xff", "'utf-8' codec can't decode"),
+    "a list missing": (f"{MAIN}/test.txt", None, f"no item named '{ROOT}/BCCD/ImageSets/Main/test.txt'"),
+    "all lists missing": (f"{MAIN}/train.txt", None, "There is no item named"),
+    "an annotation missing": (XML, None, "BloodImage_00000.xml' in the archive"),
+    "another box": (
+        XML,
         annotation([("WBC", 260, 177, 491, 376)]),
-        "holds 948 RBC, 87 WBC, 83 Platelets to val, and BCCD has 967 RBC, 87 WBC, 83 Platelets",
+        "its Annotations of val",
     ),
-    "another class": (FIRST % ("Annotations", "xml"), annotation([("Cat", 1, 1, 9, 9)]), "there is no class 'Cat'"),
-    "a corner missing": (FIRST % ("Annotations", "xml"), annotation([("RBC", 1, 1, 9, "")]), "00000.xml is no annot"),
-    "no XML": (FIRST % ("Annotations", "xml"), b"<annotation>", "BloodImage_00000.xml is no annotation of BCCD"),
-    "no image": (FIRST % ("JPEGImages", "jpg"), b"", "BloodImage_00000.jpg is no image of 640x480 pixels"),
-    "another size": (
-        FIRST % ("JPEGImages", "jpg"),
-        cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))[1].tobytes(),
-        "BloodImage_00000.jpg is no image of 640x480 pixels",
+    "another image": (
+        JPG,
+        (REAL / "images/val/BloodImage_00002.jpg"),
+        "its JPEGImages of val",
+    ),
+    "another licence": (f"{ROOT}/LICENSE", b"All rights reserved.", "its LICENSE differ in name or content"),
+    "a file that grows": (
+        JPG,
+        bytes(10**9 // 4),
+        "BloodImage_00000.jpg is larger than 100 kB",
     ),
 }
 
@@ -176,11 +204,17 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_an_archive_of_something_else_is_refused(case, members, tmp_path):
     name, content, told = WRONG[case]
-    changed = {**members, name: content}
-    url = pack(tmp_path / "master.zip", {name: file for name, file in changed.items() if file is not None})
+    changed = {**members, name: content.read_bytes() if isinstance(content, Path) else content}
+    url = pack(tmp_path / "bccd.zip", {name: file for name, file in changed.items() if file is not None})
     reason = refusal(tmp_path / "data", url)
+    assert reason.startswith(f"{url} is not BCCD of commit {bccd.COMMIT[:7]}: ")
     assert told in reason
     assert reason.endswith("; run this again, or name another copy of Shenggan/BCCD_Dataset as url=")
+
+
+def test_a_packing_that_is_not_unpacked_piece_by_piece_is_refused(members, tmp_path):
+    url = pack(tmp_path / "bccd.zip", members, zipfile.ZIP_LZMA)
+    assert "LICENSE is compressed in another way than deflate" in refusal(tmp_path / "data", url)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "a bit fell over", "a page"])
@@ -190,10 +224,8 @@ def test_a_damaged_archive_is_refused(damage, url, tmp_path):
         content[len(content) // 2] ^= 16
     else:
         content = content[: len(content) // 2] if damage == "cut off" else b"<html>Log in to this network</html>"
-    (tmp_path / "master.zip").write_bytes(content)
-    assert "master.zip is not the whole archive of BCCD: " in refusal(
-        tmp_path / "data", (tmp_path / "master.zip").as_uri()
-    )
+    (tmp_path / "bccd.zip").write_bytes(content)
+    assert "bccd.zip is not BCCD of commit d272fb1: " in refusal(tmp_path / "data", (tmp_path / "bccd.zip").as_uri())
 
 
 def test_through_the_network(url, server, tmp_path):
@@ -203,17 +235,25 @@ def test_through_the_network(url, server, tmp_path):
     answers["/moved.zip"] = 302, {"Location": "/whole.zip"}, b""
     answers["/cut.zip"] = 200, {"Content-Length": len(content)}, content[:100_000]
     assert "IncompleteRead(100000 bytes read" in refusal(tmp_path / "data", f"{address}/cut.zip")
+    answers["/endless.zip"] = 200, {}, bytes(bccd.LARGEST_ARCHIVE + 1)
+    told = f"{address}/endless.zip is larger than 16 MB, and BCCD has 8 MB; run this again, or name another copy of "
+    assert refusal(tmp_path / "data", f"{address}/endless.zip").startswith(told)
     bccd.download_bccd(tmp_path / "data", f"{address}/moved.zip")
     assert len(list((tmp_path / "data/images").glob("*/*.jpg"))) == 364
 
 
-@pytest.mark.parametrize("address", ["{0}/none.zip", "http://127.0.0.1:9/master.zip", "file:///none.zip", "none.zip"])
+@pytest.mark.parametrize("address", ["{0}/none.zip", "http://127.0.0.1:9/bccd.zip", "file:///none.zip", "none.zip"])
 def test_an_address_that_does_not_answer_is_one_clear_error(address, server, tmp_path):
     address = address.format(server[0])
     reason = refusal(tmp_path / "data", address)
     assert re.fullmatch(
         f"{address} cannot be fetched: .+; connect and run this again, or see bccd.yaml on how to do without", reason
     )
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no /dev/zero, a file without an end")
+def test_a_file_without_an_end_is_refused(tmp_path):
+    assert refusal(tmp_path / "data", "file:///dev/zero").startswith("file:///dev/zero is larger than 16 MB")
 
 
 def test_a_finished_folder_is_left_alone(converted):
@@ -234,9 +274,9 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(url, tmp_path):
     assert told in refusal(tmp_path / "file/data", url, RenderError)
 
 
-def test_the_hosts_download_field_converts_at_first_use(url, tmp_path):
+def test_the_hosts_download_field_converts_at_first_use(url, digests, tmp_path):
     """Through the host's own reading of the data YAML, into its data-set folder; the second use finds it there."""
-    text = (REPO / "datasets/bccd.yaml").read_text()
+    text = (REPO / "datasets/bccd.yaml").read_text(encoding="utf-8")
     call = 'download_bccd(yaml["path"])\n'
     assert text.endswith(call)
     (tmp_path / "bccd.yaml").write_text(text.replace(call, 'download_bccd(yaml["path"], url="file:///none.zip")\n'))
@@ -245,7 +285,8 @@ def test_the_hosts_download_field_converts_at_first_use(url, tmp_path):
     assert "file:///none.zip cannot be fetched: " in failed.stderr.splitlines()[-1]
     assert not list((HOME / "datasets").glob("*bccd*"))
 
-    (tmp_path / "bccd.yaml").write_text(text.replace(call, f'download_bccd(yaml["path"], url="{url}")\n'))
+    made_up = f"import ela_yolo.bccd; ela_yolo.bccd.DIGESTS.update({digests}); "
+    (tmp_path / "bccd.yaml").write_text(text.replace(call, f'{made_up}download_bccd(yaml["path"], url="{url}")\n'))
     code = "from ultralytics.data.utils import check_det_dataset; print(check_det_dataset('bccd.yaml')['val'])"
     for _ in range(2):
         done = python(code, cwd=tmp_path)
