@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_IMODE
 from uuid import uuid4
 
 from ela_yolo.errors import RenderError
@@ -14,11 +15,22 @@ from ela_yolo.errors import RenderError
 
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
-    """Give a path beside ``file`` to write to, which takes its name, and its place, once the block has succeeded."""
+    """Give a path beside ``file`` to write to, which takes its name, and its place, once the block has succeeded.
+
+    A file that is replaced keeps its mode, and its owner and group as far as the user may give files to them.
+    """
     file = Path(os.path.realpath(file))  # a link stays one
     part = file.with_name(f".{file.name}-unfinished-{uuid4().hex[:8]}")
     try:
+        before = file.stat() if file.exists() else None
+        if before:
+            part.touch(0o600)  # nobody else may read it before it has the mode of the one it replaces
         yield part
+        if before:
+            if hasattr(os, "chown"):
+                with suppress(PermissionError):
+                    os.chown(part, before.st_uid, before.st_gid)
+            part.chmod(S_IMODE(before.st_mode))
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)

@@ -102,7 +102,7 @@ def _write(root: Path, split: str, index: int, image: Array, objects: list[tuple
         f"{(right - left) / width:.6f} {(bottom - top) / height:.6f}\n"
         for label, left, top, right, bottom in objects
     )
-    (root / "labels" / split / f"{index:04}.txt").write_text("".join(lines))
+    (root / "labels" / split / f"{index:04}.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def _is_finished(folder: Path) -> bool:

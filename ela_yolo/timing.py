@@ -39,7 +39,7 @@ def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, rest: floa
 def processor() -> str:
     """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 

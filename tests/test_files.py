@@ -1,0 +1,119 @@
+"""Files that are written whole, with the mode of what they replace; and text that is UTF-8 on every machine."""
+
+import ast
+import os
+from stat import S_IMODE
+
+import pytest
+from conftest import REPO
+
+from ela_yolo import insert
+from ela_yolo.files import written_whole
+from ela_yolo.json_text import write_json
+
+SOURCES = [file for folder in ("ela_yolo", "tools", "examples") for file in sorted((REPO / folder).glob("**/*.py"))]
+
+
+def mode(file):
+    return oct(S_IMODE(file.stat().st_mode))
+
+
+@pytest.fixture
+def umask():
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.usefixtures("umask")
+class TestModes:
+    @pytest.mark.parametrize("before", [0o600, 0o640, 0o664, 0o755, 0o444])
+    def test_a_replaced_file_keeps_its_mode(self, before, tmp_path):
+        file = tmp_path / "report.json"
+        file.write_text("old", encoding="utf-8")
+        file.chmod(before)
+        write_json(file, {"new": 1})
+        assert '"new"' in file.read_text(encoding="utf-8") and mode(file) == oct(before)
+
+    def test_a_new_file_has_the_mode_of_any_other(self, tmp_path):
+        write_json(tmp_path / "report.json", {})
+        assert mode(tmp_path / "report.json") == oct(0o640)
+
+    def test_nobody_else_can_read_a_private_file_while_it_is_written(self, tmp_path):
+        file = tmp_path / "secret.txt"
+        file.touch(0o600)
+        with written_whole(file) as part:
+            part.write_text("secret", encoding="utf-8")
+            assert mode(part) == oct(0o600)
+
+    @pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root gives files to others")
+    def test_a_replaced_file_keeps_its_owner(self, tmp_path):
+        file = tmp_path / "report.json"
+        file.touch()
+        os.chown(file, 1234, 4321)
+        write_json(file, {})
+        assert (file.stat().st_uid, file.stat().st_gid) == (1234, 4321)
+
+    def test_a_link_stays_one_and_its_file_keeps_its_mode(self, tmp_path):
+        file, link = tmp_path / "report.json", tmp_path / "link.json"
+        file.touch(0o600)
+        link.symlink_to(file)
+        write_json(link, {})
+        assert link.is_symlink() and file.read_text(encoding="utf-8") == "{}" and mode(file) == oct(0o600)
+
+    def test_insert_keeps_the_mode_of_a_yaml_that_it_replaces(self, tmp_path):
+        file = tmp_path / "mine.yaml"
+        file.touch(0o600)
+        insert("yolov8n.yaml", save=file, exist_ok=True)
+        assert "ELA, []]" in file.read_text(encoding="utf-8") and mode(file) == oct(0o600)
+
+
+def test_a_failure_leaves_the_file_as_it_was(tmp_path):
+    file = tmp_path / "report.txt"
+    file.write_text("old", encoding="utf-8")
+    with pytest.raises(UnicodeEncodeError), written_whole(file) as part:
+        part.write_text("new \udc00", encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == "old" and [each.name for each in tmp_path.iterdir()] == ["report.txt"]
+
+
+def lacks_encoding(call):
+    """Whether a call opens text, a file's or a child's, in whatever encoding this machine prefers."""
+    name, keys = getattr(call.func, "attr", getattr(call.func, "id", "")), {key.arg for key in call.keywords}
+    if "encoding" in keys:
+        return False
+    if name == "open":
+        owner = getattr(getattr(call.func, "value", None), "id", None)
+        mode = [each.value for each in call.args if isinstance(each, ast.Constant)][-1:] or ["r"]
+        return owner not in ("archive", "os", "tarfile") and "b" not in mode[0]
+    return name in ("read_text", "write_text") or "text" in keys
+
+
+@pytest.mark.parametrize(
+    ("code", "lacking"),
+    [
+        ("file.read_text()", True),
+        ("file.write_text(text, encoding='utf-8')", False),
+        ("open(file)", True),
+        ("open('a.txt', 'w')", True),
+        ("open(file, 'rb')", False),
+        ("file.open('w')", True),
+        ("file.open('rb')", False),
+        ("file.open()", True),
+        ("tarfile.open(name)", False),
+        ("subprocess.run(command, text=True)", True),
+        ("subprocess.run(command)", False),
+    ],
+)
+def test_the_search_for_encodings_finds_them(code, lacking):
+    assert lacks_encoding(ast.parse(code).body[0].value) is lacking
+
+
+def test_all_text_is_opened_as_utf_8():
+    lacking = [
+        f"{file.relative_to(REPO)}:{node.lineno}"
+        for file in SOURCES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and lacks_encoding(node)
+    ]
+    assert lacking == []
