@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,12 +13,14 @@ import yaml
 
 from ela_yolo.blocks import check_block, names_block
 from ela_yolo.checkpoint import build_anew, read_checkpoint, reseat, yaml_text
-from ela_yolo.errors import CheckpointError, InsertionError
+from ela_yolo.errors import CheckpointError, InsertionError, plain
 from ela_yolo.files import written_whole
-from ela_yolo.inputs import YAML, find_model, open_model
-from ela_yolo.insertion import Insertion, choose_stages, insert_rows, remove_rows, row_args
+from ela_yolo.inputs import YAML, check_rows, find_model, open_model
+from ela_yolo.insertion import Insertion, insert_rows, remove_rows, row_args
 from ela_yolo.model_yaml import read_model_yaml, read_rows
+from ela_yolo.quiet import quiet
 from ela_yolo.registration import register
+from ela_yolo.stages import choose_stages
 from ela_yolo.weights import report_transfer
 
 
@@ -40,8 +41,8 @@ def insert(
     Args:
         model: A model YAML or a checkpoint (.pt), found as the host finds it: ``yolov8n.yaml``, ``path/to/best.pt``.
         after: What to follow by ELA: module names (``C2f``), layer numbers (``4``) or pyramid levels (``P3``: the last
-            stage of stride 8), in a list or with commas between them. None means every stage of the kinds that the
-            host's families are built of, such as C2f in YOLOv8 and C3k2 in YOLO11.
+            stage of stride 8), in a list or with commas between them. None means every stage, the last row of a
+            resolution before it changes, such as C2f in YOLOv8 and C3k2 in YOLO11; the result's ``stages`` names them.
         where: ``backbone``, ``neck`` or ``all``. None means ``backbone``, and for layer numbers ``all``.
         variant: ``T``, ``B``, ``S`` or ``L``; None means ``B``.
         gate: ``paper``, ``residual`` or ``identity``. None means ``paper`` in a YAML and, so that a trained detector
@@ -127,7 +128,7 @@ def _edit(
 ) -> Insertion:
     target = None if save is None else _check_target(file, Path(save), exist_ok)
     if file.suffix in YAML:
-        insertion = edit(read_model_yaml(file), lambda: open_model(file).model)
+        insertion = edit(read_model_yaml(file), lambda: _build(file))
         if target is not None:
             with _writing(target) as part:
                 part.write_bytes(insertion.text.encode())
@@ -149,6 +150,11 @@ def _edit(
     origin = {new: old for old, new in insertion.layer_map.items()}
     seats = [origin.get(number) for number in range(len(model.model))]
     return replace(insertion, transfer=report_transfer(layers, [*model.model], seats))
+
+
+def _build(file: Path) -> Any:
+    check_rows(file)  # before anything in it is looked up, or run
+    return open_model(file).model
 
 
 def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:
@@ -182,16 +188,14 @@ def _measure_strides(name: str, build: Callable[[], Any]) -> dict[int, int]:
             strides[layer.i] = size // output.shape[-1]
 
     try:
-        logging.disable()  # a scale that the file's name does not tell makes no difference here
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        # A scale that the file's name does not tell makes no difference here, so no warning of it.
+        with quiet(), torch.random.fork_rng(devices=[]), torch.inference_mode():
             model = build()
             for layer in model.model:
                 layer.register_forward_hook(note)
             model.eval()(torch.zeros(1, next(model.parameters()).shape[1], size, size))
-    except Exception as error:  # of the host, which may want to download something, or of a user's module
+    except Exception as error:  # of Ultralytics, which may want to download something, or of a user's module
         raise InsertionError(
-            f"{name} does not run here, so its strides are unknown ({error}); give layer numbers"
+            f"{name} does not run here, so its strides are unknown ({plain(error)}); give layer numbers"
         ) from error
-    finally:
-        logging.disable(logging.NOTSET)
     return strides

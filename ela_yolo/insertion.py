@@ -1,4 +1,4 @@
-"""Chooses stages, puts an ELA row after each and renumbers what reads them; and takes the rows out again.
+"""Puts an ELA row after each of some layers and renumbers what reads them; and takes the rows out again.
 
 Two maps, never one: where layer i lives now, and what the readers of layer i read now.
 """
@@ -6,15 +6,14 @@ Two maps, never one: where layer i lives now, and what the readers of layer i re
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
 from ela_yolo.blocks import names_block
 from ela_yolo.ela import Gate, Variant
 from ela_yolo.errors import InsertionError
-from ela_yolo.model_yaml import STAGE_BLOCKS, Row, Span, edit, read_rows
+from ela_yolo.model_yaml import Row, Span, edit, read_rows
 
 if TYPE_CHECKING:
     from ela_yolo.weights import WeightTransfer
@@ -37,6 +36,7 @@ class Insertion:
         rows: The layer numbers of the ELA rows: in the new YAML if they were inserted, in the old one if removed.
         layer_map: Old layer number -> new layer number, for every layer that is in both.
         diff: The lines that changed, as a unified diff.
+        stages: What the ELA rows were put after, in the old YAML: layer number -> module; empty if they were removed.
         transfer: What came over of a checkpoint's weights; None for a YAML.
     """
 
@@ -44,6 +44,7 @@ class Insertion:
     rows: tuple[int, ...]
     layer_map: Mapping[int, int]
     diff: str
+    stages: Mapping[int, str] = field(default_factory=dict)
     transfer: WeightTransfer | None = None
 
     def __str__(self) -> str:
@@ -67,7 +68,7 @@ def insert_rows(
         InsertionError: If a stage is not there, cannot be followed by ELA, or is followed by its ELA already.
         ModelYamlError: If the text is not a model YAML.
     """
-    _check_choice("rewire", rewire)
+    check_choice("rewire", rewire)
     rows = read_rows(text, name)
     chosen = frozenset(stages)
     for stage in sorted(chosen):
@@ -86,6 +87,7 @@ def insert_rows(
         rows=tuple(home(stage) + 1 for stage in sorted(chosen)),
         layer_map={row.layer: home(row.layer) for row in rows},
         diff=_diff(text, new, name, f"with {block}"),
+        stages={stage: rows[stage].module for stage in sorted(chosen)},
     )
 
 
@@ -125,61 +127,6 @@ def remove_rows(text: str, name: str) -> Insertion:
     return Insertion(new, blocks, layer_map, _diff(text, new, name, "without ELA"))
 
 
-def choose_stages(
-    rows: Sequence[Row],
-    name: str,
-    after: str | int | Iterable[str | int] | None,
-    where: str | None,
-    measure_strides: Callable[[], Mapping[int, int]],
-) -> tuple[int, ...]:
-    """Return the layers to put ELA after.
-
-    Args:
-        rows: The rows of the model.
-        name: What to call the model in an error.
-        after: Module names, layer numbers or pyramid levels such as ``P3``, in a list or with commas between them;
-            None means the stage blocks that the host's families are built of.
-        where: ``backbone``, ``neck`` (the head's rows but the last) or ``all``. None means ``backbone`` for names and
-            levels, and ``all`` for numbers.
-        measure_strides: Gives layer -> stride; called for levels alone, since a model must be built for it.
-
-    Raises:
-        InsertionError: If there is nothing of the kind there.
-    """
-    given = [after] if isinstance(after, str | int) else after or ()
-    if not isinstance(given, Iterable) or not all(isinstance(item, str | int) for item in given):
-        raise InsertionError(f"after= takes module names, layer numbers and levels such as P3, got {after!r}")
-    items = [part.strip() for item in given for part in str(item).split(",") if part.strip()]
-    if after is not None and not items:
-        raise InsertionError(f"after= is empty; name stages of {name}, such as after={rows[-2].module}")
-    place = _check_choice("where", where or "backbone")
-    inside = [row for row in rows[:-1] if place == "all" or row.part == ("head" if place == "neck" else place)]
-    stages = [row for row in inside if row.module in STAGE_BLOCKS]
-    if after is None and not stages:
-        raise InsertionError(f"{name}: no known stage in where={place}; name one with after=, of {_modules(inside)}")
-    numerals = [item for item in items if re.fullmatch(r"-?\d+", item)]
-    numbers = {int(item) for item in numerals}
-    wrong = numbers - {row.layer for row in inside} if where else set()
-    if wrong:
-        raise InsertionError(f"{name}: layer {min(wrong)} is not in where={where}; leave where= out or choose another")
-    levels = [item for item in items if re.fullmatch(r"P\d+", item)]
-    strides = measure_strides() if levels else {}
-    chosen = numbers | {row.layer for row in stages if after is None}
-    for level in levels:
-        found = [row.layer for row in stages if strides.get(row.layer) == 2 ** int(level[1:])]
-        if not found:
-            there = sorted({strides[row.layer] for row in stages if row.layer in strides})
-            have = ", ".join(f"P{stride.bit_length() - 1}" for stride in there) or "none"
-            raise InsertionError(f"{name}: no stage at {level} in where={place}; there are: {have}")
-        chosen.add(found[-1])
-    for module in (item for item in items if item not in (*levels, *numerals)):
-        found = [row.layer for row in inside if row.module == module]
-        if not found:
-            raise InsertionError(f"{name}: no {module} in where={place}; there are: {_modules(inside)}")
-        chosen.update(found)
-    return tuple(sorted(chosen))
-
-
 def row_args(variant: str | None, gate: str | None, block: str = "ELA") -> str:
     """Return the args of an ELA row as YAML, without what is ELA's default: ``[]``, ``[S]``, ``[B, identity]``.
 
@@ -190,20 +137,21 @@ def row_args(variant: str | None, gate: str | None, block: str = "ELA") -> str:
         if variant or gate:
             raise InsertionError(f"variant and gate are ELA's, and {block} has neither; leave them out")
         return "[]"
-    variant, gate = _check_choice("variant", variant or "B"), _check_choice("gate", gate or "paper")
+    variant, gate = check_choice("variant", variant or "B"), check_choice("gate", gate or "paper")
     if gate != "paper":
         return f"[{variant}, {gate}]"
     return "[]" if variant == "B" else f"[{variant}]"
 
 
-def _check_choice(key: str, value: str) -> str:
+def check_choice(key: str, value: str) -> str:
+    """Return the value of a key that has a few.
+
+    Raises:
+        InsertionError: If it is none of them.
+    """
     if value not in CHOICES[key]:
         raise InsertionError(f"{key} must be one of {', '.join(CHOICES[key])}, got {value!r}")
     return value
-
-
-def _modules(rows: Iterable[Row]) -> str:
-    return ", ".join(dict.fromkeys(row.module for row in rows)) or "no layers"
 
 
 def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> None:

@@ -14,12 +14,11 @@ from ela_yolo.errors import ModelYamlError
 
 _BOM = "\ufeff"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the host's choice; they differ in what a tab may do
-STAGE_BLOCKS = {  # what the families of the host build their stages of
+_NOT_HEADS = {  # a file that ends in one of these was cut off
     *("C2f", "C3k2", "A2C2f", "C3", "C3Ghost", "C2", "C2fCIB", "C2fAttn", "RepNCSPELAN4", "ELAN1"),
     *("HGBlock", "RepC3", "ResNetLayer", "Bottleneck", "BottleneckCSP"),
+    *("AIFI", "Concat", "Conv", "ImagePoolingAttn", "SPP", "nn.ConvTranspose2d", "nn.Upsample"),
 }
-# A file that ends in one of these was cut off: its head is missing.
-_NOT_HEADS = STAGE_BLOCKS | {"AIFI", "Concat", "Conv", "ImagePoolingAttn", "SPP", "nn.ConvTranspose2d", "nn.Upsample"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class Row:
         part: ``backbone`` or ``head``, the two lists of the file.
         module: The name in its third column.
         sources: The numbers in its first column.
+        repeats: The number in its second column, at any depth of the model; 1 where none stands there.
+        args: The whole numbers of its fourth column in their places, and None for every other arg.
         number: The layer number in its trailing comment, ``# 21 (P5)`` or ``# F5 (21)``, if the file's comments number
             its layers rightly.
         start: Where its line begins in the text.
@@ -51,6 +52,8 @@ class Row:
     part: str
     module: str
     sources: tuple[Span, ...]
+    repeats: int
+    args: tuple[int | None, ...]
     number: Span | None
     start: int
     bracket: int
@@ -169,11 +172,18 @@ def _read_row(text: str, base: int, name: str, part: str, layer: int, node: yaml
             _read_source(text, base, where, layer, item)
             for item in (source.value if isinstance(source, yaml.SequenceNode) else [source])
         ),
+        repeats=_whole_number(columns[1]) or 1,
+        args=tuple(map(_whole_number, columns[3].value)) if isinstance(columns[3], yaml.SequenceNode) else (),
         number=Span(int(comment[2]), close + comment.start(2), close + comment.end(2)) if comment else None,
         start=start,
         bracket=bracket,
         end=end,
     )
+
+
+def _whole_number(node: yaml.Node) -> int | None:
+    written = node.value if node.tag == "tag:yaml.org,2002:int" else ""
+    return int(written) if re.fullmatch(r"-?[0-9]{1,9}", written) else None
 
 
 def _read_source(text: str, base: int, where: str, layer: int, node: yaml.Node) -> Span:

@@ -12,8 +12,9 @@ from ultralytics import RTDETR, YOLO
 
 import ela_yolo
 from ela_yolo import ELA, InsertionError
-from ela_yolo.insertion import choose_stages, insert_rows, remove_rows, row_args
+from ela_yolo.insertion import insert_rows, remove_rows, row_args
 from ela_yolo.model_yaml import read_rows
+from ela_yolo.stages import choose_stages
 
 TEXTS = {file.stem: file.read_text() for file in HOST_YAMLS}
 NEEDS_DOWNLOAD = {"yolo11-cls-resnet18"}  # torchvision's weights
@@ -213,7 +214,8 @@ CHOICES = {  # YAML, after, where -> layers of the host
     ("yolov8n.yaml", "P3,P5", "all"): (15, 21),
     ("yolov8s-p6.yaml", "P6", None): (10,),
     ("yolov5n.yaml", None, None): (2, 4, 6, 8),
-    ("yolov6n.yaml", "P5,SPPF", None): "no stage at P5 in where=backbone; there are: none",
+    ("yolov6n.yaml", "P5,SPPF", None): (8, 9),
+    ("yolov3-tiny.yaml", "P5", None): "no stage at P5 in where=backbone; there are: none",
     ("yolov9c.yaml", None, "neck"): (12, 15, 18, 21),
     ("yolov9t.yaml", None, None): (2, 4, 6, 8),
     ("yolov10x.yaml", None, "all"): (2, 4, 6, 8, 13, 16, 19, 22),
@@ -230,8 +232,9 @@ CHOICES = {  # YAML, after, where -> layers of the host
     ("yolov8n.yaml", (4.0,), None): "after= takes module names, layer numbers",
     ("yolov8n.yaml", (), None): "after= is empty",
     ("yolov8n.yaml", None, "head"): "where must be one of backbone, neck, all, got 'head'",
-    ("yolov8n-cls.yaml", None, "neck"): "no known stage in where=neck; name one with after=, of no layers",
-    ("yolov6n.yaml", None, None): "no known stage in where=backbone; name one with after=, of Conv, SPPF",
+    ("yolov8n-cls.yaml", None, "neck"): "has no rows in where=neck; choose another where=",
+    ("yolov6n.yaml", None, None): (2, 4, 6, 8),
+    ("yolov3-tiny.yaml", None, None): "with after=, by number or of Conv, nn.MaxPool2d, nn.ZeroPad2d",
     ("yolov9e.yaml", 10, None): "layer 10 CBLinear gives a list of feature maps, and ELA needs one",
     ("yolov8s-world.yaml", "ImagePoolingAttn", "neck"): "gives text features",
     ("yolov8n-ela.yaml", None, None): "layer 2 C2f is followed by its ELA already (layer 3)",
