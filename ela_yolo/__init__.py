@@ -23,13 +23,13 @@ if TYPE_CHECKING:
         RenderError,
         RowError,
     )
-    from ela_yolo.export import verify_export
     from ela_yolo.gate_plot import plot_attention
     from ela_yolo.gates import capture_gates
     from ela_yolo.graft import insert, layer_map, remove
     from ela_yolo.insertion import Insertion
     from ela_yolo.parity import ParityReport
     from ela_yolo.registration import register
+    from ela_yolo.verify import verify_export
     from ela_yolo.weights import WeightTransfer
 
 __version__ = "0.1.0"
@@ -57,7 +57,7 @@ _HOME = {
     "register": "registration",
     "register_block": "blocks",
     "remove": "graft",
-    "verify_export": "export",
+    "verify_export": "verify",
 }
 
 __all__ = [

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ela_yolo import __version__
 from ela_yolo.errors import ELAError, UsageError, did_you_mean, plain
+from ela_yolo.quiet import quiet
 from ela_yolo.usage import COMMAND_HELP, HELP, HOST_HELP
 
 INSERT_KEYS = ("after", "where", "variant", "gate", "rewire", "block")
@@ -21,8 +21,8 @@ DOCTOR_KEYS = ("model", "weights")
 ATTENTION_KEYS = ("model", "source", "data", "imgsz", "save", "stretch")
 COMPARE_KEYS = ("models", "seeds", "out", "engine")
 PROFILE_KEYS = ("model", "imgsz", "device", "save")
-VERIFY_KEYS = ("model", "against", "source", "data", "conf", "iou")
-OWN_KEYS = {"export": ("verify",), "tune": ("iterations", "use_ray")}
+VERIFY_KEYS = ("model", "against", "source", "data", "conf", "iou", "agnostic_nms", "layers")
+OWN_KEYS = {"export": ("verify", "layers"), "tune": ("iterations", "use_ray")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,15 +142,13 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
     if "mode" in overrides:
         raise UsageError(f"mode= has no place here: write ela-yolo {overrides['mode']} ...")
     own = {key: overrides.pop(key) for key in own_keys if key in overrides}
-    logging.disable(logging.CRITICAL)  # the host prints its whole help, and its warnings come again when it runs
-    try:
+    with quiet():  # Ultralytics prints its whole help, and its warnings come again when it runs
         for key in overrides:
-            check_dict_alignment(DEFAULT_CFG_DICT, {key: overrides[key]})
-    except SyntaxError:
-        keys = sorted({*DEFAULT_CFG_DICT, *own_keys} - {"mode"})
-        raise UsageError(f"unknown key '{key}'{did_you_mean(key, keys)}") from None
-    finally:
-        logging.disable(logging.NOTSET)
+            try:
+                check_dict_alignment(DEFAULT_CFG_DICT, {key: overrides[key]})
+            except SyntaxError:
+                keys = sorted({*DEFAULT_CFG_DICT, *own_keys} - {"mode"})
+                raise UsageError(f"unknown key '{key}'{did_you_mean(key, keys)}") from None
     return {**overrides, **own}
 
 
@@ -170,45 +168,50 @@ def _quickstart(overrides: dict[str, Any]) -> int:
 
 
 def _export(overrides: dict[str, Any]) -> int:
-    from ela_yolo.export import export, export_unproven
+    from ela_yolo.export import export, export_file
     from ela_yolo.images import find_images
     from ela_yolo.runtimes import name_of_format
 
-    verify = overrides.pop("verify", True)
-    if not isinstance(verify, bool):
-        raise UsageError(f"verify must be True or False, got '{verify}'")
+    verify, layers = (overrides.pop(key, default) for key, default in (("verify", True), ("layers", False)))
+    for key, value in (("verify", verify), ("layers", layers)):
+        if not isinstance(value, bool):
+            raise UsageError(f"{key} must be True or False, got '{value}'")
     source = overrides.pop("source", None)
     if "format" not in overrides:
         raise UsageError("format= is missing, such as format=onnx")
     overrides["format"] = name_of_format(overrides["format"])
     model = _model(overrides)
     if not verify:
-        if source is not None:
-            raise UsageError("source= names the images of the proof, which verify=False skips; leave one of them out")
-        export_unproven(model, overrides)
+        if source is not None or layers:
+            skipped = "layers=" if source is None else "source="
+            raise UsageError(f"{skipped} is about the comparison, which verify=False skips; leave one of them out")
+        export_file(model, overrides)
         return 0
     images = None if source is None else find_images(str(source))
-    _, report = export(model, overrides, images)
+    _, report = export(model, overrides, images, layers)
     print(f"\n{report}\nwritten to {report.save()}")
     return 0 if report.passed else 1
 
 
 def _verify(args: Sequence[str]) -> int:
-    from ela_yolo.export import verify_export
     from ela_yolo.images import find_images
     from ela_yolo.inputs import check_data, check_model
+    from ela_yolo.verify import verify_export
 
     given = _given("verify", args, VERIFY_KEYS)
     for key, example in (("model", "best.pt"), ("against", "best.onnx")):
         if key not in given:
             raise UsageError(f"{key}= is missing, such as {key}={example}")
-    nms = {str(key): _fraction(key, given[key]) for key in ("conf", "iou") if key in given}
+    nms: dict[str, Any] = {key: _fraction(key, given[key]) for key in ("conf", "iou") if key in given}
+    if "agnostic_nms" in given:
+        nms["agnostic_nms"] = _switch(given, "agnostic_nms")
+    layers = _switch(given, "layers")
     check_model(given["model"])
     if "data" in given:
         check_data(given["data"])
     model = _model({"model": given["model"]})
     images = find_images(given["source"]) if "source" in given else None
-    report = verify_export(model, given["against"], images, given.get("data"), nms)
+    report = verify_export(model, given["against"], images, given.get("data"), nms, layers)
     print(f"\n{report}\nwritten to {report.save()}")
     return 0 if report.passed else 1
 
@@ -241,19 +244,24 @@ def _attention(args: Sequence[str]) -> int:
     if not {"source", "data"} & given.keys():
         raise UsageError("source= is missing, such as source=images/ for pictures; or data=my.yaml for a table")
     imgsz = _pixels(given["imgsz"]) if "imgsz" in given else None
-    stretch = given.get("stretch", "False").capitalize()
-    if stretch not in ("True", "False"):
-        raise UsageError(f"stretch must be True or False, got '{given['stretch']}'")
+    stretch = _switch(given, "stretch")
     if "source" not in given and {"save", "stretch"} & given.keys():
         raise UsageError("save= and stretch= are about pictures, which need a source=")
     if "data" in given:
         check_data(given["data"])
     if "source" in given:
-        files = attention(given["model"], given["source"], given.get("save"), imgsz, stretch == "True")
+        files = attention(given["model"], given["source"], given.get("save"), imgsz, stretch)
         print(f"{len(files)} {'picture' if len(files) == 1 else 'pictures'} written to {files[0].parent}")
     if "data" in given:
         print(f"\n{gate_health(given['model'], given['data'], imgsz=imgsz)}")
     return 0
+
+
+def _switch(given: Mapping[str, str], key: str) -> bool:
+    value = given.get(key, "False").capitalize()
+    if value not in ("True", "False"):
+        raise UsageError(f"{key} must be True or False, got '{given[key]}'")
+    return value == "True"
 
 
 def _pixels(written: str) -> int:
@@ -297,19 +305,21 @@ def _edit(command: str, args: Sequence[str]) -> int:
     for key, value in given.items():
         if key in CHOICES and value not in CHOICES[key]:
             raise UsageError(f"{key} must be one of {', '.join(CHOICES[key])}, got '{value}'")
-        if key in ("dry_run", "exist_ok") and value.capitalize() not in ("True", "False"):
-            raise UsageError(f"{key} must be True or False, got '{value}'")
     if "after" in given:
         given["after"] = re.sub(r"[\[\]()'\"]", "", given["after"])
     if "model" not in given:
         raise UsageError("model= is missing, such as model=best.pt or model=yolov8n.yaml")
-    dry_run, exist_ok = (given.pop(key, "False").capitalize() == "True" for key in ("dry_run", "exist_ok"))
+    dry_run, exist_ok = (_switch(given, key) for key in ("dry_run", "exist_ok"))
+    given = {key: value for key, value in given.items() if key not in ("dry_run", "exist_ok")}
     model = Path(given.pop("model"))
     ending = given.get("block", "ela").lower() if command == "insert" else "plain"
     save = Path(given.pop("save", f"{model.stem}-{ending}{model.suffix}"))
     change: Any = insert if command == "insert" else remove
     result = change(model, save=None if dry_run else save, exist_ok=exist_ok, **given)
     print(_coloured(result.diff))
+    if result.stages:
+        follows = ", ".join(f"{layer} {module}" for layer, module in result.stages.items())
+        print(f"{given.get('block', 'ELA')} follows {len(result.stages)} layers: {follows}")
     if result.transfer and command == "remove":
         print(f"ELA: {result.transfer.kept}/{result.transfer.total} host tensors kept; {len(result.rows)} ELA removed")
     elif result.transfer:

@@ -11,7 +11,7 @@
         ├── InsertionError       ELA rows cannot go where they are asked for, or the result cannot be written
         ├── CheckpointError      a file is no checkpoint of a model that ELA can be put into
         ├── RenderError          a data set that comes along cannot be written where it should go
-        ├── ExportError          an exported file cannot be proven
+        ├── ExportError          an exported file cannot be run or compared
         ├── CompareError         runs of a comparison failed, or cannot be run as asked for
         └── UsageError           a command line is wrong (exit 2)
 """

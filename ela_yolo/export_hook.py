@@ -11,20 +11,25 @@ import ela_yolo
 from ela_yolo.ela import ELA
 
 METADATA_KEY = "ela"
+NMS_KEYS = ("conf", "iou", "agnostic_nms", "max_det")
 
 
 def prepare_export(exporter: Any) -> None:
     """Prepare the exporter's own copy of a model with ELA; the host calls this when an export starts.
 
-    Every format then carries a metadata entry ``ela``: JSON with the plugin's version and, for each block, its layer
-    and settings. An ONNX file of one image size, in float32 and for the CPU, gets the form of the block that ONNX
-    Runtime runs fastest there; ExecuTorch gets it because its XNNPACK refuses the plain form's Conv1d.
+    Every format then carries a metadata entry ``ela``: JSON with the plugin's version, for each block its layer and
+    settings, and what NMS within the file was told. An ONNX file of one image size, in float32 and for the CPU, gets
+    the form of the block that ONNX Runtime runs fastest there; ExecuTorch gets it because its XNNPACK refuses the
+    plain form's Conv1d.
     """
     blocks = describe_blocks(exporter.model)
     if not blocks:
         return
-    exporter.metadata[METADATA_KEY] = json.dumps({"version": ela_yolo.__version__, "blocks": blocks})
     args = exporter.args
+    entry: dict[str, Any] = {"version": ela_yolo.__version__, "blocks": blocks}
+    if args.nms:  # which Ultralytics' own metadata leaves out
+        entry["nms"] = {key: getattr(args, key) for key in NMS_KEYS}
+    exporter.metadata[METADATA_KEY] = json.dumps(entry)
     onnx = args.format == "onnx" and not args.dynamic and args.quantize in (None, 32) and exporter.device.type == "cpu"
     for module in exporter.model.modules():
         if isinstance(module, ELA):

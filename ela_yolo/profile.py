@@ -22,7 +22,7 @@ from ultralytics.utils.torch_utils import get_flops, select_device
 from ela_yolo.blocks import describe, is_block
 from ela_yolo.cost import BlockCost, ModelCost, Profile, Time
 from ela_yolo.errors import ExportError, InputError
-from ela_yolo.export import export_unproven
+from ela_yolo.export import export_file
 from ela_yolo.graft import remove
 from ela_yolo.inputs import YAML, find_model, open_model
 from ela_yolo.registration import register
@@ -101,7 +101,7 @@ def _sessions(models: list[Any], imgsz: int, folder: Path) -> list[ExportedFile]
     try:
         for side, model in zip(SIDES, models, strict=True):
             model.ckpt_path = model.model.pt_path = str(folder / f"{side}-export.pt")  # which names the file
-            sessions.append(ExportedFile(export_unproven(model, {"format": "onnx", "imgsz": imgsz, "device": "cpu"})))
+            sessions.append(ExportedFile(export_file(model, {"format": "onnx", "imgsz": imgsz, "device": "cpu"})))
     finally:
         logging.disable(logging.NOTSET)
     return sessions

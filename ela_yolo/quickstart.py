@@ -1,4 +1,4 @@
-"""The whole way in one call: trains, validates, exports and proves a detector on the embedded data set."""
+"""The whole way in one call: trains, validates, exports and compares a detector on the embedded data set."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class QuickstartResult:
     Attributes:
         map50: mAP50 of the best weights on the validation images.
         map50_95: mAP50-95, likewise.
-        parity: The proof of the ONNX file.
+        parity: How the ONNX file compares with the model.
         weights: The best weights.
         onnx: Their export.
         curves: The picture of losses and mAP over the epochs; with ``plots=False`` their table.
@@ -64,11 +64,10 @@ class QuickstartResult:
     pictures: Path
 
     def __str__(self) -> str:
-        parity = "proven the same model" if self.parity.passed else f"NOT proven: {'; '.join(self.parity.failures)}"
         return (
             f"mAP50     {self.map50:.3f}\n"
             f"mAP50-95  {self.map50_95:.3f}\n"
-            f"parity    {parity}\n"
+            f"ONNX file {self.parity.verdict}\n"
             f"weights   {self.weights}\n"
             f"ONNX      {self.onnx}\n"
             f"curves    {self.curves}\n"
@@ -77,7 +76,7 @@ class QuickstartResult:
 
 
 def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
-    """Train by the recipe, then validate, export to ONNX, prove the file and draw some detections.
+    """Train by the recipe, then validate, export to ONNX, compare the file and draw some detections.
 
     Args:
         overrides: Train keys of the host that replace the recipe's, such as ``{"epochs": 1}``.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +21,7 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import YAML
 
 from ela_yolo.errors import ExportError, UsageError, did_you_mean, plain
+from ela_yolo.export_hook import METADATA_KEY
 from ela_yolo.tolerances import FLOAT16, FLOAT32, INT8, Tolerance
 
 Size = tuple[int, tuple[int, int]]  # batch, (height, width)
@@ -56,7 +59,9 @@ RUNTIMES: Mapping[str, Runtime] = {
     "executorch": Runtime(("executorch", "executorch")),
     "coreml": Runtime(("coremltools", "coremltools")),
 }
-UNPROVEN = "cannot be proven here; add verify=False to export unproven"
+UNCHECKED = "cannot be compared here; add verify=False to export without comparing"
+LARGEST = 8192  # px a side, and images a batch: metadata beyond it is damaged, and would only fill the memory
+NCNN_SECONDS = 120  # for one image of zeros
 
 
 def name_of_format(written: object) -> str:
@@ -88,17 +93,18 @@ def check_runtime(name: str, exporting: bool = True, quantizing: bool = False) -
         ExportError: If not; the message says what is missing.
     """
     if name not in RUNTIMES:
-        raise ExportError(f"format={name} {UNPROVEN}, or take one of {', '.join(RUNTIMES)}")
+        raise ExportError(f"format={name} {UNCHECKED}, or take one of {', '.join(RUNTIMES)}")
     if name == "coreml" and platform.system() != "Darwin":
-        raise ExportError("Core ML runs on macOS alone, so format=coreml " + UNPROVEN)
+        raise ExportError("Core ML runs on macOS alone, so format=coreml " + UNCHECKED)
     if name == "engine" and not torch.cuda.is_available():
-        raise ExportError("TensorRT needs an NVIDIA GPU, so format=engine " + UNPROVEN)
+        raise ExportError("TensorRT needs an NVIDIA GPU, so format=engine " + UNCHECKED)
     runtime = RUNTIMES[name]
     needed = [runtime.runs, *(runtime.exports if exporting else ()), *(runtime.quantizes if quantizing else ())]
     missing = [distribution for module, distribution in needed if find_spec(module) is None]
     if missing:
         what = f"'ela-yolo[{runtime.extra}]'" if runtime.extra else " ".join(missing)
-        doing = f"exporting to {name}{' in int8' * quantizing} and proving the file" if exporting else f"running {name}"
+        kind = name + " in int8" * quantizing
+        doing = f"exporting to {kind} and comparing the file" if exporting else f"running {kind}"
         raise ExportError(f"{doing} needs {', '.join(missing)}: pip install {what}")
 
 
@@ -108,8 +114,12 @@ class ExportedFile:
     Attributes:
         path: Where it is.
         format: The host's name of its format.
-        metadata: What the host's exporter wrote into it.
+        metadata: What Ultralytics' exporter wrote into it.
         task: The task of the model.
+        names: Its classes.
+        stride: Its largest stride.
+        blocks: Its ELA blocks, as :func:`describe_blocks` gives them; None if it does not tell.
+        nms: What NMS within the file was told, as far as it tells.
         tolerance: What passes for the same in its precision.
         kind: What its first output is: ``raw``, or final detections, by ``end2end`` or by ``nms``.
         inputs: The batches and sizes to compare at; where the axes are free three others too.
@@ -121,7 +131,7 @@ class ExportedFile:
             takes by default, which on some CPUs is not the file's.
 
     Raises:
-        ExportError: If it is not there, cannot be run, or was not written by the host's exporter.
+        ExportError: If it is not there, cannot be run, or was not written by Ultralytics' exporter.
     """
 
     def __init__(self, path: Path, otherwise: bool = False) -> None:
@@ -142,15 +152,29 @@ class ExportedFile:
         self.metadata: dict[str, Any] = self.backend.metadata
         if not {"task", "imgsz", "names", "stride"} <= self.metadata.keys():
             made = f"ela-yolo export model=... format={self.format}"
-            raise ExportError(f"{path} lacks the host's metadata; make it with: {made}")
-        args = self.metadata.get("args") or {}
+            raise ExportError(f"{path} lacks the metadata of Ultralytics; make it with: {made}")
+        try:
+            self._read_metadata()
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise ExportError(f"{path} has damaged metadata ({plain(error)}); export it again") from error
+        self.versions = _versions(self.format)
+
+    def _read_metadata(self) -> None:
+        """Take what is needed of the metadata, which may come from anywhere, as plain values."""
+        args = dict(self.metadata.get("args") or {})
         self.task = str(self.metadata["task"])
         self.tolerance = _tolerance(args.get("quantize"))
-        ended = self.metadata.get("end2end")  # of both kinds, in the host's reading
+        ended = self.metadata.get("end2end")  # of both kinds, as Ultralytics reads it
         self.kind = "nms" if args.get("nms") else "end2end" if ended else "raw"
-        self.versions = _versions(self.format)
+        self.names = {int(key): str(name) for key, name in dict(self.metadata["names"]).items()}
+        self.stride = int(self.metadata["stride"])
+        entry = json.loads(self.metadata.get(METADATA_KEY) or "{}")
+        self.blocks = entry.get("blocks")
+        self.nms = {str(key): value for key, value in dict(entry.get("nms") or {}).items()}
         height, width = map(int, self.metadata["imgsz"])
         batch = int(self.metadata.get("batch", 1))
+        if not all(0 < each <= LARGEST for each in (height, width, batch)):
+            raise ValueError(f"a batch of {batch} images of {height}x{width} px")
         self.inputs: list[Size] = [(batch, (height, width))]
         if args.get("dynamic"):
             # No larger batch than the one that was exported, where it is the limit.
@@ -196,21 +220,47 @@ def _versions(name: str) -> dict[str, str]:
         return {}
 
 
-def _try_ncnn(path: Path) -> None:
-    """Run an NCNN model in a process of its own first, for a damaged one ends the process that runs it."""
-    try:
-        height, width = YAML.load(path / "metadata.yaml")["imgsz"]
-    except (FileNotFoundError, KeyError) as error:
-        raise ExportError(f"{path} lacks the host's metadata; make it with: ela-yolo export format=ncnn") from error
-    code = f"""
+# Constant: what it runs on comes by its arguments, and nothing of a file ever becomes code.
+_TRY_NCNN = """
+import sys
 import ncnn, numpy
+param, weights, height, width = sys.argv[1:]
 net = ncnn.Net()
-assert not net.load_param("model.ncnn.param") and not net.load_model("model.ncnn.bin")
+if net.load_param(param) or net.load_model(weights):
+    sys.exit("ncnn cannot load it")
 with net.create_extractor() as extractor:
-    extractor.input(net.input_names()[0], ncnn.Mat(numpy.zeros((3, {height}, {width}), numpy.float32)))
-    assert not any(extractor.extract(name)[0] for name in net.output_names())
+    extractor.input(net.input_names()[0], ncnn.Mat(numpy.zeros((3, int(height), int(width)), numpy.float32)))
+    if any(extractor.extract(name)[0] for name in net.output_names()):
+        sys.exit("ncnn cannot run it")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=path, capture_output=True, text=True)
+
+
+def _try_ncnn(path: Path) -> None:
+    """Run an NCNN model in a process of its own first, for a damaged one ends the process that runs it.
+
+    The process starts in an empty folder: modules that lie in the model's folder, or here, are not imported.
+    """
+    try:
+        height, width = map(int, YAML.load(path / "metadata.yaml")["imgsz"])
+        if not 0 < height <= LARGEST or not 0 < width <= LARGEST:
+            raise ValueError(f"{height}x{width} px")
+    except Exception as error:  # missing, no YAML, or no sizes
+        made = "make it with: ela-yolo export format=ncnn"
+        raise ExportError(f"{path} lacks the metadata of Ultralytics, or has damaged metadata; {made}") from error
+    files = [str(path.resolve() / f"model.ncnn.{ending}") for ending in ("param", "bin")]
+    with tempfile.TemporaryDirectory() as nowhere:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", _TRY_NCNN, *files, str(height), str(width)],
+                cwd=nowhere,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=NCNN_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise ExportError(f"{path} is still running after {NCNN_SECONDS} s of one image; export it again") from None
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it is damaged"])[-1]
         raise ExportError(f"{path} cannot be run by ncnn, so export it again ({reason})")

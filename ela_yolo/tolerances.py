@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What passes for the same model in one precision.
+    """What passes for the same in one precision.
 
     Attributes:
         precision: Its name.
         px: Largest error of a box or keypoint, in px of the network's input.
         probability: Largest error of a score.
         rad: Largest error of an angle.
-        raw: Largest error of mask coefficients and prototypes.
+        raw: Largest error of mask coefficients, prototypes and the logits of a class map.
+        log: Largest error of the natural logarithm of a depth.
+        share: Largest share of pixels of another class, where the model's two best differ by more than ``edge``.
+        layer: Largest error of a layer's output, as a share of its largest value.
         confidence: Detections below it are not compared.
         match_iou: A counterpart overlaps at least this much.
         match_score: Its score differs at most this much.
@@ -31,6 +34,9 @@ class Tolerance:
     probability: float
     rad: float
     raw: float
+    log: float
+    share: float
+    layer: float
     confidence: float
     match_iou: float
     match_score: float
@@ -47,6 +53,9 @@ FLOAT32 = Tolerance(
     probability=1e-3,
     rad=1e-3,
     raw=1e-2,
+    log=1e-3,
+    share=0,
+    layer=1e-3,
     confidence=0.001,
     match_iou=0.99,
     match_score=1e-3,
@@ -62,6 +71,9 @@ FLOAT16 = Tolerance(
     probability=0.05,
     rad=0.05,
     raw=0.5,
+    log=0.05,
+    share=0.02,
+    layer=0.05,
     confidence=0.05,
     match_iou=0.9,
     match_score=0.05,
@@ -77,6 +89,9 @@ INT8 = Tolerance(
     probability=float("inf"),
     rad=float("inf"),
     raw=float("inf"),
+    log=float("inf"),
+    share=0.1,
+    layer=0.5,
     confidence=0.25,
     match_iou=0.5,
     match_score=0.25,

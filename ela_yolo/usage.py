@@ -3,7 +3,7 @@
 HELP = """\
 ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value.
 
-  ela-yolo quickstart                                      train, validate, export and prove on the embedded data set
+  ela-yolo quickstart                                      train, validate, export and compare on the embedded data
   ela-yolo train model=yolov8n-ela.yaml data=my.yaml       the host's own modes: train, val, predict, export, track,
   ela-yolo val model=best.pt data=my.yaml                  benchmark and tune, as `yolo` takes them
   ela-yolo export model=best.pt format=onnx                export, then compare the file with the model
@@ -25,10 +25,11 @@ COMMAND_HELP = {
 ela-yolo quickstart [key=value ...]
 
 Trains yolov8n-ela.yaml from scratch on scenes.yaml (rendered on this machine at first use), validates it, exports it
-to ONNX, proves the file, draws detections on some validation images, and prints where all of it lies. Takes the
-host's train keys, which replace the recipe's, such as epochs=60 or device=0.""",
+to ONNX, compares the file with the model, draws detections on some validation images, and prints where all of it lies.
+Takes the train keys of Ultralytics, which replace the recipe's, such as epochs=60 or device=0.""",
     "export": """\
-ela-yolo export model=best.pt format=onnx [source=images/] [data=my.yaml] [verify=False] [key=value ...]
+ela-yolo export model=best.pt format=onnx [source=images/] [data=my.yaml] [layers=True] [verify=False]
+                [key=value ...]
 
 Exports with the host's own exporter, then runs the file, in the runtime of its format, and the model on the same
 images, and compares every output and the detections. Prints a table, writes it as JSON beside the file, and exits with
@@ -38,18 +39,21 @@ images, and compares every output and the detections. Prints a table, writes it 
            others with verify=False
   source   a folder of images or one pattern such as 'images/*.jpg', at least two; default: some of data=, or
            photographs from the host
-  data     compares the mAP of both on these validation images too; for int8 it is what the host calibrates with
-  verify   False skips the proof
+  data     compares the mAP of both on these validation images too; for int8 it is what Ultralytics calibrates with
+  layers   True compares the outputs of the layers in order too, and names the first that differs: onnx, openvino
+  verify   False skips the comparison
 
 All other keys are the host's (`yolo cfg` lists them), such as dynamic=True, half=True, int8=True, nms=True.""",
     "verify": """\
-ela-yolo verify model=best.pt against=best.onnx [source=images/] [data=my.yaml] [conf=0.25] [iou=0.7]
+ela-yolo verify model=best.pt against=best.onnx [source=images/] [data=my.yaml] [layers=True] [conf=0.25] [iou=0.7]
+                [agnostic_nms=True]
 
-Proves a file that `yolo export` or `ela-yolo export` made elsewhere or earlier, as `ela-yolo export` does. The file, or
-the folder that OpenVINO, NCNN and ExecuTorch have, keeps the ending that the host gave it.
+Compares a file that `yolo export` or `ela-yolo export` made elsewhere or earlier with its model, as `ela-yolo export`
+does. The file, or the folder that OpenVINO, NCNN and ExecuTorch have, keeps the ending that Ultralytics gave it.
 
-  source, data   as for export
-  conf, iou      for a file with NMS in it: what it was exported with, if not with these defaults""",
+  source, data, layers      as for export
+  conf, iou, agnostic_nms   for a file with NMS in it: what it was exported with. Files of models with ELA tell;
+                            for others the defaults are those of Ultralytics: 0.25, 0.7, False""",
     "insert": """\
 ela-yolo insert model=best.pt [after=C2f] [where=backbone] [variant=B] [gate=identity] [rewire=all] [block=ELA]
                 [save=FILE] [dry_run=True] [exist_ok=True]

@@ -1,4 +1,4 @@
-"""From photographs of blood cells to a detector with ELA, a picture of where it looks, and a proven ONNX file.
+"""From photographs of blood cells to a detector with ELA, a picture of where it looks, and an ONNX file that was compared.
 
 ``python first_detector.py`` downloads the data set BCCD (8 MB) and the weights yolov8n.pt, and needs some minutes on
 two CPU cores. Each of these may be another: ``data=my.yaml model=best.pt epochs=50 imgsz=640``.

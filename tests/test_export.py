@@ -1,4 +1,4 @@
-"""The proof of exported files, on a really trained detector: true files pass, and every wrong one is caught."""
+"""Exported files compared with a really trained detector: true files match, and every wrong one is caught."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from ultralytics import RTDETR, YOLO
 
 from ela_yolo import ELA, ExportError, __version__, verify_export
-from ela_yolo.export import check_provable
+from ela_yolo.export import check_before_export
 from ela_yolo.images import find_images
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
@@ -21,7 +21,7 @@ SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
 
 @pytest.fixture(scope="session")
 def exported(retrained, tmp_path_factory):
-    """(weights, file, output of the command): exported and proven by the installed command."""
+    """(weights, file, output of the command): exported and compared by the installed command."""
     folder = tmp_path_factory.mktemp("exported")
     weights = shutil.copy(retrained / "weights/best.pt", folder / "best.pt")
     command = [BIN / "ela-yolo", "export", "model=best.pt", "format=onnx", "imgsz=96"]
@@ -48,9 +48,9 @@ def change_weight(model, name, new):
     initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
 
 
-def test_the_command_proves_the_file_and_says_so(exported):
+def test_the_command_compares_the_file_and_says_so(exported):
     _, file, done = exported
-    assert "PROVEN the same model" in done.stdout
+    assert "the file matches within the float32 tolerance" in done.stdout
     assert "boxes (px)" in done.stdout and "scores (probability)" in done.stdout
     report = json.loads(file.with_name("best.onnx.parity.json").read_text())
     assert report["passed"] is True and report["failures"] == []
@@ -70,7 +70,7 @@ def test_images_of_the_users_choice(exported):
     assert report.images == tuple(map(str, images(5)))
 
 
-def test_a_proof_is_about_these_weights(exported, tmp_path):
+def test_a_file_of_other_weights_does_not_match(exported, tmp_path):
     """The model itself slightly changed: a file of other weights does not pass for it."""
     weights, file, _ = exported
     model = YOLO(weights)
@@ -78,7 +78,7 @@ def test_a_proof_is_about_these_weights(exported, tmp_path):
         model.model.model[0].conv.weight[0] *= 1.2
     report = verify_export(model, file, images(3))
     assert not report.passed
-    assert "NOT PROVEN: boxes differ by" in str(report)
+    assert "does NOT match: boxes differ by" in str(report)
 
 
 def exported_wrong(weights, folder, forward, monkeypatch):
@@ -166,12 +166,12 @@ def test_an_invalid_graph_is_caught(exported, tmp_path):
     assert [failure[:32] for failure in report.failures] == ["onnx.checker refuses the file (N"]
 
 
-def test_verify_is_the_same_proof_of_a_file_made_elsewhere(exported, tmp_path):
+def test_verify_compares_a_file_made_elsewhere(exported, tmp_path):
     weights, file, _ = exported
     mine = shutil.copy(file, tmp_path / "mine.onnx")
     command = [BIN / "ela-yolo", "verify", f"model={weights}", f"against={mine}", "data=scenes.yaml"]
     done = run(*command, cwd=tmp_path)
-    assert "PROVEN the same model" in done.stdout and "OpenCV" in done.stdout
+    assert "the file matches within the float32 tolerance" in done.stdout and "OpenCV" in done.stdout
     report = json.loads((tmp_path / "mine.onnx.parity.json").read_text())
     assert len(report["images"]) == 16
     name, of_model, of_file = report["scores"]
@@ -200,7 +200,7 @@ def test_a_constant_output_is_caught(exported, tmp_path):
     assert not verify_export(weights, changed(file, tmp_path, silence), images(3)).passed
 
 
-def test_equal_outputs_for_different_images_prove_nothing(exported, tmp_path):
+def test_equal_outputs_for_different_images_do_not_match(exported, tmp_path):
     """File and model agree to the last digit here, because neither looks at the image."""
     weights, _, _ = exported
     model = YOLO(weights)
@@ -212,19 +212,19 @@ def test_equal_outputs_for_different_images_prove_nothing(exported, tmp_path):
     assert max(part.max_error for part in report.outputs) < 0.01
     assert not report.passed
     assert "different images give almost the same boxes" in str(report)
-    assert "prove nothing" in str(report)
+    assert "show nothing" in str(report)
 
 
-def test_the_same_image_twice_proves_nothing(exported, tmp_path):
+def test_the_same_image_twice_does_not_match(exported, tmp_path):
     weights, file, _ = exported
     copy = shutil.copy(images(1)[0], tmp_path / "copy.jpg")
-    assert "prove nothing" in str(verify_export(weights, file, [*images(1), copy]))
+    assert "show nothing" in str(verify_export(weights, file, [*images(1), copy]))
 
 
-def test_a_model_that_was_never_trained_proves_nothing(tmp_path):
+def test_a_model_that_was_never_trained_does_not_match(tmp_path):
     done = run(BIN / "ela-yolo", "export", "model=yolov8n-ela.yaml", "format=onnx", "imgsz=64", cwd=tmp_path, ok=False)
     assert done.returncode == 1
-    assert "prove nothing; train the model first" in done.stdout
+    assert "show nothing; train the model first" in done.stdout
 
 
 def after_output(model, *nodes):
@@ -277,7 +277,7 @@ def test_a_dynamic_file_that_is_right_at_one_size_only_is_caught(retrained, tmp_
     assert not verify_export(model, changed(file, tmp_path, zero_elsewhere), images(3)).passed
 
 
-def test_a_stale_proof_does_not_stay_beside_a_new_file(exported, tmp_path):
+def test_a_stale_report_does_not_stay_beside_a_new_file(exported, tmp_path):
     weights = shutil.copy(exported[0], tmp_path / "best.pt")
     stale = tmp_path / "best.onnx.parity.json"
     stale.write_text('{"passed": true}')
@@ -295,7 +295,9 @@ def test_nan_is_a_difference(exported, tmp_path):
 
     report = verify_export(weights, changed(file, tmp_path, poison), images(3))
     assert not report.passed
-    assert json.loads(report.save().read_text())["outputs"][0]["max_error"] is None
+    assert len(report.nonfinite) == 3 and {each.side for each in report.nonfinite} == {"file"}
+    content = json.loads(report.save().read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert content["outputs"][0]["max_error"] is None and content["outputs"][0]["verdict"] == "not finite"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +320,7 @@ def test_a_damaged_file_is_one_clear_error(damage, message, exported, tmp_path):
 def test_a_file_without_metadata_is_one_clear_error(exported, tmp_path):
     weights, file, _ = exported
     bare = changed(file, tmp_path, lambda model: model.ClearField("metadata_props"))
-    with pytest.raises(ExportError, match="lacks the host's metadata"):
+    with pytest.raises(ExportError, match="lacks the metadata of Ultralytics"):
         verify_export(weights, bare, images(2))
 
 
@@ -334,7 +336,7 @@ def test_a_missing_file_is_one_clear_error(exported, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["dynamic=True", "batch=3", "imgsz=96,160", "simplify=False"])
-def test_other_ways_to_export_onnx_are_proven_too(key, exported, tmp_path):
+def test_other_ways_to_export_onnx_match_too(key, exported, tmp_path):
     weights = shutil.copy(exported[0], tmp_path / "best.pt")
     size = [] if key.startswith("imgsz") else ["imgsz=96"]
     done = run(
@@ -348,23 +350,22 @@ def test_other_ways_to_export_onnx_are_proven_too(key, exported, tmp_path):
         cwd=tmp_path,
     )
     assert "10 images" in done.stdout
-    assert "PROVEN the same model" in done.stdout
+    assert "the file matches within the float32 tolerance" in done.stdout
 
 
-def test_models_that_cannot_be_proven_are_refused_before_they_are_exported():
-    for model in (RTDETR("rtdetr-l.yaml"), YOLO("yolo26n-sem.yaml")):
-        with pytest.raises(ExportError, match="cannot be proven here; add verify=False"):
-            check_provable(model, {"format": "onnx"})
-    check_provable(YOLO("yolov8n.yaml"), {"format": "onnx", "quantize": 32})
-    with pytest.raises(ExportError, match="format=paddle cannot be proven here; add verify=False"):
-        check_provable(YOLO("yolov8n.yaml"), {"format": "paddle"})
+def test_models_that_cannot_be_compared_are_refused_before_they_are_exported():
+    with pytest.raises(ExportError, match="RTDETRDecoder cannot be compared here; add verify=False"):
+        check_before_export(RTDETR("rtdetr-l.yaml"), {"format": "onnx"})
+    check_before_export(YOLO("yolov8n.yaml"), {"format": "onnx", "quantize": 32})
+    with pytest.raises(ExportError, match="format=paddle cannot be compared here; add verify=False"):
+        check_before_export(YOLO("yolov8n.yaml"), {"format": "paddle"})
 
 
-def test_verify_false_skips_the_proof(exported, tmp_path):
+def test_verify_false_skips_the_comparison(exported, tmp_path):
     weights = shutil.copy(exported[0], tmp_path / "best.pt")
     done = run(BIN / "ela-yolo", "export", f"model={weights}", "format=onnx", "imgsz=96", "verify=False", cwd=tmp_path)
     assert (tmp_path / "best.onnx").exists()
-    assert "PROVEN" not in done.stdout
+    assert "matches" not in done.stdout
     assert not (tmp_path / "best.onnx.parity.json").exists()
 
 
@@ -372,7 +373,7 @@ def test_images_are_found_by_folder_and_by_pattern():
     assert len(find_images(str(SCENES))) == 64
     assert len(find_images(f"{SCENES}/000*.jpg")) == 10
     for source in ("no/such/folder", f"{SCENES}/0000.jpg"):
-        with pytest.raises(ExportError, match="at least two different ones"):
+        with pytest.raises(ExportError, match="at least two different ones to compare with"):
             find_images(source)
 
 
@@ -387,5 +388,6 @@ except Exception as error: print(type(error).__name__, error)
 """
     printed = python(code, cwd=tmp_path).stdout
     assert (
-        printed == "ExportError exporting to onnx and proving the file needs onnxslim: pip install 'ela-yolo[export]'\n"
+        printed
+        == "ExportError exporting to onnx and comparing the file needs onnxslim: pip install 'ela-yolo[export]'\n"
     )

@@ -1,4 +1,4 @@
-"""Every format that runs here, task and head: the file of a trained or calibrated model is proven, another's is not."""
+"""Every format that runs here, task and head: the file of a trained or calibrated model matches, another's does not."""
 
 import platform
 import shutil
@@ -17,7 +17,7 @@ from ultralytics.utils.checks import check_version
 import ela_yolo
 from ela_yolo import ELA, ExportError, verify_export
 from ela_yolo.export import export
-from ela_yolo.images import host_photographs, network_input
+from ela_yolo.images import packaged_photographs, network_input
 from ela_yolo.runtimes import RUNTIMES
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
@@ -57,7 +57,7 @@ def needs(name):
         "ncnn half=True",
     ],
 )
-def test_a_file_is_proven_and_that_of_other_weights_is_not(keys, retrained, tmp_path):
+def test_a_file_matches_and_that_of_other_weights_does_not(keys, retrained, tmp_path):
     name, *options = keys.split()
     needs(name)
     values = {"True": True, "False": False}
@@ -87,7 +87,7 @@ def test_a_file_is_proven_and_that_of_other_weights_is_not(keys, retrained, tmp_
 def calibrated(yaml, folder):
     """Random weights with BatchNorm calibrated on photographs, so that outputs depend on the image."""
     model = YOLO(yaml)
-    batch = torch.cat([network_input(picture, (128, 128)) for picture in host_photographs().values()])
+    batch = torch.cat([network_input(picture, (128, 128)) for picture in packaged_photographs().values()])
     net = model.model.train()
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

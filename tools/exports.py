@@ -1,4 +1,4 @@
-"""Exports a model to every format that runs here, proves each file, times it, and prints a table.
+"""Exports a model to every format that runs here, compares each file with its model, times it, and prints a table.
 
 ::
 
@@ -76,7 +76,7 @@ REST = 0.02  # s
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table; the exit status is 1 if a row could not be made. Whether its file is proven, the row says."""
+    """Print the table; the exit status is 1 if a row could not be made. Whether its file matches, the row says."""
     given = dict(argument.split("=", 1) for argument in arguments)
     data = given.get("data", "scenes.yaml")
     weights = Path(given["model"]).resolve() if "model" in given else train()
@@ -134,13 +134,13 @@ def in_own_process(job: dict, packages: Path | None) -> dict:
 
 
 def one(job: dict) -> dict:
-    """Export, prove and time one row."""
+    """Export, compare and time one row."""
     import numpy
     import torch
     from ultralytics import YOLO
 
     import ela_yolo
-    from ela_yolo.export import export, export_unproven
+    from ela_yolo.export import export, export_file
     from ela_yolo.runtimes import ExportedFile
 
     name = job["row"].partition(",")[0]
@@ -150,7 +150,7 @@ def one(job: dict) -> dict:
         keys["data"] = job["data"]
     weights = Path(shutil.copy(job["weights"], folder / "best.pt"))
     if name == "coreml":
-        file = export_unproven(YOLO(weights), {**keys, "imgsz": job["imgsz"]})
+        file = export_file(YOLO(weights), {**keys, "imgsz": job["imgsz"]})
         return {"cells": [size(file), "", "", "", "converted; Core ML runs on macOS alone"]}
 
     _, report = export(YOLO(weights), {**keys, "data": job["data"], "imgsz": job["imgsz"]})
@@ -161,14 +161,14 @@ def one(job: dict) -> dict:
     ela_yolo.remove(weights, save=folder / "plain.pt")
     timed = []
     for each in (folder / "plain.pt", weights):
-        timed.append(ExportedFile(export_unproven(YOLO(each), {**keys, "imgsz": SIDE}), otherwise=name == "openvino"))
+        timed.append(ExportedFile(export_file(YOLO(each), {**keys, "imgsz": SIDE}), otherwise=name == "openvino"))
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     seconds = alternate({str(i): partial(each.run, image) for i, each in enumerate(timed)}, ROUNDS, REST)
     plain, ela = map(numpy.array, seconds.values())
     latency = f"{1000 * numpy.median(ela):.1f} ms, {numpy.median(ela / plain):.3f}"
     if "nms" in keys:  # how long NMS takes depends on what is found
         latency = ""
-    verdict = "proven" if report.passed else f"not proven: {report.failures[0]}"
+    verdict = report.verdict
     return {
         "versions": {**report.runtime, "numpy": numpy.__version__},
         "cells": [

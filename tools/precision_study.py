@@ -25,8 +25,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from ultralytics import YOLO
 from ultralytics.data.utils import check_det_dataset
 
-from ela_yolo.export import export_unproven
-from ela_yolo.images import find_images, network_input, read_images
+from ela_yolo.export import export_file
+from ela_yolo.images import Images, find_images, network_input
 
 WEIGHTED = {"Conv", "Gemm", "MatMul"}  # what Ultralytics quantises in ONNX
 
@@ -57,7 +57,7 @@ def ela_nodes(file):
 
 def onnx_files(weights, images, side, folder):
     """Yield name -> file of every ONNX variant."""
-    plain = export_unproven(YOLO(weights), {"format": "onnx", "imgsz": side, "dynamic": True})
+    plain = export_file(YOLO(weights), {"format": "onnx", "imgsz": side, "dynamic": True})
     plain = Path(shutil.move(plain, folder / "plain.onnx"))
     yield "onnx, float32", plain
     spared = ela_nodes(plain)
@@ -77,7 +77,7 @@ def openvino_files(weights, images, side, folder):
     import nncf
     import openvino
 
-    plain = export_unproven(YOLO(weights), {"format": "openvino", "imgsz": side})
+    plain = export_file(YOLO(weights), {"format": "openvino", "imgsz": side})
     yield "openvino, float32", plain
     nncf.set_log_level(logging.ERROR)
     core = openvino.Core()
@@ -105,7 +105,7 @@ def main(arguments):
     """Print the table."""
     given = dict(argument.split("=", 1) for argument in arguments)
     side, data = int(given["imgsz"]), given["data"]
-    pictures = read_images(find_images(str(check_det_dataset(data)["train"])))
+    pictures = Images.of_files(find_images(str(check_det_dataset(data)["train"])))
     images = [network_input(picture, (side, side)).numpy() for picture in pictures.values()]
     print("| file | mAP50-95 | mAP50 |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
