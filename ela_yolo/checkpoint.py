@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 
 from ela_yolo.errors import CheckpointError
+from ela_yolo.foreign import check_classes
 
 _SEED = 0  # of new blocks, so that the same graft gives the same file
 
@@ -28,9 +29,10 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
     official = str(file) in GITHUB_ASSETS_NAMES  # which the host fetches
     if not file.is_file() and not official:
         raise CheckpointError(f"there is no {file}; name a checkpoint (.pt) that is there")
+    check_classes(file)
     try:
         checkpoint = torch_safe_load(file)[0]
-        model = checkpoint.get("ema") or checkpoint.get("model")
+        checkpoint.get("ema")
     except Exception as error:  # whatever damage there is, the host reports it by many types
         if not file.is_file():
             raise CheckpointError(f"{file} is not here and could not be downloaded; put the file here") from error
@@ -38,6 +40,16 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
             (str(error).strip() or type(error).__name__).removeprefix("ERROR ❌️ ").partition(" (")[0].splitlines()[0]
         )
         raise CheckpointError(f"{file} cannot be read as a checkpoint: {reason}") from error
+    return find_model_in(file, checkpoint)
+
+
+def find_model_in(file: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return a checkpoint as it can be saved again, and the model in it.
+
+    Raises:
+        CheckpointError: If it holds no model that was built from a YAML, or one that cannot be changed.
+    """
+    model = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(getattr(model, "model", None), nn.Sequential) or not isinstance(getattr(model, "yaml", 0), dict):
         raise CheckpointError(
             f"{file} holds a {type(model).__name__}, not a model that was built from a YAML; "
@@ -90,8 +102,14 @@ def reseat(file: Path, model: Any, config: Mapping[str, Any], layer_map: Mapping
         layer_map: Its layers -> the layers of the other YAML.
 
     Raises:
-        CheckpointError: If the host cannot build the other YAML, or the model is not what its own YAML says.
+        CheckpointError: If Ultralytics cannot build the other YAML, would train from a third one, or the model is not
+            what its own YAML says.
     """
+    if hasattr(model, "set_classes"):
+        raise CheckpointError(
+            f"{file} is of YOLO-World or YOLOE, which Ultralytics trains from the YAML that it names, without ELA; "
+            "insert into that YAML, and load the weights"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         built = build_anew(file, model, config)

@@ -13,8 +13,10 @@ import yaml
 
 from ela_yolo.blocks import check_block, names_block
 from ela_yolo.checkpoint import build_anew, read_checkpoint, reseat, yaml_text
-from ela_yolo.errors import CheckpointError, InsertionError, plain
+from ela_yolo.conversion import convert
+from ela_yolo.errors import InsertionError, plain
 from ela_yolo.files import written_whole
+from ela_yolo.foreign import read_foreign
 from ela_yolo.inputs import YAML, check_rows, find_model, open_model
 from ela_yolo.insertion import Insertion, insert_rows, remove_rows, row_args
 from ela_yolo.model_yaml import read_model_yaml, read_rows
@@ -38,6 +40,9 @@ def insert(
 ) -> Insertion:
     """Put ELA, or another block, after stages, renumber what reads them, and keep every weight of a checkpoint.
 
+    A checkpoint of a changed Ultralytics with an ELA class of its own, which is not here, is converted instead: its
+    blocks become ELA where they stand, with their weights, and the result's ``notes`` say what was compared.
+
     Args:
         model: A model YAML or a checkpoint (.pt), found as the host finds it: ``yolov8n.yaml``, ``path/to/best.pt``.
         after: What to follow by ELA: module names (``C2f``), layer numbers (``4``) or pyramid levels (``P3``: the last
@@ -46,7 +51,8 @@ def insert(
         where: ``backbone``, ``neck`` or ``all``. None means ``backbone``, and for layer numbers ``all``.
         variant: ``T``, ``B``, ``S`` or ``L``; None means ``B``.
         gate: ``paper``, ``residual`` or ``identity``. None means ``paper`` in a YAML and, so that a trained detector
-            detects what it did before, ``identity`` in a checkpoint.
+            detects what it did before, ``identity`` in a checkpoint. Of another ELA class: what that one computes,
+            ``paper`` (the default) or ``residual``.
         rewire: ``all``: every reader of a stage reads its ELA. ``next``: only the row behind it does.
         block: Another one than ELA: ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or one of ``register_block``.
         save: Where to write the result; None writes nothing.
@@ -67,6 +73,15 @@ def insert(
     register()
     file = find_model(model)
     check_block(block)
+    foreign = None if file.suffix in YAML else read_foreign(file)
+    if foreign:
+        if after is not None or where or variant or rewire != "all" or block != "ELA":
+            raise InsertionError(
+                f"{file} has another ELA class ({', '.join(foreign.classes)}), which is converted where it stands, so "
+                "only gate= and save= have a meaning; leave the others out, and insert into the new file what you want"
+            )
+        target = None if save is None else _check_target(file, Path(save), exist_ok)
+        return _save(*convert(file, foreign, gate), target)
     default_gate = "identity" if block == "ELA" and file.suffix not in YAML else None
     ours = row_args(variant, gate or default_gate, block)
 
@@ -135,14 +150,15 @@ def _edit(
         return insertion
 
     checkpoint, model = read_checkpoint(file)
-    if hasattr(model, "set_classes"):
-        raise CheckpointError(
-            f"{file} is of YOLO-World or YOLOE, which Ultralytics trains from the YAML that it names, without ELA; "
-            "insert into that YAML, and load the weights"
-        )
     layers = list(model.model)
     insertion = edit(yaml_text(file, model.yaml), lambda: build_anew(file, model, model.yaml))
     reseat(file, model, yaml.safe_load(insertion.text), insertion.layer_map)
+    return _save(checkpoint, layers, insertion, target)
+
+
+def _save(checkpoint: dict[str, Any], layers: list[Any], insertion: Insertion, target: Path | None) -> Insertion:
+    """Write a checkpoint, and say what came over of the layers that it had."""
+    model = checkpoint["model"]
     if target is not None:
         with _writing(target) as part:
             torch.save(checkpoint, part)

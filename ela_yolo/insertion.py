@@ -38,6 +38,7 @@ class Insertion:
         diff: The lines that changed, as a unified diff.
         stages: What the ELA rows were put after, in the old YAML: layer number -> module; empty if they were removed.
         transfer: What came over of a checkpoint's weights; None for a YAML.
+        notes: What else there is to say, a sentence each: of a checkpoint that another ELA class was converted in.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Insertion:
     diff: str
     stages: Mapping[int, str] = field(default_factory=dict)
     transfer: WeightTransfer | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.diff
@@ -86,7 +88,7 @@ def insert_rows(
         text=new,
         rows=tuple(home(stage) + 1 for stage in sorted(chosen)),
         layer_map={row.layer: home(row.layer) for row in rows},
-        diff=_diff(text, new, name, f"with {block}"),
+        diff=show_diff(text, new, name, f"with {block}"),
         stages={stage: rows[stage].module for stage in sorted(chosen)},
     )
 
@@ -124,7 +126,7 @@ def remove_rows(text: str, name: str) -> Insertion:
         raise InsertionError(f"{name}: an ELA row that reads the image is read by a later layer, so it cannot go")
     new = edit(text, _renumber(kept, home, read_now), {}, [_whole_line(text, rows[block]) for block in blocks])
     layer_map = {row.layer: home(row.layer) for row in kept}
-    return Insertion(new, blocks, layer_map, _diff(text, new, name, "without ELA"))
+    return Insertion(new, blocks, layer_map, show_diff(text, new, name, "without ELA"))
 
 
 def row_args(variant: str | None, gate: str | None, block: str = "ELA") -> str:
@@ -203,6 +205,7 @@ def _whole_line(text: str, row: Row) -> tuple[int, int]:
     return row.start - (2 if text[: row.start].endswith("\r\n") else 1), row.end
 
 
-def _diff(old: str, new: str, name: str, change: str) -> str:
+def show_diff(old: str, new: str, name: str, change: str) -> str:
+    """Return the lines in which two texts differ, as a unified diff."""
     lines = difflib.unified_diff(old.splitlines(), new.splitlines(), name, f"{name} {change}", n=1, lineterm="")
     return "\n".join(lines)
