@@ -278,13 +278,21 @@ def _compare(args: Sequence[str]) -> int:
         if key not in given:
             raise UsageError(f"{key}= is missing, such as {key}={example}")
     models, seeds = given.pop("models"), given.pop("seeds")
-    named = [name.strip() for name in re.sub(r"[\[\]()'\"]", "", str(models)).split(",") if name.strip()]
     out = str(given.pop("out", "compare"))
     counted = seeds if isinstance(seeds, list | tuple) else [seeds]
-    result = compare(named, given.pop("data"), counted, out, given.pop("engine", None), **given)
+    result = compare(_names(models), given.pop("data"), counted, out, given.pop("engine", None), **given)
     files = result.save(out)
     print(f"\n{result}\n\nwritten to {out}: {', '.join(file.name for file in files)}")
     return 0
+
+
+def _names(written: object) -> list[str]:
+    """Return the names in a list as Ultralytics' grammar gives it: ``a.pt,b.pt``, ``[a.pt,b.pt]`` or ``['a.pt']``."""
+    if isinstance(written, list | tuple):
+        return [str(name) for name in written]
+    text = str(written).strip()
+    text = text[1:-1] if (text[:1], text[-1:]) in (("[", "]"), ("(", ")")) else text
+    return [name.strip().strip("'\"") for name in text.split(",") if name.strip()]
 
 
 def _fraction(key: str, written: str) -> float:
@@ -319,14 +327,14 @@ def _edit(command: str, args: Sequence[str]) -> int:
     print(_coloured(result.diff))
     if result.stages:
         follows = ", ".join(f"{layer} {module}" for layer, module in result.stages.items())
-        print(f"{given.get('block', 'ELA')} follows {len(result.stages)} layers: {follows}")
+        print(f"{given.get('block', 'ELA')} follows {follows}")
     if result.transfer and command == "remove":
         print(f"ELA: {result.transfer.kept}/{result.transfer.total} host tensors kept; {len(result.rows)} ELA removed")
     elif result.transfer:
-        print(result.transfer)
+        print("\n".join(map(str, (result.transfer, *result.notes))))
         if "block" in given and given["block"] != "ELA":
             print(f"{given['block']} changes what the model gives until it is trained; ELA's gate=identity does not")
-        elif given.get("gate", "identity") != "identity":
+        elif given.get("gate", "identity") != "identity" and not result.notes:
             print(f"gate={given['gate']} changes what the model gives until it is trained; gate=identity does not")
     print("nothing written (dry_run=True)" if dry_run else f"written to {save}")
     return 0

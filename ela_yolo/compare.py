@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from ultralytics import __version__ as host_version
 from ultralytics.cfg import get_cfg
 from ultralytics.data.utils import check_det_dataset
-from ultralytics.utils.checks import check_file
+from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils.checks import check_file, check_yaml
 from ultralytics.utils.downloads import attempt_download_asset
 from ultralytics.utils.torch_utils import get_flops, select_device
 
 from ela_yolo import __version__
+from ela_yolo.compare_folder import agree_on_settings, folder_key, only_driver, sha256
 from ela_yolo.compare_result import CompareResult, ModelSize
 from ela_yolo.cost import Time
 from ela_yolo.errors import CompareError, InputError, plain
@@ -25,7 +28,7 @@ from ela_yolo.inputs import YAML, check_data, check_model, find_model, open_mode
 from ela_yolo.paired import MOST_SEEDS, paired_differences
 from ela_yolo.profile import infer
 from ela_yolo.registration import register
-from ela_yolo.seed_runs import SeedRun, agree_on_settings, check_engine, run_all, sha256
+from ela_yolo.seed_runs import SeedRun, check_engine, run_all
 from ela_yolo.timing import alternate, machine
 
 ROUNDS = 40
@@ -45,6 +48,9 @@ OURS = {  # train keys that are not for the user to set here -> why
     "val": "mAP is shown for each epoch",
     "freeze": "it counts layers, and the blocks' rows shift those",
 }
+OF_A_FILE = {**OURS, "data": "data= names it", "cfg": "one file is enough"}  # likewise, of what cfg= names
+CARRIED = ("imgsz", "single_cls")  # train keys that Ultralytics takes from a checkpoint where they are not given
+WEIGHTS = ("pretrained", "distill_model")  # train keys that may name a checkpoint
 FIXED = {"patience": 0}  # stopping early would look at the validation images, and give the models unequal budgets
 DEFAULTS = {"plots": False}
 
@@ -60,7 +66,7 @@ def compare(
     """Train every model with every seed, alike but for that, and compare the models seed by seed.
 
     Each run is a fresh interpreter. What is finished in ``out`` is not run again, so a call that was interrupted is
-    made again, and more seeds or models join later.
+    made again, and more seeds or models join later. Only one call at a time may run in ``out``.
 
     Args:
         models: Model YAMLs or checkpoints (.pt) of detectors, found as the host finds them; the first is the baseline.
@@ -70,13 +76,15 @@ def compare(
         engine: None runs one after the other on this machine. ``ray`` runs as many at once as the Ray cluster has GPUs
             for, or, without GPUs, cores for: a run asks for as many as it uses threads. All its machines need the
             folders, the data and the installed packages of this one.
-        **train_keys: Train keys of the host, the same for every run.
+        **train_keys: Train keys of Ultralytics, the same for every run. ``cfg=`` is read here, and what its file sets
+            counts as if it were given.
 
     Raises:
         InputError: If a file, a seed or a key is not as it should be, or ``out`` holds runs with other settings.
         ModelYamlError: If a YAML is not that of a model.
         CheckpointError: If there is no such checkpoint.
-        CompareError: If runs failed, after all others have run, or were not alike, or Ray is not installed.
+        CompareError: If runs failed, after all others have run, or were not alike, or Ray is not installed, or another
+            comparison runs in ``out``.
         RegistrationError: If the host is not as this package expects.
     """
     register()
@@ -92,18 +100,19 @@ def compare(
     shared = {
         "data": data,
         "sha256 of data": sha256(check_file(data)),
+        **_carried(opened, train),
         **train,
+        **{f"sha256 of {key}": sha256(_file(train[key])) for key in WEIGHTS if isinstance(train.get(key), str)},
         "ela-yolo": __version__,
         "ultralytics": host_version,
         "torch": str(torch.__version__),
     }
-    if Path(str(train.get("pretrained"))).is_file():
-        shared["sha256 of pretrained"] = sha256(train["pretrained"])
-    agree_on_settings(Path(out), shared, {name: sha256(_file(model)) for name, model in named.items()})
-    runs = run_all(named, data, seeds, Path(out), engine, train)
+    with only_driver(Path(out)):
+        agree_on_settings(Path(out), shared, {name: sha256(_file(model)) for name, model in named.items()})
+        runs = run_all(named, data, seeds, Path(out), engine, train)
     refuse_unlike(runs)
     classes = 1 if train.get("single_cls") else int(check_det_dataset(data)["nc"])
-    networks = {name: type(model)(model.yaml, nc=classes, verbose=False) for name, model in opened.items()}
+    networks = {name: type(each.model)(each.model.yaml, nc=classes, verbose=False) for name, each in opened.items()}
     sizes = _measure(networks, runs[0].imgsz)
     scores = {name: [run.map50_95 for run in runs if run.model == name] for name in named}
     baseline = scores.pop(next(iter(named)))
@@ -144,8 +153,9 @@ def _checked_models(models: Sequence[str | Path]) -> dict[str, str]:
         check_model(model)
         find_model(model)  # neither an address nor an exported file
         name = Path(model).stem
-        if name in named:
-            raise InputError(f"{named[name]} and {model} would both be called {name}; copy one to another name")
+        same = [named[each] for each in named if folder_key(each) == folder_key(name)]
+        if same:
+            raise InputError(f"{same[0]} and {model} would both be called {name}; copy one to another name")
         named[name] = model
     if len(named) < 2:
         raise InputError("name two models or more, the baseline first, such as models=yolov8n.yaml,yolov8n-ela.yaml")
@@ -156,6 +166,8 @@ def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     for key, why in OURS.items():
         if key in keys:
             raise InputError(f"{key}= has no place in a comparison: {why}; leave it out")
+    keys = {**_keys_of_file(keys.get("cfg")), **keys}
+    keys.pop("cfg", None)
     batch = keys.get("batch", 16)
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise InputError(f"batch={batch} would be chosen for each model by its memory; name a number of images")
@@ -163,7 +175,54 @@ def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
         get_cfg(overrides=dict(keys))
     except (SyntaxError, TypeError, ValueError) as error:
         raise InputError(plain(error)) from None
+    for key in WEIGHTS:
+        if isinstance(keys.get(key), str):
+            check_model(keys[key])
     return dict(json.loads(json.dumps({**DEFAULTS, **keys, **FIXED}, default=str)))
+
+
+def _keys_of_file(cfg: Any) -> dict[str, Any]:
+    """Return what a file of train keys sets; what it leaves at its default, as in ``yolo copy-cfg``, says nothing.
+
+    Raises:
+        InputError: If there is no such file, or it sets keys that are not for the user to set here.
+    """
+    if not cfg:
+        return {}
+    file = check_yaml(str(cfg), hard=False) if Path(str(cfg)).suffix in YAML else None
+    if not file:
+        raise InputError(f"there is no cfg={cfg}; name a YAML file of train keys")
+    try:
+        keys = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cfg={cfg} cannot be read: {plain(error)}; mend it") from None
+    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys):
+        raise InputError(f"cfg={cfg} holds no train keys; write one a line, such as 'epochs: 50'")
+    keys = {
+        key: value
+        for key, value in keys.items()
+        if key not in DEFAULT_CFG_DICT or value != DEFAULT_CFG_DICT[key] or key in CARRIED
+    }
+    for key, why in OF_A_FILE.items():
+        if key in keys:
+            raise InputError(f"{key}: in cfg={cfg} has no place in a comparison: {why}; leave it out of a copy")
+    return keys
+
+
+def _carried(opened: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the train keys that all checkpoints carry alike, of those that are not given.
+
+    Raises:
+        InputError: If the models would be trained unlike.
+    """
+    found = {}
+    for key in CARRIED:
+        carried = {name: model.overrides.get(key) or DEFAULT_CFG_DICT[key] for name, model in opened.items()}
+        if key not in train and len({str(value) for value in carried.values()}) > 1:
+            told = ", ".join(f"{name} with {value}" for name, value in carried.items())
+            raise InputError(f"{key} is not the same for all: {told}; name it, such as {key}={DEFAULT_CFG_DICT[key]}")
+        found[key] = next(iter(carried.values()))
+    return found
 
 
 def _file(model: str) -> Path:
@@ -175,7 +234,7 @@ def _open_detector(model: str) -> Any:
     opened = open_model(model)
     if opened.task != "detect":
         raise InputError(f"{model} is a model of the task {opened.task}; name detectors, whose boxes can be compared")
-    return opened.model
+    return opened
 
 
 def _measure(networks: Mapping[str, Any], imgsz: int) -> tuple[ModelSize, ...]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from ela_yolo.cost import Time
 from ela_yolo.files import written_whole
+from ela_yolo.json_text import write_json
+from ela_yolo.one_run import SCHEMA
 from ela_yolo.paired import Difference, deviation
 from ela_yolo.seed_runs import SeedRun
 
@@ -123,10 +125,10 @@ class CompareResult:
                 ["model", "seed", *SCORES.values(), *(f"mAP50-95 of {each}" for each in classes), "seconds"]
             )
             for run in self.runs:
-                scores = [getattr(run, key) for key in SCORES]
-                writer.writerow([run.model, run.seed, *scores, *map(run.classes.get, classes), run.seconds])
-        with written_whole(files[2]) as part:
-            part.write_text(json.dumps({**asdict(self), "verdicts": verdicts}, indent=2, default=str))
+                numbers = [*(getattr(run, key) for key in SCORES), *map(run.classes.get, classes), run.seconds]
+                cells = (number if number is not None and isfinite(number) else "" for number in numbers)
+                writer.writerow([run.model, run.seed, *cells])
+        write_json(files[2], {"schema": SCHEMA, **asdict(self), "verdicts": verdicts})
         with written_whole(files[3]) as part:
             _draw(self).savefig(part, format="png", dpi=120)
         return files

@@ -17,12 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.files import written_whole
+from ela_yolo.json_text import write_json
 
 # Train keys that validation takes too; single_cls it finds in the checkpoint.
 VALIDATION_KEYS = ("device", "workers", "plots", "conf", "iou", "max_det", "agnostic_nms", "classes", "split", "half")
 CURVE = "metrics/mAP50-95(B)"
 RESULT = "run.json"  # in the run's folder; that it is there says that the run is finished
+SCHEMA = 1  # of a comparison's JSON files; raised when a key changes its name or meaning
 
 
 def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
     place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
     trained.train(data=job["data"], seed=job["seed"], **place, **job["train"])
     trainer = trained.trainer
-    with (folder / "results.csv").open() as file:
+    with (folder / "results.csv").open(encoding="utf-8") as file:
         curve = [float(row[CURVE]) for row in csv.DictReader(file, skipinitialspace=True)]
 
     keys = {key: job["train"][key] for key in VALIDATION_KEYS if key in job["train"]}
@@ -65,8 +66,7 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     result = train_and_validate(job)
-    with written_whole(Path(job["folder"]) / RESULT) as part:
-        part.write_text(json.dumps(result, indent=2))
+    write_json(Path(job["folder"]) / RESULT, {"schema": SCHEMA, **result})
 
 
 def _end_with_parent() -> None:

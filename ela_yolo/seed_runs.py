@@ -1,10 +1,10 @@
-"""The runs of a comparison, every model with every seed: what they share, which are finished, and who does the rest."""
+"""The runs of a comparison, every model with every seed: which are finished, and who does the rest."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import math
 import shutil
 import subprocess
 import sys
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.errors import CompareError, InputError, plain
-from ela_yolo.files import written_whole
+from ela_yolo.json_text import write_json
 from ela_yolo.one_run import RESULT
 
-SETTINGS = "settings.json"
 LOG = "log.txt"
+SILENCE = 24 * 3600  # s without growth of its log, after which a run is taken for stuck; no epoch takes that long
+GLANCE = 60  # s between two looks at a log
 
 
 @dataclass(frozen=True)
@@ -52,41 +53,6 @@ class SeedRun:
     seconds: float
     imgsz: int
     batch: int
-
-
-def sha256(file: str | Path) -> str:
-    """Return the hash of a file's bytes."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-
-
-def agree_on_settings(folder: Path, shared: Mapping[str, Any], models: Mapping[str, str]) -> None:
-    """Make the folder of a comparison, or see that it holds runs that these can stand beside.
-
-    Args:
-        folder: Of the comparison.
-        shared: What every run depends on.
-        models: Name -> hash of its file. Others than before may join.
-
-    Raises:
-        InputError: If there are other things in the folder, or the settings differ.
-    """
-    file = folder / SETTINGS
-    remedy = "name another folder with out="
-    if file.is_file():
-        before = json.loads(file.read_text())
-        for key in sorted({*before["shared"], *shared}):
-            old, new = (settings.get(key, "the default") for settings in (before["shared"], shared))
-            if old != new:
-                raise InputError(f"{folder} holds runs with {key}={old}, not {new}; {remedy}")
-        for name, digest in before["models"].items():
-            if models.get(name, digest) != digest:
-                raise InputError(f"{folder} holds runs of another {name}; rename the file, or {remedy}")
-        models = {**before["models"], **models}
-    elif folder.exists() and (not folder.is_dir() or any(not each.name.startswith(".") for each in folder.iterdir())):
-        raise InputError(f"{folder} is there, and is no comparison; {remedy}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(file) as part:
-        part.write_text(json.dumps({"shared": shared, "models": models}, indent=2))
 
 
 def check_engine(engine: str | None, train: Mapping[str, Any]) -> None:
@@ -158,8 +124,7 @@ def run_all(
         file = Path(job["folder"]) / RESULT
         if not file.is_file():  # it ran on another machine
             file.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(file) as part:
-                part.write_text(json.dumps(outcome, indent=2))
+            write_json(file, outcome)
         took, score = _duration(outcome["seconds"]), outcome["map50_95"]
         print(f"{head} mAP50-95 {score:.4f}, took {took}, about {_duration(rest)} left", flush=True)
     if failures:
@@ -169,8 +134,22 @@ def run_all(
 
 
 def _read(job: Mapping[str, Any]) -> SeedRun:
-    found = json.loads((Path(job["folder"]) / RESULT).read_text())
+    found = _result(Path(job["folder"]))
+    found.pop("schema", None)
     return SeedRun(job["name"], job["seed"], **{**found, "epochs": tuple(found["epochs"])})
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    """Return what a run wrote down, with NaN for the numbers that it had none of."""
+    return dict(_with_nan(json.loads((folder / RESULT).read_text(encoding="utf-8"))))
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(each) for each in value]
+    return math.nan if value is None else value
 
 
 def _duration(seconds: float) -> str:
@@ -217,34 +196,51 @@ def _resources(jobs: Sequence[Mapping[str, Any]], ray: Any) -> dict[str, float]:
 
 
 def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job in a fresh interpreter, from its start, and return its result, or ``{"failure": why}``."""
+    """Run a job in a fresh interpreter, from its start, and return its result, or ``{"failure": why}``.
+
+    The interpreter works in the user's own folder, so that relative paths mean what they meant to the user, and has it
+    on its module path, as ``-m`` puts it there: a block of the user's own may be a module that lies there.
+    """
     folder = Path(job["folder"])
     log = folder / LOG
     try:
         if folder.exists():  # what is left of a run that was cut off
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        with log.open("w") as output:
+        with log.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ela_yolo.one_run"],
                 cwd=job["cwd"],
                 stdin=subprocess.PIPE,  # held open: the run ends when this process does
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                text=True,
             )
             try:
                 assert process.stdin is not None
-                process.stdin.write(json.dumps(job) + "\n")
+                process.stdin.write(f"{json.dumps(job)}\n".encode())
                 process.stdin.flush()
-                status = process.wait()
+                status = _wait(process, log)
             finally:
                 process.kill()
                 process.wait()
     except OSError as error:
         return {"failure": f"{plain(error)}; see {log}"}
+    if status is None:
+        return {"failure": f"ended, since it was stuck: nothing new in its log for {_duration(SILENCE)}; see {log}"}
     if status:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         reason = f"killed by signal {-status}" if status < 0 else plain(Exception(lines[-1] if lines else ""))
         return {"failure": f"{reason}; see {log}"}
-    return dict(json.loads((folder / RESULT).read_text()))
+    return _result(folder)
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path) -> int | None:
+    """Return the exit status of a run; None if its log did not grow for too long, however long it runs in all."""
+    size, grown = -1, time.monotonic()
+    while time.monotonic() - grown < SILENCE:
+        try:
+            return process.wait(timeout=GLANCE)
+        except subprocess.TimeoutExpired:
+            if log.stat().st_size != size:
+                size, grown = log.stat().st_size, time.monotonic()
+    return None

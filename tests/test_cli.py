@@ -14,7 +14,7 @@ import ultralytics
 from conftest import BIN, REPO, run
 
 import ela_yolo
-from ela_yolo.cli import main
+from ela_yolo.cli import _names, _overrides, main
 
 ELA_YOLO = BIN / "ela-yolo"
 
@@ -337,6 +337,33 @@ def test_bad_input_is_one_line_and_leaves_nothing(line, tmp_path, monkeypatch, c
     assert "Traceback" not in errors
     assert not re.search(r"\x1b", own[0])
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ("a (1).pt,it's.pt", ["a (1).pt", "it's.pt"]),
+        ("a[1].pt, b.yaml", ["a[1].pt", "b.yaml"]),
+        ("[a (1).pt, b.pt]", ["a (1).pt", "b.pt"]),
+        ("('a.pt','b (2).pt')", ["a.pt", "b (2).pt"]),
+        ("['a, b.pt', 'c.pt']", ["a, b.pt", "c.pt"]),
+        ("'a.pt',\"b.pt\",", ["a.pt", "b.pt"]),
+    ],
+)
+def test_names_of_models_stay_as_they_are(written, named):
+    assert _names(_overrides([f"models={written}"], "models")["models"]) == named
+
+
+@pytest.mark.usefixtures("argv")
+def test_compare_opens_the_file_that_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a (1).yaml", "b 1.yaml"):
+        (tmp_path / name).write_text("backbone: []\n", encoding="utf-8")
+    assert main(["compare", "models=a (1).yaml,b (1).yaml", "data=scenes.yaml", "seeds=0"]) == 1
+    assert "a (1).yaml is not a model YAML" in capsys.readouterr().err
+    (tmp_path / "a (1).yaml").write_text(model_yaml(CONV), encoding="utf-8")
+    assert main(["compare", "models=a (1).yaml,b (1).yaml", "data=scenes.yaml", "seeds=0"]) == 1
+    assert "there is no b (1).yaml" in capsys.readouterr().err
 
 
 def test_paths_with_spaces_and_other_letters(tmp_path):

@@ -1,6 +1,7 @@
 """Models compared over seeds: real runs, killed and gone on with, and statistics against brute force."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
@@ -16,16 +17,22 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from conftest import HOME, python
+import yaml
+from conftest import HOME, REPO, python
 from hypothesis import given
 from hypothesis import strategies as st
+from ultralytics import YOLO
+from ultralytics.utils import DEFAULT_CFG_DICT
 
+from ela_yolo import seed_runs
 from ela_yolo.compare import compare, refuse_unlike
+from ela_yolo.compare_folder import sha256
 from ela_yolo.compare_result import CompareResult, ModelSize
 from ela_yolo.cost import Time
 from ela_yolo.errors import CheckpointError, CompareError, InputError
+from ela_yolo.json_text import write_json
 from ela_yolo.paired import bootstrap_interval, holm, paired_differences, sign_flip_p, smallest_p
-from ela_yolo.seed_runs import SeedRun, check_engine
+from ela_yolo.seed_runs import SeedRun, check_engine, run_all, run_job
 
 MODELS = ["yolov8n.yaml", "yolov8n-ela.yaml"]
 KEYS = {"epochs": 1, "fraction": 0.05, "imgsz": 64, "batch": 8, "workers": 0}
@@ -41,14 +48,16 @@ def tiny(seeds, engine=None):
     return TINY.replace("SEEDS", repr(seeds)).replace("ENGINE", repr(engine))
 
 
-def killed(folder, kill, ready):
-    """Start the comparison, and kill it once `ready()`; return what it had started."""
+def killed(folder, kill, ready, meanwhile=lambda: None):
+    """Start the comparison, and kill it once `ready()` and after `meanwhile()`; return what it had started."""
     command = [sys.executable, "-c", tiny([0])]
     driver = subprocess.Popen(command, cwd=folder, start_new_session=True, stdout=-1, stderr=-1)
     deadline = time.time() + 100
     while not ready():
         assert driver.poll() is None and time.time() < deadline, driver.communicate()
         time.sleep(0.05)
+    meanwhile()
+    assert driver.poll() is None
     children = psutil.Process(driver.pid).children()
     kill(driver.pid, signal.SIGKILL)
     driver.communicate()
@@ -63,11 +72,21 @@ def state(file):
 def compared(tmp_path_factory):
     """A comparison that was killed in its first run and in its second, and then ran to its end; its folder, its output.
 
-    The first time only the driver is killed: the run must not train on without it.
+    The first time only the driver is killed: the run must not train on without it. While it lives, a second driver is
+    refused the folder, also with other settings.
     """
     folder = tmp_path_factory.mktemp("compared")
     runs = folder / "compare/runs"
-    orphans = killed(folder, os.kill, (runs / "yolov8n-0/log.txt").is_file)
+
+    def second_driver():
+        log = (runs / "yolov8n-0/log.txt").stat().st_ino
+        for keys in (KEYS, {**KEYS, "epochs": 2}):
+            refused = re.escape(f"another process runs a comparison in {folder}/compare; wait until it ends, or name")
+            with pytest.raises(CompareError, match=refused):
+                compare(MODELS, "scenes.yaml", [0], folder / "compare", **keys)
+        assert (runs / "yolov8n-0/log.txt").stat().st_ino == log  # it did not start the run anew
+
+    orphans = killed(folder, os.kill, (runs / "yolov8n-0/log.txt").is_file, second_driver)
     assert len(orphans) == 1
     _, alive = psutil.wait_procs(orphans, timeout=30)
     assert not alive and not (runs / "yolov8n-0/run.json").exists()
@@ -86,28 +105,107 @@ def test_what_a_comparison_leaves(compared):
     folder, printed = compared
     out = folder / "compare"
     assert {each.name for each in out.iterdir()} == {
-        *("runs", "settings.json", "compare.md", "compare.csv", "compare.json", "compare.png")
+        *(".lock", "runs", "settings.json", "compare.md", "compare.csv", "compare.json", "compare.png")
     }
     assert {each.name for each in (out / "runs").iterdir()} == {"yolov8n-0", "yolov8n-ela-0"}
-    run = json.loads((out / "runs/yolov8n-ela-0/run.json").read_text())
+    run = json.loads((out / "runs/yolov8n-ela-0/run.json").read_text(encoding="utf-8"))
     assert run["classes"].keys() == {"ball", "cube", "leaf", "ring", "star"} and len(run["epochs"]) == 1
-    args = (out / "runs/yolov8n-ela-0/args.yaml").read_text()
+    args = (out / "runs/yolov8n-ela-0/args.yaml").read_text(encoding="utf-8")
     for line in ("patience: 0", "seed: 0", "plots: false", "epochs: 1", "imgsz: 64"):
         assert line in args.splitlines()
-    settings = json.loads((out / "settings.json").read_text())
+    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
     assert settings["models"].keys() == {"yolov8n", "yolov8n-ela"}
     assert settings["shared"].items() >= {**KEYS, "data": "scenes.yaml"}.items()
-    table = (out / "compare.md").read_text()
+    table = (out / "compare.md").read_text(encoding="utf-8")
     assert table in printed + "\n" and "nothing can be said with 1 seed;" in table
     assert re.search(
         r"^\| yolov8n-ela \|.*\| 3,016,143 \| 0\.08 \|", table, re.M
     )  # with the five classes of the scenes
-    with (out / "compare.csv").open() as file:
+    with (out / "compare.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["model"], row["seed"]) for row in rows] == [("yolov8n", "0"), ("yolov8n-ela", "0")]
     assert float(rows[1]["mAP50-95"]) == run["map50_95"]
-    assert json.loads((out / "compare.json").read_text())["verdicts"][0] in table
+    found = json.loads((out / "compare.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert found["schema"] == 1 and found["verdicts"][0] in table
+    assert [each["map50_95"] for each in found["runs"]] == [float(row["mAP50-95"]) for row in rows]
     assert cv2.imread(str(out / "compare.png")).std() > 10
+
+
+def test_the_keys_of_a_file_count_as_if_they_were_given(compared, monkeypatch, capsys):
+    """With those of the finished runs, in a whole copy of the defaults, nothing is left to run; others are refused."""
+    folder, printed = compared
+    monkeypatch.chdir(folder)
+    file = folder / "keys.yaml"
+    file.write_text(yaml.safe_dump({**DEFAULT_CFG_DICT, **KEYS}), encoding="utf-8")
+    result = compare(MODELS, "scenes.yaml", [0], cfg=file)
+    assert capsys.readouterr().out.startswith(f"2 of 2 runs are finished in {folder}/compare, and kept\n")
+    assert [f"{run.map50_95:.4f}" for run in result.runs] == re.findall(r"^\| yolov8n\S* \| ([\d.]+) ", printed, re.M)[
+        :2
+    ]
+    file.write_text(yaml.safe_dump({**KEYS, "lr0": 0.1}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds runs with lr0=0\.01, not 0\.1; name another folder with out="):
+        compare(MODELS, "scenes.yaml", [0], cfg=file)
+    with pytest.raises(InputError, match=r"holds runs with lr0=0\.01, not 0\.2"):
+        compare(MODELS, "scenes.yaml", [0], cfg=file, lr0=0.2)  # what is given goes before the file
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 3\n", "seed: in cfg=keys.yaml has no place in a comparison: seeds= names them; leave it out of a copy"),
+        ("patience: 5\n", "patience: in cfg=keys.yaml has no place in a comparison: every run trains all its epochs"),
+        ("freeze: 10\n", "freeze: in cfg=keys.yaml has no place in a comparison: it counts layers"),
+        ("data: coco8.yaml\n", "data: in cfg=keys.yaml has no place in a comparison: data= names it"),
+        ("batch: -1\n", "batch=-1 would be chosen for each model by its memory"),
+        ("epochz: 3\n", "epochz"),
+        ("epochs: many\n", "epochs"),
+        ("pretrained: none.pt\n", "there is no none.pt; name a checkpoint"),
+        ("distill_model: none.pt\n", "there is no none.pt; name a checkpoint"),
+        ("- epochs\n", "cfg=keys.yaml holds no train keys; write one a line, such as 'epochs: 50'"),
+        ("", "cfg=keys.yaml holds no train keys"),
+        ("epochs: [3\n", "cfg=keys.yaml cannot be read: .*; mend it"),
+        (None, "there is no cfg=keys.yaml; name a YAML file of train keys"),
+    ],
+)
+def test_keys_of_a_file_that_have_no_place_are_refused(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / "keys.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises((InputError, CheckpointError), match=message) as raised:
+        compare(MODELS, "scenes.yaml", [0], cfg="keys.yaml")
+    assert "\n" not in str(raised.value) and not (tmp_path / "compare").exists()
+
+
+def test_checkpoints_that_carry_unlike_keys_are_refused(retrained, tmp_path):
+    """Trained at 96 px, it would train on at 96, and the other at 640."""
+    with pytest.raises(InputError, match=r"^imgsz is not the same for all: best with 96, yolov8n with 640; name it"):
+        compare([retrained / "weights/best.pt", "yolov8n.yaml"], "scenes.yaml", [0], tmp_path / "out", epochs=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_share_a_folder_on_some_disks_are_refused(compared, tmp_path, monkeypatch):
+    folder, _ = compared
+    monkeypatch.chdir(folder)
+    text = (REPO / "cfg/yolov8-ela.yaml").read_text(encoding="utf-8")
+    for name in ("YOLOv8n-ELA", "caf\u00e9", "cafe\u0301"):
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    for one, other in ((tmp_path / "YOLOv8n-ELA.yaml", MODELS[1]), [*tmp_path.glob("caf*.yaml")]):
+        with pytest.raises(InputError, match="would both be called"):
+            compare([one, other], "scenes.yaml", [0], **KEYS)
+    with pytest.raises(InputError, match="holds runs of yolov8n-ela, which is YOLOv8n-ELA on some disks; rename the"):
+        compare([MODELS[0], tmp_path / "YOLOv8n-ELA.yaml"], "scenes.yaml", [0], **KEYS)
+
+
+def test_a_run_without_numbers_reads_back_as_one_and_is_refused(tmp_path):
+    """As it is written: null, which JSON has, and not NaN, which it has not."""
+    run = SeedRun("a", 0, float("nan"), float("nan"), 0.8, 0.7, {"cat": float("nan")}, (float("nan"),), 60, 64, 8)
+    numbers = {key: value for key, value in asdict(run).items() if key not in ("model", "seed")}
+    (tmp_path / "runs/a-0").mkdir(parents=True)
+    write_json(tmp_path / "runs/a-0/run.json", {"schema": 1, **numbers})
+    (read,) = run_all({"a": "a.yaml"}, "x.yaml", [0], tmp_path, None, {})
+    assert repr(read) == repr(run)
+    with pytest.raises(CompareError, match="a with seed 0 has no mAP50-95"):
+        refuse_unlike([read])
 
 
 def test_more_seeds_join_by_ray(compared):
@@ -125,7 +223,7 @@ def test_more_seeds_join_by_ray(compared):
     ("changed", "message"),
     [
         ({"imgsz": 96}, "holds runs with imgsz=64, not 96; name another folder with out="),
-        ({"lr0": 0.1}, "holds runs with lr0=the default, not 0.1; name another folder with out="),
+        ({"lr0": 0.1}, r"holds runs with lr0=0\.01, not 0\.1; name another folder with out="),
         ({"data": "coco8.yaml"}, "coco8.yaml"),
     ],
 )
@@ -144,18 +242,55 @@ def test_another_model_of_the_same_name_is_refused(compared, monkeypatch, tmp_pa
     monkeypatch.chdir(folder)
     host = Path(sys.modules["ultralytics"].__file__).parent / "cfg/models/v8/yolov8.yaml"
     other = tmp_path / "yolov8n.yaml"
-    other.write_text(host.read_text() + "\n# mine\n")
+    other.write_text(host.read_text(encoding="utf-8") + "\n# mine\n")
     with pytest.raises(InputError, match="holds runs of another yolov8n; rename the file, or name another folder"):
         compare([other, MODELS[1]], "scenes.yaml", [0], **KEYS)
 
 
 def test_failed_runs_are_named_with_their_logs(tmp_path, capsys):
+    """And the file that a key names is part of what all runs share."""
+    weights = tmp_path / "teacher.pt"
+    YOLO("yolov8n.yaml").save(weights)
+    keys = {"device": "7", "distill_model": str(weights), **KEYS}
     with pytest.raises(CompareError) as failed:
-        compare(MODELS, "scenes.yaml", [0], tmp_path / "out", device="7", **KEYS)
+        compare(MODELS, "scenes.yaml", [0], tmp_path / "out", **keys)
     log = tmp_path / "out/runs/yolov8n-0/log.txt"
     assert re.fullmatch(rf"yolov8n with seed 0 failed: .*; see {log} \(1 more failed\); the same .*", str(failed.value))
-    assert "Invalid CUDA 'device=7' requested" in log.read_text()
+    assert "Invalid CUDA 'device=7' requested" in log.read_text(encoding="utf-8")
     assert capsys.readouterr().out.splitlines()[-1].startswith("2/2 yolov8n-ela seed 0: failed")
+    YOLO("yolov8n-ela.yaml").save(weights)
+    with pytest.raises(InputError, match=r"holds runs with sha256 of distill_model=.*; name another folder with out="):
+        compare(MODELS, "scenes.yaml", [0], tmp_path / "out", **keys)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_run_that_is_stuck_is_ended(tmp_path, monkeypatch):
+    """It waits for weights from a pipe into which nobody writes."""
+    monkeypatch.setattr(seed_runs, "SILENCE", 2)
+    monkeypatch.setattr(seed_runs, "GLANCE", 0.1)
+    os.mkfifo(tmp_path / "stuck.pt")
+    job = {"model": "stuck.pt", "data": "scenes.yaml", "seed": 0, "train": {}, "cwd": str(tmp_path)}
+    outcome = run_job({**job, "folder": str(tmp_path / "runs/stuck-0")})
+    log = tmp_path / "runs/stuck-0/log.txt"
+    assert outcome == {"failure": f"ended, since it was stuck: nothing new in its log for 2 s; see {log}"}
+    assert not psutil.Process().children()
+
+
+def test_a_run_whose_log_grows_may_take_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(seed_runs, "SILENCE", 1.5)
+    monkeypatch.setattr(seed_runs, "GLANCE", 0.1)
+    code = "import time\nfor _ in range(10): print('epoch', flush=True); time.sleep(0.3)\nraise SystemExit(3)"
+    with (
+        (tmp_path / "log.txt").open("wb") as log,
+        subprocess.Popen([sys.executable, "-c", code], stdout=log) as process,
+    ):
+        assert seed_runs._wait(process, tmp_path / "log.txt") == 3
+
+
+def test_the_hash_of_a_file_of_several_pieces(tmp_path):
+    content = np.random.default_rng(0).bytes(3_000_000)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +300,7 @@ def test_failed_runs_are_named_with_their_logs(tmp_path, capsys):
         ({"models": [MODELS[0], "yolov8n-elo.yaml"]}, InputError, "did you mean 'yolov8n-ela.yaml'"),
         ({"models": [MODELS[0], "best.pt"]}, CheckpointError, "there is no best.pt"),
         ({"models": [MODELS[0], MODELS[0]]}, InputError, "would both be called yolov8n; copy one"),
+        ({"pretrained": "none.pt"}, CheckpointError, "there is no none.pt"),
         ({"models": [MODELS[0], "yolov8n-ela-seg.yaml"]}, InputError, "task segment; name detectors"),
         ({"data": "no.yaml"}, InputError, "there is no data=no.yaml"),
         ({"data": "photographs"}, InputError, "is not a data-set YAML"),
@@ -308,3 +444,14 @@ def test_the_tables_of_several_models():
     assert "| a | +0.0100 ± 0.0000 | +0.0100 to +0.0100 | 0.25 | 0.5 |" in lines
     assert "| b | +0.0000 ± 0.1000 | -0.1000 to +0.1000 | 1 | 1 |" in lines
     assert any("seeds 0, 1, 2, 64 px, trained with the defaults." in line for line in lines)
+
+
+def test_the_files_of_a_result_hold_no_nan(tmp_path):
+    nan = float("nan")
+    runs = tuple(SeedRun(name, 0, 0.9, 0.5, nan, 0.7, {"cat": nan}, (nan,), 60, 64, 16) for name in "ab")
+    sizes = tuple(ModelSize(name, 1000, 1.5, Time(2, 1, 3)) for name in "ab")
+    result = CompareResult("x.yaml", {}, "a machine", sizes, runs, paired_differences([0.5], {"b": [0.5]}))
+    _, table, file, _ = result.save(tmp_path)
+    read = json.loads(file.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert read["runs"][1] | {"precision": None, "classes": {"cat": None}, "epochs": [None]} == read["runs"][1]
+    assert table.read_text(encoding="utf-8").splitlines()[1] == "a,0,0.5,0.9,,0.7,,60"
