@@ -9,12 +9,11 @@ from typing import Any
 
 import cv2
 from ultralytics import YOLO
-from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.results import Results
 
 from ela_yolo.errors import ExportError
 from ela_yolo.export import export
-from ela_yolo.images import find_images
+from ela_yolo.inputs import data_images
 from ela_yolo.parity import ParityReport
 from ela_yolo.runtimes import check_runtime
 
@@ -82,15 +81,15 @@ def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
         overrides: Train keys of the host that replace the recipe's, such as ``{"epochs": 1}``.
 
     Raises:
-        ExportError: Before the training, if packages that ONNX needs are missing or the validation images are no
-            folder; after it, if the file cannot be run.
+        InputError: Before the training, if the data set cannot be read, or has no validation images.
+        ExportError: Before the training, if packages that ONNX needs are missing or there is but one validation image;
+            after it, if the file cannot be run.
     """
     check_runtime("onnx")
     settings = {**RECIPE, **overrides}
-    validation = check_det_dataset(settings["data"])["val"]
-    if not Path(str(validation)).is_dir():
-        raise ExportError(f"quickstart needs a folder of images as val: of {settings['data']}, not {validation}")
-    images = find_images(str(validation))[:PICTURES]
+    images = data_images(str(settings["data"]), "val", "detect")[:PICTURES]
+    if len(images) < 2:
+        raise ExportError(f"data={settings['data']} has one validation image; put a second one there to compare with")
 
     trained = YOLO(settings.pop("model"))
     trained.train(**settings)

@@ -15,7 +15,7 @@ from detect_onnx import detections, letterbox, show
 
 def main(folder, source, target=None):
     """Detect in one picture."""
-    metadata = yaml.safe_load((Path(folder) / "metadata.yaml").read_text())
+    metadata = yaml.safe_load((Path(folder) / "metadata.yaml").read_text(encoding="utf-8"))
     model = next(Path(folder).glob("*.xml"))
     # Without this a CPU that has bfloat16 computes in it, and boxes move by some pixels.
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -1,4 +1,4 @@
-"""From photographs of blood cells to a detector with ELA, a picture of where it looks, and an ONNX file that was compared.
+"""From photographs of blood cells to a detector with ELA, a picture of where it looks, and an ONNX file that matches.
 
 ``python first_detector.py`` downloads the data set BCCD (8 MB) and the weights yolov8n.pt, and needs some minutes on
 two CPU cores. Each of these may be another: ``data=my.yaml model=best.pt epochs=50 imgsz=640``.
@@ -14,8 +14,8 @@ import ela_yolo
 
 
 def command(*words):
-    """Run an ela-yolo command, and stop here if it fails."""
-    subprocess.run([sys.executable, "-m", "ela_yolo", *map(str, words)], check=True)
+    """Run an ela-yolo command, and stop here if it fails or does not end."""
+    subprocess.run([sys.executable, "-m", "ela_yolo", *map(str, words)], check=True, timeout=3600)
 
 
 def main(data="bccd.yaml", model="yolov8n.pt", epochs="8", imgsz="256"):

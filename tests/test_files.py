@@ -1,17 +1,13 @@
-"""Files that are written whole, with the mode of what they replace; and text that is UTF-8 on every machine."""
+"""Files that are written whole, with the mode of what they replace."""
 
-import ast
 import os
 from stat import S_IMODE
 
 import pytest
-from conftest import REPO
 
 from ela_yolo import insert
 from ela_yolo.files import written_whole
 from ela_yolo.json_text import write_json
-
-SOURCES = [file for folder in ("ela_yolo", "tools", "examples") for file in sorted((REPO / folder).glob("**/*.py"))]
 
 
 def mode(file):
@@ -75,45 +71,3 @@ def test_a_failure_leaves_the_file_as_it_was(tmp_path):
     with pytest.raises(UnicodeEncodeError), written_whole(file) as part:
         part.write_text("new \udc00", encoding="utf-8")
     assert file.read_text(encoding="utf-8") == "old" and [each.name for each in tmp_path.iterdir()] == ["report.txt"]
-
-
-def lacks_encoding(call):
-    """Whether a call opens text, a file's or a child's, in whatever encoding this machine prefers."""
-    name, keys = getattr(call.func, "attr", getattr(call.func, "id", "")), {key.arg for key in call.keywords}
-    if "encoding" in keys:
-        return False
-    if name == "open":
-        owner = getattr(getattr(call.func, "value", None), "id", None)
-        mode = [each.value for each in call.args if isinstance(each, ast.Constant)][-1:] or ["r"]
-        return owner not in ("archive", "os", "tarfile") and "b" not in mode[0]
-    return name in ("read_text", "write_text") or "text" in keys
-
-
-@pytest.mark.parametrize(
-    ("code", "lacking"),
-    [
-        ("file.read_text()", True),
-        ("file.write_text(text, encoding='utf-8')", False),
-        ("open(file)", True),
-        ("open('a.txt', 'w')", True),
-        ("open(file, 'rb')", False),
-        ("file.open('w')", True),
-        ("file.open('rb')", False),
-        ("file.open()", True),
-        ("tarfile.open(name)", False),
-        ("subprocess.run(command, text=True)", True),
-        ("subprocess.run(command)", False),
-    ],
-)
-def test_the_search_for_encodings_finds_them(code, lacking):
-    assert lacks_encoding(ast.parse(code).body[0].value) is lacking
-
-
-def test_all_text_is_opened_as_utf_8():
-    lacking = [
-        f"{file.relative_to(REPO)}:{node.lineno}"
-        for file in SOURCES
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and lacks_encoding(node)
-    ]
-    assert lacking == []

@@ -73,6 +73,7 @@ NOT_RUN = {
 }
 ROUNDS, SIDE = 40, 640
 REST = 0.02  # s
+LIMIT = 2 * 3600  # s, of each process that is started here
 
 
 def main(arguments: list[str]) -> int:
@@ -103,7 +104,7 @@ def train() -> Path:
     best = FOLDER / "quickstart/ela-quickstart/weights/best.pt"
     if not best.is_file():
         command = [sys.executable, "-m", "ela_yolo", "quickstart", f"project={FOLDER / 'quickstart'}", "exist_ok=True"]
-        subprocess.run(command, check=True, stdout=sys.stderr)
+        subprocess.run(command, check=True, stdout=sys.stderr, timeout=LIMIT)
     return best
 
 
@@ -113,7 +114,7 @@ def install(runtime: str) -> Path:
     if not folder.is_dir():
         part = folder.with_name(f"{runtime}-unfinished")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", part]
-        subprocess.run([*command, *PACKAGES[runtime].split()], check=True, stdout=sys.stderr)
+        subprocess.run([*command, *PACKAGES[runtime].split()], check=True, stdout=sys.stderr, timeout=LIMIT)
         part.rename(folder)
     return folder
 
@@ -126,10 +127,14 @@ def in_own_process(job: dict, packages: Path | None) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = [sys.executable, __file__, "one", json.dumps({**job, "folder": folder, "answer": str(answer)})]
-        done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+        keys = {"env": env, "cwd": folder, "capture_output": True, "encoding": "utf-8", "errors": "replace"}
+        try:
+            done = subprocess.run(command, **keys, timeout=LIMIT)
+            reason = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1][:200]
+        except subprocess.TimeoutExpired:
+            reason = f"it did not end within {LIMIT} s"
         if answer.is_file():
-            return json.loads(answer.read_text())
-    reason = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1][:200]
+            return json.loads(answer.read_text(encoding="utf-8"))
     return {"failed": True, "cells": ["", "", "", "", f"failed: {reason}"]}
 
 
@@ -190,6 +195,6 @@ def size(path: Path) -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["one"]:
         job = json.loads(sys.argv[2])
-        Path(job["answer"]).write_text(json.dumps(one(job)))
+        Path(job["answer"]).write_text(json.dumps(one(job)), encoding="utf-8")
         sys.exit()
     sys.exit(main(sys.argv[1:]))

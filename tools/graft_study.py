@@ -10,7 +10,6 @@ Keys, as key=value: model, data, imgsz, epochs, seeds (such as 0,1,2), batch, ou
 """
 
 import csv
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -131,7 +130,7 @@ def train(arm, seed, keys, folder):
 
 def read_map(results):
     """Return the column mAP50-95 of a run's results.csv."""
-    with open(results) as file:
+    with open(results, encoding="utf-8") as file:
         return [float(row["metrics/mAP50-95(B)"]) for row in csv.DictReader(file)]
 
 
@@ -169,6 +168,8 @@ def draw(curves, epochs, file):
 
 def main(args):
     """Run the study; exit 2 for a wrong key, 1 for data or weights that are not there."""
+    from ela_yolo.json_text import write_json
+
     keys = {**DEFAULTS, **dict(arg.partition("=")[::2] for arg in args)}
     if unknown := keys.keys() - DEFAULTS.keys():
         print(f"graft_study: unknown key '{min(unknown)}'; there are {', '.join(DEFAULTS)}", file=sys.stderr)
@@ -187,8 +188,8 @@ def main(args):
     curves = {arm: {seed: runs[arm, seed] for seed in seeds} for arm in ARMS}
     epochs = int(keys["epochs"])
     text = table(curves, epochs)
-    (folder / "study.json").write_text(json.dumps({"keys": keys, "mAP50-95": curves}, indent=2))
-    (folder / "study.md").write_text(text + "\n")
+    write_json(folder / "study.json", {"keys": keys, "mAP50-95": curves})
+    (folder / "study.md").write_text(text + "\n", encoding="utf-8")
     draw(curves, epochs, folder / "study.png")
     print(f"{text}\nwritten to {folder}: study.md, study.png, study.json")
     return 0

@@ -19,13 +19,15 @@ from pathlib import Path
 
 from ultralytics import __version__
 
+LIMIT = 2 * 3600  # s, of each process that is started here
+
 
 def main() -> int:
     """Print the results and every difference; the exit status is 1 if there is one."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        subprocess.run([*fetch, "--dest", folder, f"ultralytics=={__version__}"], check=True)
+        subprocess.run([*fetch, "--dest", folder, f"ultralytics=={__version__}"], check=True, timeout=LIMIT)
         with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
             archive.extractall(folder / "without", filter="data")
             archive.extractall(folder / "with", filter="data")
@@ -52,7 +54,8 @@ def run(folder: Path, autoload: str) -> dict[str, str]:
     proxy = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # which refuses at once
     command = [sys.executable, "-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
     env = {**os.environ, **private, **offline, **proxy}
-    subprocess.run(command, cwd=clone, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    subprocess.run(command, cwd=clone, env=env, **silent, timeout=LIMIT)
     kinds = {"failure": "failed", "error": "error", "skipped": "skipped"}
     return {
         f"{case.get('classname')}::{case.get('name')}": next(

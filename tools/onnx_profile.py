@@ -68,7 +68,7 @@ def profile(file, image, threads, folder):
     for _ in range(RUNS):
         opened.run(None, {"images": image})
     durations = collections.defaultdict(list)
-    for event in json.loads(Path(opened.end_profiling()).read_text()):
+    for event in json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8")):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             durations[event["args"]["op_name"], event["name"]].append(event["dur"])
     cost, count = collections.Counter(), collections.Counter()

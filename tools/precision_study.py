@@ -23,12 +23,26 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from ultralytics import YOLO
-from ultralytics.data.utils import check_det_dataset
 
 from ela_yolo.export import export_file
-from ela_yolo.images import Images, find_images, network_input
+from ela_yolo.images import Images, network_input
+from ela_yolo.inputs import data_images
 
 WEIGHTED = {"Conv", "Gemm", "MatMul"}  # what Ultralytics quantises in ONNX
+
+
+class Inputs:
+    """The images of a data set as the network gets them, read one by one, as often as they are asked for."""
+
+    def __init__(self, files, side):
+        self.pictures, self.side = Images.of_files(files), side
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __iter__(self):
+        for picture in self.pictures.values():
+            yield network_input(picture, (self.side, self.side)).numpy()
 
 
 class Calibration(CalibrationDataReader):
@@ -105,8 +119,7 @@ def main(arguments):
     """Print the table."""
     given = dict(argument.split("=", 1) for argument in arguments)
     side, data = int(given["imgsz"]), given["data"]
-    pictures = Images.of_files(find_images(str(check_det_dataset(data)["train"])))
-    images = [network_input(picture, (side, side)).numpy() for picture in pictures.values()]
+    images = Inputs(data_images(data, "train", "detect"), side)
     print("| file | mAP50-95 | mAP50 |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

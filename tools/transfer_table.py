@@ -56,7 +56,7 @@ def transfer(name, folder):
     values = mark(host)
     insertion = ela_yolo.insert(name)
     file = folder / name
-    file.write_text(insertion.text)
+    file.write_text(insertion.text, encoding="utf-8")
     model = YOLO(file).model
     report = model.load(host, verbose=False)
     found = landed(model, values)
