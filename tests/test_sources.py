@@ -26,7 +26,7 @@ def lacks_encoding(call):
         owner = getattr(getattr(call.func, "value", None), "id", None)
         mode = [each.value for each in call.args if isinstance(each, ast.Constant)][-1:] or ["r"]
         return owner not in ("archive", "os", "tarfile") and "b" not in mode[0]
-    return name in ("read_text", "write_text") or "text" in keys
+    return name in ("read_text", "write_text") or (name in {*CHILDREN, "Popen"} and "text" in keys)
 
 
 @pytest.mark.parametrize(
