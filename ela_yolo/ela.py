@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ela_yolo.ela_cpu import Form, scale_by_gates
+from ela_yolo.ela_cpu import Form, apply_gates, scale_by_gates, serves
 
 Variant = Literal["T", "B", "S", "L"]
 Gate = Literal["paper", "residual", "identity"]
@@ -98,8 +98,8 @@ class ELA(nn.Module):
     - ``residual``: ``x + x * g_h * g_w``, the authors' form for pretrained networks.
     - ``identity``: ``x * 2g_h * 2g_w`` with the norm's weight and bias at 0, which is ``x`` bit for bit until trained.
 
-    The result has the map's dtype, also under autocast, and its memory format. On a CPU second derivatives and
-    forward-mode differentiation are refused.
+    The result has the map's dtype, also under autocast, and its memory format. ``conv`` and ``gn`` are called as
+    modules wherever that can be noticed: with hooks, parametrizations, other settings, other modules in their place.
 
     Args:
         channels: Input and output channels.
@@ -109,6 +109,8 @@ class ELA(nn.Module):
         kernel_size: Odd length of the Conv1d kernel, in place of the variant's.
         groups: Groups of the Conv1d, in place of the variant's.
         num_groups: Groups of the GroupNorm, in place of the variant's.
+        device: Where the parameters are made; None means PyTorch's default.
+        dtype: The parameters' dtype; None means PyTorch's default.
 
     Shape:
         - Input: ``(B, C, H, W)``
@@ -135,10 +137,12 @@ class ELA(nn.Module):
         kernel_size: int | None = None,
         groups: int | None = None,
         num_groups: int | None = None,
+        *,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         settings = resolve_settings(channels, variant, gate, kernel_size, groups, num_groups)
-        self.channels = settings.channels
         self.variant = settings.variant
         self.gate = settings.gate
         self.conv = nn.Conv1d(
@@ -148,59 +152,72 @@ class ELA(nn.Module):
             padding=settings.kernel_size // 2,
             groups=settings.groups,
             bias=False,
+            device=device,
+            dtype=dtype,
         )
-        self.gn = nn.GroupNorm(settings.num_groups, settings.channels)
+        self.gn = nn.GroupNorm(settings.num_groups, settings.channels, device=device, dtype=dtype)
+        self._start_as_identity()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._leave_reset_to_the_block()
+
+    def reset_parameters(self) -> None:
+        """Draw the convolution's weight anew and give the norm its initial values, 0 in the ``identity`` form."""
+        for layer in (self.conv, self.gn):
+            reset = getattr(type(layer), "reset_parameters", None)
+            if reset is not None:
+                reset(layer)
+        self._start_as_identity()
+
+    def _start_as_identity(self) -> None:
         if self.gate == "identity":
-            nn.init.zeros_(self.gn.weight)
-            nn.init.zeros_(self.gn.bias)
+            for parameter in self.gn.parameters():
+                nn.init.zeros_(parameter)
+            self._leave_reset_to_the_block()
+
+    def _leave_reset_to_the_block(self) -> None:
+        # Who resets one module after the other, as YOLO.reset_weights does, comes to the norm after the block, and its
+        # own method sets the weight to 1. set() does nothing, and every unpickler knows it, which a function of ours
+        # would not be known by.
+        if self.gate == "identity":
+            self.gn.reset_parameters = set  # type: ignore[assignment, method-assign]
+
+    @property
+    def settings(self) -> ELASettings:
+        """The numbers of the layers as they are now, since pruning changes them; None where another module has none."""
+        conv, none = self.conv, cast(int, None)
+        return ELASettings(
+            getattr(conv, "out_channels", none),
+            self.variant,
+            self.gate,
+            getattr(conv, "kernel_size", (none,))[0],
+            getattr(conv, "groups", none),
+            getattr(self.gn, "num_groups", none),
+        )
+
+    @property
+    def channels(self) -> int:
+        """Input and output channels."""
+        return self.settings.channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` scaled by its gates."""
+        conv, gn = self.conv, self.gn
         if self.fixed_size:
             return self._forward_fixed_size(x)
-        if self._in_few_operators(x):
-            conv, gn = self.conv, self.gn
+        if serves(x, conv, gn):
             form = Form(conv.groups, gn.num_groups, gn.eps, self.gate)
             return scale_by_gates(x, conv.weight, gn.weight, gn.bias, form)
-        gate_h = self._strip_gate(x.mean(dim=3)).to(x.dtype)[:, :, :, None]  # (B, C, H, 1)
-        gate_w = self._strip_gate(x.mean(dim=2)).to(x.dtype)[:, :, None, :]  # (B, C, 1, W)
-        if self.gate == "identity":
-            return x * (2 * gate_h) * (2 * gate_w)
-        if self.gate == "residual":
-            return x + x * gate_h * gate_w
-        return x * gate_h * gate_w
-
-    def _in_few_operators(self, x: Tensor) -> bool:
-        """Whether this is plain computing on a CPU.
-
-        A graph gets the formula as it is written, which compilers and exporters know how to fuse, and so does whoever
-        listens to the convolution or replaces it, as the host's counter of operations, pruning and adapters do.
-        """
-        conv = self.conv
-        return (
-            isinstance(x, Tensor)  # not so for torch.fx
-            and x.ndim == 4
-            and x.shape[1] == self.channels  # else the convolution says what is wrong
-            and x.is_cpu
-            and x.dtype in (torch.float32, torch.float64)
-            and type(conv) is nn.Conv1d
-            and conv.bias is None
-            and "forward" not in vars(conv)
-            and x.dtype == conv.weight.dtype
-            and not conv._forward_pre_hooks
-            and not conv._forward_hooks
-            and not conv._backward_hooks
-            and not conv._backward_pre_hooks
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-            and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active()
-        )
+        return apply_gates(x, self._strip_gate(x.mean(dim=3)), self._strip_gate(x.mean(dim=2)), self.gate)
 
     def _strip_gate(self, strip: Tensor) -> Tensor:
-        # nn.GroupNorm's own forward refuses a single value per group, which a 1xN map can give; the operator does not.
-        norm = torch.group_norm(self.conv(strip), self.gn.num_groups, self.gn.weight, self.gn.bias, self.gn.eps)
-        return norm.sigmoid()
+        mixed = self.conv(strip)
+        # nn.GroupNorm refuses a single value per group, which a 1xN map can give. Two that are alike give the same.
+        if isinstance(self.gn, nn.GroupNorm) and isinstance(mixed, Tensor) and mixed.numel() == self.gn.num_groups:
+            mixed = mixed.expand(-1, -1, 2)
+        normed: Tensor = self.gn(mixed)
+        return normed[:, :, : strip.shape[2]].sigmoid()
 
     def _forward_fixed_size(self, x: Tensor) -> Tensor:
         """Return the same by operators that ONNX Runtime has for the blocked channel layout of its convolutions.
@@ -218,21 +235,17 @@ class ELA(nn.Module):
 
     def _map_gate(self, strip: Tensor, axis: int) -> Tensor:
         """Return the gate of a strip that stays a map, (B, C, H, 1) or (B, C, 1, W), along the axis that it has."""
-        pad, other = self.conv.kernel_size[0] // 2, 5 - axis
-        mixed = F.conv2d(
-            strip,
-            self.conv.weight.unsqueeze(other),
-            padding=(pad, 0) if axis == 2 else (0, pad),
-            groups=self.conv.groups,
-        )
-        norm = torch.group_norm(mixed, self.gn.num_groups, eps=self.gn.eps)
-        affine = F.conv2d(norm, self.gn.weight[:, None, None, None], self.gn.bias, groups=self.channels)
+        conv, gn = self.conv, self.gn
+        pad, other = conv.kernel_size[0] // 2, 5 - axis
+        padding = (pad, 0) if axis == 2 else (0, pad)
+        mixed = F.conv2d(strip, conv.weight.unsqueeze(other), padding=padding, groups=conv.groups)
+        norm = torch.group_norm(mixed, gn.num_groups, eps=gn.eps)
+        affine = F.conv2d(norm, gn.weight[:, None, None, None], gn.bias, groups=len(gn.weight))
         gate = affine.sigmoid()
         return gate + gate if self.gate == "identity" else gate
 
     def extra_repr(self) -> str:
-        """Return the numbers that were taken, the resolved groups among them."""
-        return (
-            f"{self.channels}, variant={self.variant}, gate={self.gate}, kernel_size={self.conv.kernel_size[0]}, "
-            f"groups={self.conv.groups}, num_groups={self.gn.num_groups}"
+        """Return the numbers of the layers, the resolved groups among them."""
+        return ", ".join(
+            str(value) if name == "channels" else f"{name}={value}" for name, value in vars(self.settings).items()
         )

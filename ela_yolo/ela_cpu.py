@@ -13,9 +13,18 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import grad as conv_grad
+from torch.nn.modules import module as every_module
+
+_PLAIN = (Tensor, nn.Parameter)  # other classes of tensors have operators of their own
+_HOOKS_OF_EVERY_MODULE: tuple[Any, ...] = (
+    every_module._global_forward_hooks,
+    every_module._global_forward_pre_hooks,
+    every_module._global_backward_hooks,
+    every_module._global_backward_pre_hooks,
+)
 
 
 class Form(NamedTuple):
@@ -50,10 +59,82 @@ class _Norm(NamedTuple):
     gate: Tensor
 
 
+def are_as_built(conv: nn.Conv1d, gn: nn.GroupNorm) -> bool:
+    """Whether these layers are as ELA builds them, and nobody could notice that they are not called as modules."""
+    if any(_HOOKS_OF_EVERY_MODULE) or not (_is_bare(conv, nn.Conv1d) and _is_bare(gn, nn.GroupNorm)):
+        return False
+    weight, gamma, beta = conv.weight, gn.weight, gn.bias
+    if conv.bias is not None or gamma is None or beta is None:
+        return False
+    channels, per_group, kernel_size = weight.shape
+    return (
+        kernel_size % 2 == 1
+        and conv.padding == (kernel_size // 2,)
+        and conv.padding_mode == "zeros"
+        and conv.stride == conv.dilation == (1,)
+        and conv.groups * per_group == channels == len(gamma) == len(beta)
+        and channels % gn.num_groups == 0
+    )
+
+
+def _is_bare(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    return (
+        type(layer) is kind  # a parametrized layer is of a class of its own
+        and vars(layer).keys().isdisjoint(("forward", "_conv_forward", "_call_impl"))
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not (layer._backward_hooks or layer._backward_pre_hooks)
+    )
+
+
+def serves(x: Tensor, conv: nn.Conv1d, gn: nn.GroupNorm) -> bool:
+    """Whether :func:`scale_by_gates` may take the place of the formula as it is written.
+
+    It may where this is plain computing on a CPU. A graph gets the formula as it is written, which compilers and
+    exporters know how to fuse, and so do forward-mode differentiation and whoever listens to operators.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and type(x) in _PLAIN  # not so for torch.fx
+        and x.is_cpu
+        and x.layout is torch.strided
+        and x.dtype in (torch.float32, torch.float64)
+        and x.ndim == 4
+        and are_as_built(conv, gn)
+        and x.shape[1] == conv.weight.shape[0]  # else the convolution says what is wrong
+        and all(
+            type(weight) in _PLAIN and weight.is_cpu and weight.dtype == x.dtype
+            for weight in (conv.weight, gn.weight, gn.bias)
+        )
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_function_stack()
+        and not torch._C._len_torch_dispatch_stack()
+        and forward_ad._current_level < 0
+    )
+
+
+def apply_gates(x: Tensor, gate_h: Tensor, gate_w: Tensor, form: str) -> Tensor:
+    """Return a map scaled by its gates, the formula as it is written.
+
+    Shape:
+        - x: ``(B, C, H, W)``
+        - gate_h: ``(B, C, H)``
+        - gate_w: ``(B, C, W)``
+        - Output: ``(B, C, H, W)``
+    """
+    gate_h, gate_w = gate_h.to(x.dtype)[:, :, :, None], gate_w.to(x.dtype)[:, :, None, :]
+    if form == "identity":
+        return x * (2 * gate_h) * (2 * gate_w)
+    if form == "residual":
+        return x + x * gate_h * gate_w
+    return x * gate_h * gate_w
+
+
 def scale_by_gates(x: Tensor, conv: Tensor, gamma: Tensor, beta: Tensor, form: Form) -> Tensor:
     """Return the map scaled by its gates.
 
-    For training it keeps the map itself and strips, nothing else of the map's size. Second derivatives are refused.
+    For training it keeps the map itself and strips, nothing else of the map's size.
 
     Args:
         x: The map, in the dtype of the weights.
@@ -133,15 +214,17 @@ class _ScaleByGates(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, conv: Tensor, gamma: Tensor, beta: Tensor, form: Form) -> Tensor:
         sums, norms = _through_strips(x, conv, gamma, beta, form)
-        ctx.save_for_backward(x, conv, gamma, sums, *chain.from_iterable(norms))
+        ctx.save_for_backward(x, conv, gamma, beta, sums, *chain.from_iterable(norms))
         ctx.form = form
         return _scale(x, *_along_both(norms, form), form)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, conv, gamma, sums, *saved = ctx.saved_tensors
+        x, conv, gamma, beta, sums, *saved = ctx.saved_tensors
         form = ctx.form
+        # To be differentiated once more (create_graph=True), or for many gradients at once (is_grads_batched=True).
+        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
+            return *_gradients_as_written(grad, (x, conv, gamma, beta), ctx.needs_input_grad[:4], form), None
         height, width = x.shape[2:]
         norms = tuple(_Norm(*saved[start : start + 4]) for start in range(0, len(saved), 4))
         gate_h, gate_w = _along_both(norms, form)
@@ -164,6 +247,24 @@ class _ScaleByGates(torch.autograd.Function):
         if form.gate == "residual":
             buffer.add_(grad)
         return buffer, grad_conv, grad_gamma, grad_beta, None
+
+
+def _gradients_as_written(
+    grad: Tensor, inputs: tuple[Tensor, ...], wanted: tuple[bool, ...], form: Form
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the inputs by the formula as it is written, so that they have derivatives themselves."""
+    with torch.enable_grad():
+        # Views, since an input may depend on another: of a block that is called twice, on its weights.
+        x, conv, gamma, beta = views = [each.view_as(each) for each in inputs]
+
+        def gate(strip: Tensor) -> Tensor:
+            mixed = torch.conv1d(strip, conv, padding=conv.shape[2] // 2, groups=form.groups)
+            return torch.group_norm(mixed, form.num_groups, gamma, beta, form.eps).sigmoid()
+
+        scaled = apply_gates(x, gate(x.mean(3)), gate(x.mean(2)), form.gate)
+    wanted_views = [view for view, is_wanted in zip(views, wanted, strict=True) if is_wanted]
+    found = iter(torch.autograd.grad(scaled, wanted_views, grad, create_graph=torch.is_grad_enabled()))
+    return tuple(next(found) if is_wanted else None for is_wanted in wanted)
 
 
 def _back_through_strips(

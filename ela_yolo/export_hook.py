@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
 import ela_yolo
-from ela_yolo.ela import ELA
+from ela_yolo.ela_cpu import are_as_built
+from ela_yolo.gates import named_blocks
 
 METADATA_KEY = "ela"
 NMS_KEYS = ("conf", "iou", "agnostic_nms", "max_det")
@@ -31,23 +33,10 @@ def prepare_export(exporter: Any) -> None:
         entry["nms"] = {key: getattr(args, key) for key in NMS_KEYS}
     exporter.metadata[METADATA_KEY] = json.dumps(entry)
     onnx = args.format == "onnx" and not args.dynamic and args.quantize in (None, 32) and exporter.device.type == "cpu"
-    for module in exporter.model.modules():
-        if isinstance(module, ELA):
-            module.fixed_size = onnx or args.format == "executorch"
+    for block in named_blocks(exporter.model).values():
+        block.fixed_size = (onnx or args.format == "executorch") and are_as_built(block.conv, block.gn)
 
 
 def describe_blocks(model: nn.Module) -> list[dict[str, Any]]:
     """Return the ELA blocks of a model, in order: their layer (``"3"``, of repeated ones ``"3.0"``) and settings."""
-    return [
-        {
-            "layer": name.removeprefix("model."),
-            "variant": module.variant,
-            "gate": module.gate,
-            "channels": module.channels,
-            "kernel_size": module.conv.kernel_size[0],
-            "groups": module.conv.groups,
-            "num_groups": module.gn.num_groups,
-        }
-        for name, module in model.named_modules()
-        if isinstance(module, ELA)
-    ]
+    return [{"layer": layer, **asdict(block.settings)} for layer, block in named_blocks(model).items()]

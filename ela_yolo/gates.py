@@ -128,7 +128,7 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
     """Give a dict that holds layer -> gates of the model's latest forward, in the order of the layers.
 
     Args:
-        model: A model, or the host's AutoBackend or DDP around it. The host predicts with a copy: name that.
+        model: A model, or what :func:`named_blocks` takes. Ultralytics predicts with a copy: ``model.predictor.model``.
     """
     latest: dict[str, Gates] = {}
 
@@ -150,7 +150,7 @@ class HealthMeter:
     of training too.
 
     Args:
-        model: A model, or the host's AutoBackend or DDP around it. The host predicts with a copy: name that.
+        model: A model, or what :func:`named_blocks` takes. Ultralytics predicts with a copy: ``model.predictor.model``.
 
     Example:
         >>> block = ELA(16, gate="identity")
@@ -196,7 +196,7 @@ class HealthMeter:
         of_images = [  # the mean of both gates, (B,) each
             torch.stack([statistic(gate) for gate in sigmoids]).mean(0) for statistic in (_mean, _spread, _saturated)
         ]
-        squares = [torch.linalg.vector_norm(each.detach().float()) ** 2 for each in (x, output)]
+        squares = [_sum_of_squares(each) for each in (x, output)]
         sums = torch.stack([*(each.sum() for each in of_images), *squares]).tolist()  # the one wait for a GPU
         former = self._sums.get(layer, [0.0] * len(sums))
         self._blocks[layer] = gates.block
@@ -216,6 +216,11 @@ def _saturated(gate: Tensor) -> Tensor:
     return ((gate < LOW) | (gate > HIGH)).float().mean((1, 2))
 
 
+def _sum_of_squares(x: Tensor) -> Tensor:
+    # Image by image, since in a dtype that is not the map's this is computed from a copy on some devices.
+    return torch.stack([torch.linalg.vector_norm(image, dtype=torch.float32) for image in x]).square().sum()
+
+
 def gates_of(block: ELA, x: Tensor) -> Gates:
     """Return the gates of a block for a map, without gradients.
 
@@ -229,6 +234,36 @@ def gates_of(block: ELA, x: Tensor) -> Gates:
     return Gates(along_h, along_w, block.gate, block.variant)
 
 
+def named_blocks(model: nn.Module) -> dict[str, ELA]:
+    """Return the ELA blocks of a model by layer, in order.
+
+    Layers of an Ultralytics model have the names of its table, ``"3"``, or of repeated blocks ``"3.0"``. In any other
+    module a block is named by its path.
+
+    Args:
+        model: A model, or what Ultralytics or PyTorch wraps it in: YOLO, AutoBackend, DDP, ``torch.compile``.
+    """
+    from ultralytics.nn.tasks import BaseModel
+
+    model = _unwrapped(model)
+    prefix = "model." if isinstance(model, BaseModel) else ""
+    return {name.removeprefix(prefix): each for name, each in model.named_modules() if isinstance(each, ELA)}
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    from ultralytics.engine.model import Model
+    from ultralytics.nn.autobackend import AutoBackend
+
+    if isinstance(model, AutoBackend):
+        return _unwrapped(model.backend.model)  # the backend is no module
+    if isinstance(model, Model) and isinstance(model.model, nn.Module):
+        return _unwrapped(model.model)
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _unwrapped(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return _unwrapped(compiled) if isinstance(compiled, nn.Module) else model
+
+
 def _listen(model: nn.Module, hear: Callable[[str, ELA, Tensor, Tensor], None]) -> list[RemovableHandle]:
     """Call ``hear`` with layer, block, input and output after each forward of an ELA block."""
 
@@ -239,10 +274,4 @@ def _listen(model: nn.Module, hear: Callable[[str, ELA, Tensor, Tensor], None]) 
 
         return hook
 
-    backend = getattr(model, "backend", None)  # the host's AutoBackend keeps its model in something that is no module
-    running: nn.Module = model if backend is None else backend.model
-    return [
-        module.register_forward_hook(hook_of(name.rpartition("model.")[2]))  # also "module.model.3" of DDP
-        for name, module in running.named_modules()
-        if isinstance(module, ELA)
-    ]
+    return [block.register_forward_hook(hook_of(layer)) for layer, block in named_blocks(model).items()]

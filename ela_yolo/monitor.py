@@ -14,9 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from ela_yolo.ela import ELA
 from ela_yolo.files import written_whole
-from ela_yolo.gates import GateHealth, HealthMeter
+from ela_yolo.gates import GateHealth, HealthMeter, named_blocks
 
 SWITCH = "ELA_YOLO_MONITOR"
 TABLE, PICTURE = "ela.csv", "ela.png"
@@ -68,7 +67,7 @@ def start(trainer: Any) -> None:
     from ultralytics.utils import RANK
 
     model = _network(trainer)
-    if RANK > 0 or os.environ.get(SWITCH) == "0" or not any(isinstance(module, ELA) for module in model.modules()):
+    if RANK > 0 or os.environ.get(SWITCH) == "0" or not named_blocks(model):
         return
     if not trainer.args.resume:
         for name in (TABLE, PICTURE):
@@ -116,7 +115,7 @@ def record(trainer: Any) -> None:
     trainer.metrics = {**(trainer.metrics or {}), **found}
     table = Path(trainer.save_dir) / TABLE
     is_new = not table.exists()
-    with table.open("a", newline="") as file:
+    with table.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if is_new:
             writer.writerow(["epoch", *found])
@@ -131,12 +130,12 @@ def finish(trainer: Any) -> None:
     if getattr(trainer, _STATE, None) is None or not table.exists():
         return
     setattr(trainer, _STATE, None)
-    with table.open() as file:
+    with table.open(encoding="utf-8") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     from ultralytics.utils import LOGGER
 
     last = rows[-1]
-    for layer in dict.fromkeys(key.split("/")[1] for key in last if key.startswith(PREFIX)):
+    for layer in dict.fromkeys(_layer(key) for key in last if key.startswith(PREFIX)):
         health = GateHealth(layer, "ELA", **{figure: last[f"{PREFIX}{layer}/{figure}"] for figure in FIGURES})
         LOGGER.info(f"ELA {layer}: {health.verdict} (gates {health.mean:.3f}, spread {health.spread:.4f})")
     if trainer.args.plots:
@@ -154,9 +153,15 @@ EVENTS = {
 
 
 def _network(trainer: Any) -> nn.Module:
+    """Return the model that is trained: with ``distill_model=`` the student, and not the teacher beside it."""
     from ultralytics.utils.torch_utils import unwrap_model
 
-    return unwrap_model(trainer.model)
+    model = unwrap_model(trainer.model)
+    return unwrap_model(getattr(model, "student_model", model))
+
+
+def _layer(key: str) -> str:
+    return key.removeprefix(PREFIX).rpartition("/")[0]
 
 
 def _draw(rows: list[dict[str, float]]) -> Any:
@@ -169,7 +174,7 @@ def _draw(rows: list[dict[str, float]]) -> Any:
     epochs = [row["epoch"] for row in rows]
     for axes, (name, title) in zip(panels.flat, FIGURES.items(), strict=True):
         for key in (key for key in rows[0] if key.endswith(f"/{name}")):
-            axes.plot(epochs, [row[key] for row in rows], marker="o", markersize=3, label=f"layer {key.split('/')[1]}")
+            axes.plot(epochs, [row[key] for row in rows], marker="o", markersize=3, label=f"layer {_layer(key)}")
         axes.set_title(title)
         axes.grid(alpha=0.3)
     for axes in panels[1]:

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.utils import prune
 
 import ela_yolo.ela
@@ -215,11 +216,66 @@ def test_training_keeps_one_copy_of_the_map_which_is_its_input(shape, gate):
     assert sum(kept.values()) < 10 * strips < whole.nbytes()
 
 
-def test_second_derivatives_are_refused():
-    block, x = ELA(16), torch.randn(2, 16, 5, 5, requires_grad=True)
-    (grad,) = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+def of_parameters(block):
+    """The block as a function of the map and of its parameters."""
+    names = [name for name, _ in block.named_parameters()]
+    return lambda x, *weights: torch.func.functional_call(block, dict(zip(names, weights, strict=True)), x)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3, 2), (1, 4, 3, 3), (2, 4, 1, 2)])
+@pytest.mark.parametrize("variant", ["B", "S"])
+@pytest.mark.parametrize("gate", GATES)
+def test_second_derivatives_are_right(gate, variant, shape):
+    block = randomised(ELA(4, variant, gate, kernel_size=3, num_groups=2)).double()
+    x = torch.randn(shape, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradgradcheck(of_parameters(block), (x, *block.parameters()))
+
+
+def test_second_derivatives_are_right_where_a_block_is_called_twice():
+    block = randomised(ELA(4, kernel_size=3, num_groups=2)).double()
+    x, once = torch.randn(1, 4, 3, 2, dtype=torch.double, requires_grad=True), of_parameters(block)
+    weights = tuple(block.parameters())
+    assert torch.autograd.gradgradcheck(lambda x, *weights: once(once(x, *weights), *weights), (x, *weights))
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("shape", [(2, 16, 5, 5), (2, 16, 5, 7)])
+def test_a_penalty_on_gradients_counts_where_a_linear_loss_follows_the_block(shape, gate):
+    """The gradient that comes back from such a loss needs none itself."""
+    block, factor = randomised(ELA(16, gate=gate)).double(), torch.randn(shape, dtype=torch.double)
+    found = []
+    for function in (block, lambda x: formula(x, block.conv, block.gn, gate)):
+        x = torch.linspace(-1, 1, factor.numel(), dtype=torch.double).view(shape).requires_grad_()
+        (grad,) = torch.autograd.grad((function(x) * factor).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), (x, *block.parameters())))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("frozen", ["x", "conv.weight", "gn.bias"])
+def test_second_derivatives_of_a_part_of_the_inputs(frozen):
+    block = randomised(ELA(16))
+    x = torch.randn(1, 16, 4, 5, requires_grad=frozen != "x")
+    for name, parameter in block.named_parameters():
+        parameter.requires_grad_(name != frozen)
+    learned = [each for each in (x, *block.parameters()) if each.requires_grad]
+    grads = torch.autograd.grad(block(x).sum(), learned, create_graph=True)
+    torch.autograd.backward([grad.square().sum() for grad in grads])
+    assert all(each.grad.any() for each in learned)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_forward_mode_and_vectorized_derivatives_are_right(gate):
+    block = randomised(ELA(4, gate=gate, num_groups=2)).double()
+    x, along = (torch.randn(1, 4, 3, 2, dtype=torch.double) for _ in range(2))
+    jacobian = torch.autograd.functional.jacobian(block, x)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(block, x, vectorize=True), jacobian)
+    expected = (jacobian * along).sum((4, 5, 6, 7))
+    for context in (torch.no_grad, torch.enable_grad):
+        with context(), forward_ad.dual_level():
+            dual = block(forward_ad.make_dual(x, along))
+            torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, expected)
+    torch.testing.assert_close(torch.func.jvp(block, (x,), (along,))[1], expected)
 
 
 @pytest.mark.parametrize("variant", ["B", "S"])

@@ -1,6 +1,7 @@
 """Keeping quiet for a while."""
 
 import logging
+from contextlib import suppress
 
 import pytest
 
@@ -12,9 +13,9 @@ def test_the_callers_setting_is_as_it_was(former):
     before = logging.root.manager.disable
     logging.disable(former)
     try:
-        with pytest.raises(RuntimeError, match="within"), quiet(logging.WARNING):
+        with suppress(RuntimeError), quiet(logging.WARNING):
             assert logging.root.manager.disable == max(former, logging.WARNING)
-            raise RuntimeError("within")
+            raise RuntimeError
         assert logging.root.manager.disable == former
     finally:
         logging.disable(before)
