@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -178,10 +179,10 @@ class ELA(nn.Module):
 
     def _leave_reset_to_the_block(self) -> None:
         # Who resets one module after the other, as YOLO.reset_weights does, comes to the norm after the block, and its
-        # own method sets the weight to 1. set() does nothing, and every unpickler knows it, which a function of ours
-        # would not be known by.
+        # own method would set the weight to 1. A call of OrderedDict does nothing, and every checkpoint names it: those
+        # who open one, also with weights_only, need no further name of this package.
         if self.gate == "identity":
-            self.gn.reset_parameters = set  # type: ignore[assignment, method-assign]
+            self.gn.reset_parameters = OrderedDict  # type: ignore[assignment, method-assign]
 
     @property
     def settings(self) -> ELASettings:

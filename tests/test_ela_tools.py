@@ -251,6 +251,16 @@ def test_a_reset_of_a_whole_yolo_keeps_the_identity(tmp_path):
     assert len(blocks) == 4 and not any(block.gn.weight.any() or block.gn.bias.any() for block in blocks)
 
 
+def test_a_checkpoint_names_no_class_of_ours_but_the_block():
+    file = io.BytesIO()
+    torch.save(block_of(gate="identity"), file)
+    with torch.serialization.safe_globals([ELA, nn.Conv1d, nn.GroupNorm]):
+        file.seek(0)
+        block = torch.load(file, weights_only=True)
+    reset_every_module(block)
+    assert not block.gn.weight.any()
+
+
 def test_a_reset_passes_by_what_cannot_be_reset():
     block = block_of(gate="identity")
     block.conv = nn.Identity()
