@@ -12,9 +12,11 @@ import pytest
 import torch
 import ultralytics
 from conftest import BIN, REPO, run
+from ultralytics.cfg import MODES
 
 import ela_yolo
 from ela_yolo.cli import _names, _overrides, main
+from ela_yolo.usage import COMMAND_HELP
 
 ELA_YOLO = BIN / "ela-yolo"
 
@@ -26,26 +28,7 @@ def test_help_and_version(command, tmp_path):
     assert run(*command, "--version", cwd=tmp_path).stdout == f"ela-yolo {ela_yolo.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "quickstart",
-        "train",
-        "val",
-        "predict",
-        "export",
-        "track",
-        "benchmark",
-        "tune",
-        "detect train",
-        "insert",
-        "remove",
-        "profile",
-        "attention",
-        "compare",
-        "doctor",
-    ],
-)
+@pytest.mark.parametrize("command", [*COMMAND_HELP, *MODES, "tune", "detect train"])
 def test_each_command_has_help(command, tmp_path):
     printed = run(ELA_YOLO, *command.split(), "--help", cwd=tmp_path).stdout
     assert printed.startswith(f"ela-yolo {command.split()[-1]} ")
@@ -61,17 +44,20 @@ WRONG = {  # command line -> exit status, what the one line says
     "train model=yolov8n-ela.yaml epochs": (2, "'epochs' lacks its value, such as epochs=100"),
     "train model=yolov8n-ela.yaml epochs=": (2, "missing 'epochs' value"),
     "train imgsz=[64,": (2, "'imgsz=[64,' has an unmatched '[' or ']' bracket."),
-    "train model=yolov8n-ela.yaml data=none.yaml": (1, "none.yaml"),
-    "train model=yolov8n-ela.yaml data=scenes.yaml epochs=many": (1, "epochs=many"),
-    "train model=none.pt data=scenes.yaml": (1, "none.pt"),
+    "train model=yolov8n-ela.yaml data=none.yaml": (1, "there is no data=none.yaml, neither here nor among"),
+    "train model=yolov8n-ela.yaml data=scenes.yaml epochs=many": (1, "'epochs=many' is of invalid type str"),
+    "train model=none.pt data=scenes.yaml": (1, "there is no none.pt; name a checkpoint (.pt) that is there"),
     "train model=none.yaml data=scenes.yaml": (1, "there is no none.yaml, neither here nor among the YAMLs"),
     "train model=bad-row.yaml data=scenes.yaml": (
         1,
         "ELA row 1 [-1, 1, ELA, ['X']]: variant must be one of T, B, S, L",
     ),
-    "train model=not-yaml.yaml data=scenes.yaml": (1, "not-yaml.yaml"),
+    "train model=not-yaml.yaml data=scenes.yaml": (
+        1,
+        "not-yaml.yaml is no whole YAML: it ends in line 1",
+    ),
     "export format=onnx": (2, "model= is missing, such as model=yolov8n-ela.yaml"),
-    "export model=none.pt format=onnx": (1, "none.pt"),
+    "export model=none.pt format=onnx": (1, "there is no none.pt; name a checkpoint (.pt) that is there"),
     "export model=yolov8n.yaml format=paddle": (1, "format=paddle cannot be compared here; add verify=False"),
     "export model=yolov8n.yaml format=engine": (1, "TensorRT needs an NVIDIA GPU"),
     "export model=yolov8n.yaml": (2, "format= is missing, such as format=onnx"),
@@ -81,7 +67,7 @@ WRONG = {  # command line -> exit status, what the one line says
     ),
     "export model=rtdetr-l.yaml format=onnx": (1, "a model with the head RTDETRDecoder cannot be compared here"),
     "train data=scenes.yaml": (2, "model= is missing, such as model=yolov8n-ela.yaml"),
-    "train model=yolov8n-ela.yaml optimizer=foo data=scenes.yaml": (1, "foo"),
+    "train model=yolov8n-ela.yaml optimizer=foo data=scenes.yaml": (1, "Optimizer 'foo' not found in list of"),
     "train model=far.yaml data=scenes.yaml": (1, "IndexError: list index out of range"),
     "train mode=val model=yolov8n-ela.yaml": (2, "mode= has no place here: write ela-yolo val ..."),
     "train --model=yolov8n.yaml, epohcs=3": (2, "unknown key 'epohcs'"),
@@ -92,7 +78,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "export model=yolov8n.yaml format=onnx source=nowhere": (1, "source=nowhere names 0 images"),
     "export model=yolov8n.yaml format=onnx verify=False source=nowhere": (2, "leave one of them out"),
     "export model=none.pt format=onnx verfy=False": (2, "unknown key 'verfy', did you mean 'verify'?"),
-    "export model=text.pt format=onnx": (1, "text.pt"),
+    "export model=text.pt format=onnx": (1, "text.pt is not a loadable checkpoint"),
     "verify against=best.onnx": (2, "model= is missing, such as model=best.pt"),
     "verify model=yolov8n.yaml": (2, "against= is missing, such as against=best.onnx"),
     "verify model=yolov8n.yaml against=none.onnx": (1, "none.onnx does not exist; export it first"),
@@ -170,7 +156,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "insert model=text.pt": (1, "text.pt cannot be read as a checkpoint"),
     "insert model=list.txt": (1, "model=list.txt is neither a model YAML nor a checkpoint"),
     "insert model=list.yaml": (1, "list.yaml is not a model YAML, or cut off"),
-    "insert model=not-yaml.yaml": (1, "not-yaml.yaml is no whole YAML: it ends in line 1, within a row"),
+    "insert model=not-yaml.yaml": (1, "not-yaml.yaml is no whole YAML: it ends in line 1"),
     "insert model=tabs.yaml": (1, "tabs.yaml, line 3: a tab where YAML wants spaces; replace it by spaces"),
     "remove model=yolov8n.yaml": (1, "yolov8.yaml has no ELA rows to remove"),
     "remove model=yolov8n-ela.yaml after=3": (2, "remove has no key 'after'"),
@@ -246,15 +232,15 @@ WRONG = {  # command line -> exit status, what the one line says
     "val model=yolov8n.yaml data=scenes.yaml imgsz=abc": (1, "'imgsz=abc' is not a valid image size"),
     "predict model=yolov8n.yaml source=none.jpg": (1, "none.jpg does not exist"),
     "predict model=yolov8n.yaml source=folder": (1, "No images or videos found in"),
-    "predict model=yolov8n.yaml source=folder conf=2": (1, "conf"),
+    "predict model=yolov8n.yaml source=folder conf=2": (1, "'conf=2' is an invalid value"),
     "benchmark model=none.pt": (1, "there is no none.pt"),
     "tune model=none.yaml data=scenes.yaml": (1, "there is no none.yaml"),
     "quickstart model=misspelt.yaml": (1, "layer 1: there is no module ELAA, did you mean 'ELA'?"),
     "insert model=binary.yaml": (1, "binary.yaml cannot be read: it is not UTF-8 text"),
     "insert model=binary.pt": (1, "binary.pt cannot be read as a checkpoint"),
     "insert model=cut.pt": (1, "cut.pt cannot be read as a checkpoint"),
-    "insert model=dict.pt": (1, "dict.pt"),
-    "insert model=tensor.pt": (1, "tensor.pt"),
+    "insert model=dict.pt": (1, "dict.pt holds a NoneType, not a model that was built from a YAML"),
+    "insert model=tensor.pt": (1, "tensor.pt cannot be read as a checkpoint"),
     "insert model=folder.yaml": (1, "folder.yaml is a folder; name a model YAML"),
     "insert model=folder.pt": (1, "there is no folder.pt; name a checkpoint (.pt) that is there"),
     "insert model=folder": (1, "model=folder is neither a model YAML nor a checkpoint"),
@@ -262,7 +248,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "insert model=yolov8n.yaml save=/proc/x.yaml": (1, "/proc/x.yaml cannot be written: No such file or directory"),
     "insert model=yolov8n.yaml save=folder.yaml": (1, "folder.yaml exists; name another file with save="),
     "insert model=yolov8n.yaml save=": (2, "'save' lacks its value"),
-    "insert model=yolov8n.yaml after=P9": (1, "P9"),
+    "insert model=yolov8n.yaml after=P9": (1, "no stage at P9 in where=backbone; there are: P2, P3, P4, P5"),
     "insert model=yolov8n.yaml where=nek": (2, "where must be one of backbone, neck, all, got 'nek'"),
     "remove model=empty.pt": (1, "empty.pt cannot be read as a checkpoint"),
     "doctor mdoel=x.pt": (2, "doctor has no key 'mdoel', did you mean 'model'?"),
@@ -409,7 +395,9 @@ def test_insert_and_remove_write_what_they_print(tmp_path):
     assert dry.endswith("nothing written (dry_run=True)\n") and not list(tmp_path.iterdir())
     done = run(ELA_YOLO, "insert", "model=yolov8n.yaml", "after", "=", "4,6", cwd=tmp_path).stdout
     assert done.splitlines()[:-1] == dry.splitlines()[:-1]
-    assert done.endswith("+  - [[17, 20, 23], 1, Detect, [nc]] # Detect(P3, P4, P5)\nwritten to yolov8n-ela.yaml\n")
+    assert done.endswith(
+        "+  - [[17, 20, 23], 1, Detect, [nc]] # Detect(P3, P4, P5)\nELA follows 4 C2f, 6 C2f\nwritten to yolov8n-ela.yaml\n"
+    )
     assert "\x1b" not in done
     run(ELA_YOLO, "insert", "model=yolov8n-ela.yaml", "after=15", "save=more.yaml", cwd=tmp_path)
     again = run(ELA_YOLO, "insert", "model=yolov8n.yaml", "after=4", "save=more.yaml", cwd=tmp_path, ok=False)
