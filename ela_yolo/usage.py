@@ -59,10 +59,15 @@ ela-yolo insert model=best.pt [after=C2f] [where=backbone] [variant=B] [gate=ide
                 [save=FILE] [dry_run=True] [exist_ok=True]
 
 Puts an ELA row after stages of a checkpoint (.pt) or of a model YAML, renumbers the rows behind, and prints what
-changed. A checkpoint keeps every weight. The result is a file of its own.
+changed, and which rows it took. A checkpoint keeps every weight. The result is a file of its own.
+
+A checkpoint of a changed Ultralytics, whose own ELA class is not here, is converted: its blocks become ELA where they
+stand, with their weights. Then only gate=paper (default) or gate=residual, whichever that class computes, has a
+meaning, and save=, dry_run= and exist_ok=.
 
   after     what to follow by ELA: modules (C2f), layer numbers (4,6,9) or pyramid levels (P3,P4,P5: the last stage of
-            stride 8, 16, 32); default: every stage of the family, such as C2f in YOLOv8 and C3k2 in YOLO11
+            stride 8, 16, 32); default: every stage, the last row of a resolution before it changes: C2f in YOLOv8,
+            C3k2 in YOLO11, whatever it is called in others
   where     backbone, neck or all; default: backbone, for layer numbers all
   variant   T, B, S or L; default: B
   gate      paper, residual or identity; default: identity in a checkpoint, so that it detects what it did; else paper

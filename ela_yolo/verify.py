@@ -20,6 +20,7 @@ from ela_yolo.comparison import DENSE_TASKS, FileComparison, as_exported
 from ela_yolo.errors import ExportError, InputError, did_you_mean, plain
 from ela_yolo.export_hook import describe_blocks
 from ela_yolo.images import Images, batches, find_validation_images, packaged_photographs
+from ela_yolo.inputs import check_model
 from ela_yolo.layer_outputs import compare_layers
 from ela_yolo.matching import NmsSettings
 from ela_yolo.outputs import OutputParity
@@ -63,7 +64,9 @@ def verify_export(
         ExportError: If the file cannot be run or is of a kind that cannot be compared, or an image cannot be read.
         InputError: If the data set has no validation images, or ``nms`` does not suit the file.
     """
-    model = model if isinstance(model, YOLO) else YOLO(model)
+    if not isinstance(model, YOLO):
+        check_model(str(model))
+        model = YOLO(model)
     check_kind(model)
     return compare_file(model, Path(exported), choose_images(model, images, data), data, nms or {}, layers)
 

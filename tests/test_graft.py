@@ -1,6 +1,7 @@
 """ELA put into trained checkpoints: nothing of them is lost, and they detect what they did."""
 
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -19,6 +20,9 @@ from ultralytics.utils import ASSETS
 
 import ela_yolo
 from ela_yolo import ELA, CheckpointError, ELAError, InputError, InsertionError, WeightTransfer
+from ela_yolo.cli import main
+from ela_yolo.inputs import find_model
+from ela_yolo.model_yaml import read_model_yaml
 
 ELA_YOLO = BIN / "ela-yolo"
 COCO = SHARED / "weights/yolov8n.pt"
@@ -247,7 +251,7 @@ print([bool(model.model[layer].gn.weight.any()) for layer in (3, 6, 9, 12)])
     predict = run(BIN / "yolo", "predict", "model=graft.pt", f"source={ASSETS}/bus.jpg", folder, cwd=tmp_path)
     assert "bus.jpg" in predict.stdout
     export = run(ELA_YOLO, "export", "model=graft.pt", "format=onnx", "imgsz=96", cwd=tmp_path)
-    assert "PROVEN the same model" in export.stdout
+    assert "the file matches within the float32 tolerance" in export.stdout
 
 
 def test_layer_map(plain, tmp_path):
@@ -368,3 +372,32 @@ def test_the_study_refuses_what_it_cannot_use(tmp_path):
     missing = run(sys.executable, study, "model=none.pt", cwd=tmp_path, ok=False)
     assert (missing.returncode, missing.stderr) == (1, "graft_study: there is no none.pt; name another with model=\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_measuring_strides_leaves_the_callers_logging_alone(plain, tmp_path):
+    former = logging.root.manager.disable
+    try:
+        for level in (logging.INFO, logging.NOTSET):
+            logging.disable(level)
+            ela_yolo.insert("yolov8n.yaml", after="P3")
+            ela_yolo.insert(plain, after="P3")
+            assert main(["export", f"model={plain}", "imgz=32"]) == 2  # a key that Ultralytics does not know
+            assert logging.root.manager.disable == level
+    finally:
+        logging.disable(former)
+
+
+def test_a_yaml_from_elsewhere_runs_no_code_where_strides_are_measured(tmp_path):
+    ran = tmp_path / "ran"
+    text = read_model_yaml(find_model("yolov8n.yaml"))
+    for change in (
+        lambda text: f"activation: __import__('pathlib').Path({str(ran)!r}).touch()\n{text}",
+        lambda text: text.replace("SPPF, [1024, 5]", f"checks.check_yaml, [{str(ran)!r}]"),
+        lambda text: text.replace("SPPF, [1024, 5]", f"torch_safe_load, [{str(ran)!r}]"),
+    ):
+        file = tmp_path / "yolov8n.yaml"
+        file.write_text(change(text), encoding="utf-8")
+        with pytest.raises(InsertionError, match=r"strides are unknown .*; give layer numbers"):
+            ela_yolo.insert(file, after="P3")
+        assert list(ela_yolo.insert(file).stages) == [2, 4, 6, 8]  # which reads the text alone
+        assert not ran.exists()
