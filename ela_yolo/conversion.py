@@ -19,7 +19,7 @@ from ela_yolo.foreign import ForeignELA
 from ela_yolo.insertion import Insertion, show_diff
 
 _FORMS = ("paper", "residual")  # what other ELA classes return: the scaled map, or the map and the scaled map
-_TOLERANCE = 1e-5  # of float32, on a map of about 1
+_TOLERANCE = 1e-9  # of float64, on a map of about 1
 
 
 def convert(file: Path, foreign: ForeignELA, gate: str | None) -> tuple[dict[str, Any], list[nn.Module], Insertion]:
@@ -93,16 +93,16 @@ def _take_weights(file: Path, layer: int, built: Any, blocks: tuple[tuple[nn.Con
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{file}: the weights of layer {layer} do not fit its row: {reason}") from error
-        x = torch.randn(2, conv.in_channels, 9, 6, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(2, conv.in_channels, 9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            difference = (deepcopy(block).cpu().float()(x) - _formula(x, conv, norm, block.gate)).abs().max()
+            difference = (deepcopy(block).cpu().double()(x) - _formula(x, conv, norm, block.gate)).abs().max()
         if not difference <= _TOLERANCE:
             raise CheckpointError(f"{file}: layer {layer} gives another output as ELA, by {difference:.1e}")
 
 
 def _formula(x: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm, gate: str) -> Tensor:
     """Return the paper's formula of a map, written out apart from our block."""
-    weight, scale, shift = (tensor.detach().cpu().float() for tensor in (conv.weight, norm.weight, norm.bias))
+    weight, scale, shift = (tensor.detach().cpu().double() for tensor in (conv.weight, norm.weight, norm.bias))
     gates = []
     for axis in (3, 2):
         mixed = F.conv1d(x.mean(axis), weight, padding=weight.shape[2] // 2, groups=conv.groups)
