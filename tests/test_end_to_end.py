@@ -6,12 +6,18 @@ import re
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 from conftest import BIN, HOME, REPO, SHARED, python, run
+from ultralytics import YOLO
 
 BCCD = SHARED / "data/bccd/bccd.yaml"
 FAST = ("epochs=1", "fraction=0.1", "imgsz=96", "batch=8", "workers=0", "plots=False")
-SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
+SCENES, LABELS = (HOME / f"datasets/ela-yolo-scenes/{kind}/val" for kind in ("images", "labels"))
+SCORES = ("precision", "recall", "mAP50", "mAP50-95")
 
 
 def blocks(weights, cwd):
@@ -36,51 +42,68 @@ for layer in (3, 6, 9, 12):
     python(code, cwd=tmp_path)
 
 
+def labels(file):
+    """The detections that the stock command writes with save_txt: class, box in shares of the picture, score."""
+    rows = np.loadtxt(file, ndmin=2)
+    return rows[np.lexsort(rows.T)]
+
+
+def predict(model, cwd, *keys):
+    """Predict one of the scenes; its drawn picture, which is not the scene as it was, and the detections."""
+    keys = (f"source={SCENES}/0000.jpg", f"project={cwd}", "name=predicted", "save_txt=True", "save_conf=True", *keys)
+    run(BIN / "yolo", "predict", f"model={model}", *keys, cwd=cwd)
+    scene, drawn = (cv2.imread(str(folder / "0000.jpg")).astype(int) for folder in (SCENES, cwd / "predicted"))
+    assert drawn.shape == scene.shape and (abs(drawn - scene) > 80).any(axis=2).mean() > 0.001
+    return labels(cwd / "predicted/labels/0000.txt")
+
+
 def test_predict(retrained, tmp_path):
-    command = [
-        "predict",
-        f"model={retrained}/weights/best.pt",
-        f"source={SCENES}/0000.jpg",
-        "imgsz=96",
-        f"project={tmp_path}",
-    ]
-    run(BIN / "yolo", *command, cwd=tmp_path)
-    assert (tmp_path / "predict/0000.jpg").is_file()
+    """What it detects is what the model gives in an interpreter of its own."""
+    found = predict(f"{retrained}/weights/best.pt", tmp_path, "imgsz=96", "conf=0.02")
+    (result,) = YOLO(retrained / "weights/best.pt").predict(SCENES / "0000.jpg", imgsz=96, conf=0.02, verbose=False)
+    boxes = result.boxes
+    expected = np.column_stack([boxes.cls.numpy(), boxes.xywhn.numpy(), boxes.conf.numpy()])
+    np.testing.assert_allclose(found, expected[np.lexsort(expected.T)], atol=2e-5)
+    assert len(found) > 3
 
 
 def test_val(retrained, tmp_path):
+    """It finds the mAP that the training ended with."""
     command = ["val", f"model={retrained}/weights/best.pt", "data=scenes.yaml", "imgsz=96", "workers=0", "plots=False"]
     done = run(BIN / "yolo", *command, f"project={tmp_path}", cwd=tmp_path)
     row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["all"])
-    assert row.split()[1] == "64"
+    _, images, objects, *scores = row.split()
+    counted = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in LABELS.glob("*.txt"))
+    assert (images, objects) == ("64", str(counted))
+    with (retrained / "results.csv").open(encoding="utf-8") as file:
+        epochs = [[float(epoch[f"metrics/{key}(B)"]) for key in SCORES] for epoch in csv.DictReader(file)]
+    best = max(epochs, key=lambda epoch: epoch[-1])
+    assert best[-1] > 0
+    assert [float(score) for score in scores] == pytest.approx(best, abs=0.02)  # the file's weights are halves
 
 
 def test_training_on_from_a_checkpoint_keeps_the_blocks(retrained, tmp_path):
     assert blocks(retrained / "weights/best.pt", tmp_path) == 4
-    with (retrained / "results.csv").open() as file:
+    with (retrained / "results.csv").open(encoding="utf-8") as file:
         losses = [float(row["train/box_loss"]) for row in csv.DictReader(file)]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
 
 
 def test_stock_export_runs_in_onnx_runtime_through_the_host(retrained, tmp_path):
+    """And detects there what the checkpoint does."""
     weights = shutil.copy(retrained / "weights/best.pt", tmp_path)
     run(BIN / "yolo", "export", f"model={weights}", "format=onnx", "imgsz=96", cwd=tmp_path)
-    run(
-        BIN / "yolo",
-        "predict",
-        "model=best.onnx",
-        f"source={SCENES}/0000.jpg",
-        "imgsz=96",
-        f"project={tmp_path}",
-        cwd=tmp_path,
-    )
-    assert (tmp_path / "predict/0000.jpg").is_file()
+    found = predict("best.onnx", tmp_path, "imgsz=96", "conf=0.02")
+    keys = {"imgsz": 96, "conf": 0.02, "rect": False, "verbose": False}
+    (result,) = YOLO(weights).predict(SCENES / "0000.jpg", **keys)
+    scores = sorted(result.boxes.conf.tolist())
+    assert len(scores) > 3 and sorted(found[:, 5]) == pytest.approx(scores, abs=1e-4)
 
 
 def readme_block(language, start):
     """The README's block of a language that begins so."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(rf"```{language}\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     return next(block for block in blocks if block.startswith(start))
 
 
@@ -88,30 +111,41 @@ def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
     """The README's story."""
     insert = readme_block("bash", "ela-yolo insert model=yolov8n.yaml").split()
     done = run(BIN / insert[0], *insert[1:], cwd=tmp_path)
-    assert done.stdout == readme_block("diff", "---") + "written to yolov8-mine.yaml\n"
+    assert done.stdout == readme_block("diff", "---") + "ELA follows 21 C2f\nwritten to yolov8-mine.yaml\n"
     train = ["model=yolov8s-mine.yaml", "data=scenes.yaml", f"project={tmp_path}", "name=mine"]
     done = run(BIN / "yolo", "train", *train, *FAST, cwd=tmp_path)
     table_row = next(line for line in done.stdout.splitlines() if "ela_yolo.ela.ELA" in line)
     assert table_row.split() == ["22", "-1", "1", "4608", "ela_yolo.ela.ELA", "[512,", "'B',", "'paper']"]
     best = f"model={tmp_path}/mine/weights/best.pt"
-    run(BIN / "yolo", "val", best, "data=scenes.yaml", "imgsz=96", "workers=0", f"project={tmp_path}", cwd=tmp_path)
-    run(BIN / "yolo", "predict", best, f"source={SCENES}/0000.jpg", f"project={tmp_path}", cwd=tmp_path)
+    val = [best, "data=scenes.yaml", "imgsz=96", "workers=0", f"project={tmp_path}"]
+    assert re.search(r"^ +all +64 +\d+ ", run(BIN / "yolo", "val", *val, cwd=tmp_path).stdout, re.MULTILINE)
+    predict(best.removeprefix("model="), tmp_path, "imgsz=96", "conf=0.0001")
     run(BIN / "yolo", "export", best, "format=onnx", "imgsz=96", cwd=tmp_path)
-    assert (tmp_path / "mine/weights/best.onnx").is_file()
+    session = onnxruntime.InferenceSession(tmp_path / "mine/weights/best.onnx", providers=["CPUExecutionProvider"])
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    (output,) = session.run(None, {"images": image.numpy()})
+    with torch.inference_mode():
+        expected = YOLO(tmp_path / "mine/weights/best.pt").model.float().fuse(verbose=False).eval()(image)[0]
+    np.testing.assert_allclose(output, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_quickstart(retrained, tmp_path):
-    """From weights that have learned a little, so that one epoch is enough for a proof."""
+    """From weights that have learned a little, so that one epoch is enough for a comparison."""
     keys = ["epochs=1", "imgsz=96", f"model={retrained}/weights/best.pt", f"project={tmp_path}"]
     done = run(BIN / "ela-yolo", "quickstart", *keys, cwd=tmp_path)
     assert "\nthe file matches within the float32 tolerance" in done.stdout
-    summary = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[-7:])
-    assert list(summary) == ["mAP50", "mAP50-95", "parity", "weights", "ONNX", "curves", "pictures"]
-    assert 0 <= float(summary["mAP50-95"]) <= float(summary["mAP50"]) <= 1
-    for name in ("weights", "ONNX", "curves"):
-        assert Path(summary[name]).is_file(), name
-    assert len(list(Path(summary["pictures"]).glob("*.jpg"))) == 6
-    report = json.loads(Path(f"{summary['ONNX']}.parity.json").read_text())
+    summary = {line[:10].strip(): line[10:] for line in done.stdout.splitlines()[-7:]}
+    assert list(summary) == ["mAP50", "mAP50-95", "ONNX file", "weights", "ONNX", "curves", "pictures"]
+    assert summary["ONNX file"] == "matches within the float32 tolerance"
+    with (tmp_path / "ela-quickstart/results.csv").open(encoding="utf-8") as file:
+        (epoch,) = csv.DictReader(file)
+    for name in ("mAP50", "mAP50-95"):
+        assert float(summary[name]) == pytest.approx(float(epoch[f"metrics/{name}(B)"]), abs=0.02), name
+    assert blocks(summary["weights"], tmp_path) == 4
+    assert cv2.imread(summary["curves"]).std() > 10
+    pictures = [cv2.imread(str(file)) for file in sorted(Path(summary["pictures"]).glob("*.jpg"))]
+    assert [max(picture.shape) > 500 for picture in pictures] == [True] * 6
+    report = json.loads(Path(f"{summary['ONNX']}.parity.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert report["passed"] is True
     assert len(report["images"]) == 6
 
@@ -122,6 +156,6 @@ def test_real_photographs_train_through_the_stock_command(tmp_path):
     keys = ["epochs=1", "imgsz=128", "batch=16", "workers=0", "plots=False", f"project={tmp_path}", "name=bccd"]
     run(BIN / "yolo", "train", "model=yolov8n-ela.yaml", f"data={BCCD}", *keys, cwd=tmp_path)
     assert blocks(tmp_path / "bccd/weights/best.pt", tmp_path) == 4
-    with (tmp_path / "bccd/results.csv").open() as file:
+    with (tmp_path / "bccd/results.csv").open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert float(row["train/box_loss"]) > 0

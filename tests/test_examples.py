@@ -1,13 +1,18 @@
 """The examples detect what the model does, in an environment without torch, ultralytics and ela-yolo."""
 
 import shutil
+from pathlib import Path
 
+import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from conftest import BIN, REPO, SHARED, run
 from ultralytics import YOLO
 from ultralytics.utils import ASSETS
+
+from ela_yolo import ELA
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
 WITHOUT = """
@@ -58,16 +63,32 @@ def test_an_example_detects_what_the_model_does(program, keys, sure, tmp_path):
         # The host cuts boxes off at the edge of the picture.
         inside = np.clip(np.array(corners, float), 0, np.tile(found.orig_shape[::-1], 2))
         assert np.abs(inside - box.xyxy[0].numpy()).max() <= 1
-    assert (tmp_path / "drawn.jpg").stat().st_size > 10_000
+    photograph, drawn = (cv2.imread(str(file)).astype(int) for file in (PHOTOGRAPH, tmp_path / "drawn.jpg"))
+    assert drawn.shape == photograph.shape
+    left, top, right, bottom = np.clip(np.array(printed[0].split()[2:], int), 0, np.tile(drawn.shape[1::-1], 2) - 1)
+    sides = [
+        drawn[top : bottom + 1, [left, right]].reshape(-1, 3),
+        drawn[[top, bottom], left : right + 1].reshape(-1, 3),
+    ]
+    assert (abs(np.concatenate(sides) - (0, 160, 255)).max(axis=1) < 60).mean() > 0.4  # the best box is drawn
 
 
 @pytest.mark.skipif(not (SHARED / "weights/yolov8n.pt").is_file(), reason="the official weights are not here")
 @pytest.mark.skipif(not (SHARED / "data/bccd").is_dir(), reason="the photographs of shared/data/bccd are not here")
-def test_the_first_detector_ends_with_a_picture_and_a_proven_file(tmp_path):
+def test_the_first_detector_ends_with_a_picture_and_a_file_that_matches(tmp_path):
     keys = f"data={SHARED}/data/bccd/bccd.yaml model={SHARED}/weights/yolov8n.pt epochs=1 imgsz=96".split()
     done = run(BIN / "python", REPO / "examples/first_detector.py", *keys, cwd=tmp_path, timeout=600)
     assert "355/355 host tensors kept" in done.stdout
     assert "the file matches within the float32 tolerance" in done.stdout
-    assert (tmp_path / "yolov8n-ela.pt").is_file()
-    assert [file for file in (tmp_path / "attention").rglob("*") if file.suffix in (".jpg", ".png")]
-    assert done.stdout.splitlines()[-1].endswith("best.onnx")
+    grafted = YOLO(tmp_path / "yolov8n-ela.pt").model
+    assert [block.gate for block in grafted.modules() if isinstance(block, ELA)] == ["identity"] * 4
+    pictures = [cv2.imread(str(file)) for file in (tmp_path / "attention").rglob("*.[jp][pn]g")]
+    assert pictures and all(picture.std() > 10 for picture in pictures)
+    file = Path(done.stdout.splitlines()[-1])
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    (output,) = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(
+        None, {"images": image.numpy()}
+    )
+    with torch.inference_mode():
+        expected = YOLO(file.with_suffix(".pt")).model.float().fuse(verbose=False).eval()(image)[0]
+    np.testing.assert_allclose(output, expected, atol=1e-3, rtol=1e-3)
