@@ -134,10 +134,9 @@ class FileComparison:
             elif part.unit == "raw":
                 a, b = wanted, given
             else:
-                a, is_sure = _classes(wanted, self.tolerance.edge)
-                b = given if given.ndim == 3 else _classes(given, 0)[0]
-                comparison.add_outputs(a)
-                comparison.add_errors(((a != b) & is_sure).float().mean(), torch.zeros(()))
+                comparison.add_outputs(_classes(wanted))
+                by_file = given if given.ndim == 3 else _classes(given)
+                comparison.add_errors(_wrong_pixels(wanted, by_file, self.tolerance.edge), torch.zeros(()))
                 continue
             comparison.add_outputs(a)
             comparison.add_errors(a, b)
@@ -177,11 +176,19 @@ def as_exported(net: Any, file: ExportedFile, nms: NmsSettings) -> Any:
     return net
 
 
-def _classes(logits: Tensor, edge: float) -> tuple[Tensor, Tensor]:
-    """Return each pixel's class, (1, H, W), and whether the next one's probability is lower by more than ``edge``."""
-    if logits.shape[1] == 1:  # one class, or none of it
-        probability = logits[:, 0].sigmoid()
-        return (logits[:, 0] > 0).float(), (2 * probability - 1).abs() > edge
-    probabilities = logits.softmax(1)
-    best = probabilities.topk(2, dim=1).values
-    return logits.argmax(1).float(), best[:, 0] - best[:, 1] > edge
+def _classes(logits: Tensor) -> Tensor:
+    """Return the class of each pixel, (1, H, W)."""
+    return (logits[:, 0] > 0).float() if logits.shape[1] == 1 else logits.argmax(1).float()
+
+
+def _wrong_pixels(logits: Tensor, given: Tensor, edge: float) -> Tensor:
+    """Return the share of pixels to which the file gives another class, of those whose class the model is sure of.
+
+    It is not where the two best logits, or the only one and 0, are closer than ``edge`` standard deviations.
+    """
+    best = (
+        logits.topk(2, dim=1).values if logits.shape[1] > 1 else torch.cat([logits.abs(), torch.zeros_like(logits)], 1)
+    )
+    is_sure = best[:, 0] - best[:, 1] > edge * logits.std()
+    wrong = (_classes(logits) != given)[is_sure] if is_sure.any() else _classes(logits) != given
+    return wrong.float().mean()

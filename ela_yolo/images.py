@@ -121,7 +121,7 @@ def network_input(picture: Array, imgsz: tuple[int, int]) -> Tensor:
     """Return an image as the network gets it: letterboxed, RGB or grey, 0 to 1, (1, channels, H, W)."""
     boxed: Any = LetterBox(imgsz)(image=picture)
     boxed = boxed.reshape(*boxed.shape[:2], -1)  # OpenCV drops the axis of a single channel
-    return torch.from_numpy(np.ascontiguousarray(boxed[..., ::-1])).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(boxed[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def batches(pictures: Images, batch: int, imgsz: tuple[int, int]) -> Iterator[Tensor]:

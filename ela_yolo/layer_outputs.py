@@ -8,9 +8,9 @@ difference that comes from a fusion within a layer's neighbours may not show her
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from ela_yolo.errors import ExportError, plain
 from ela_yolo.parity import LayerParity
 from ela_yolo.runtimes import ExportedFile
 
+_SHARED = re.compile(r"\.act/")
 _LAYER = re.compile(r"(?:^|[./])model\.(\d+)(?=[./])")  # "/model.3/Mul", "__module.model.3/aten::mul/Multiply"
 
 
@@ -78,22 +79,28 @@ def _run_model(net: Any, images: Tensor) -> dict[int, Tensor]:
     return outputs
 
 
+class _Operator(NamedTuple):
+    """An operator of a graph: its name, and the names of what it reads and makes."""
+
+    name: str
+    reads: Sequence[str]
+    makes: Sequence[str]
+
+
 def _run_onnx(path: Path, images: Tensor) -> dict[int, list[Tensor]]:
     import onnx
     import onnxruntime
 
     model = onnx.load(path)
     graph = model.graph
-    made = {name: _layer_of(node.output[0]) or _layer_of(node.name) for node in graph.node for name in node.output}
-    readers = ((name, _layer_of(node.output[0]) or _layer_of(node.name)) for node in graph.node for name in node.input)
-    handed_on = _handed_on(made, readers)
     there = {output.name for output in graph.output}
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in handed_on if name not in there)
+    operators = [_Operator(node.name, node.input, node.output) for node in graph.node]
+    handed_on = {name: layer for name, layer in _handed_on(operators).items() if name not in there}
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in handed_on)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
     given = images.half() if "float16" in entry.type else images
-    outputs = session.run([*handed_on], {entry.name: given.numpy()})
-    return _by_layer(handed_on.values(), outputs)
+    return _by_layer(handed_on.values(), session.run([*handed_on], {entry.name: given.numpy()}))
 
 
 def _run_openvino(path: Path, images: Tensor) -> dict[int, list[Tensor]]:
@@ -101,34 +108,36 @@ def _run_openvino(path: Path, images: Tensor) -> dict[int, list[Tensor]]:
 
     core = openvino.Core()
     model = core.read_model(path if path.is_file() else next(path.glob("*.xml")))
-    operators = {op.get_friendly_name(): op for op in model.get_ordered_ops()}
-    made = {name: _layer_of(name) for name, op in operators.items() if op.get_output_size() == 1}
-    readers = (
-        (value.get_source_output().get_node().get_friendly_name(), _layer_of(name))
-        for name, op in operators.items()
-        for value in op.inputs()
-    )
-    handed_on = _handed_on(made, readers)
+    nodes = {op.get_friendly_name(): op for op in model.get_ordered_ops() if op.get_type_name() != "Result"}
+    operators = [
+        _Operator(name, [each.get_source_output().get_node().get_friendly_name() for each in op.inputs()], [name])
+        for name, op in nodes.items()
+    ]
+    handed_on = {name: layer for name, layer in _handed_on(operators).items() if nodes[name].get_output_size() == 1}
     first = len(model.outputs)
-    for name in handed_on:
-        model.add_outputs(operators[name].output(0))
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    results = [*compiled(images.numpy()).values()]
-    return _by_layer(handed_on.values(), results[first:])
+    model.add_outputs([nodes[name].output(0) for name in handed_on])
+    results = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images.numpy())
+    return _by_layer(handed_on.values(), [results[first + place] for place in range(len(handed_on))])
 
 
-def _layer_of(name: str) -> int | None:
-    found = _LAYER.search(name)
-    return int(found[1]) if found else None
+def _handed_on(operators: Iterable[_Operator]) -> dict[str, int]:
+    """Return what an operator of one layer makes and one of another reads: its name -> the layer that makes it.
 
-
-def _handed_on(made: Mapping[str, int | None], readers: Iterable[tuple[str, int | None]]) -> dict[str, int]:
-    """Return what an operator of one layer makes and one of another reads: its name -> the layer that makes it."""
+    All convolutions share one activation, and OpenVINO names each use of it after the last layer that has it. So an
+    activation, and an operator without a name, is of the layer that it reads.
+    """
+    made: dict[str, int] = {}
     handed_on: dict[str, int] = {}
-    for name, reader in readers:
-        layer = made.get(name)
-        if layer is not None and reader != layer:
-            handed_on[name] = layer
+    for operator in operators:
+        names = (operator.name, *operator.makes)
+        own = [int(found[1]) for name in names if (found := _LAYER.search(name)) and not _SHARED.search(name)]
+        read = [made[name] for name in operator.reads if name in made]
+        layer = own[0] if own else max(read, default=None)
+        for name in operator.reads:
+            if name in made and made[name] != layer:
+                handed_on[name] = made[name]
+        if layer is not None:
+            made.update(dict.fromkeys(operator.makes, layer))
     return handed_on
 
 

@@ -16,7 +16,8 @@ class Tolerance:
         rad: Largest error of an angle.
         raw: Largest error of mask coefficients, prototypes and the logits of a class map.
         log: Largest error of the natural logarithm of a depth.
-        share: Largest share of pixels of another class, where the model's two best differ by more than ``edge``.
+        share: Largest share of pixels of another class, where the model's two best logits are not closer than
+            ``edge`` standard deviations of all.
         layer: Largest error of a layer's output, as a share of its largest value.
         confidence: Detections below it are not compared.
         match_iou: A counterpart overlaps at least this much.

@@ -17,7 +17,7 @@ from ultralytics.utils.checks import check_version
 import ela_yolo
 from ela_yolo import ELA, ExportError, verify_export
 from ela_yolo.export import export
-from ela_yolo.images import packaged_photographs, network_input
+from ela_yolo.images import network_input, packaged_photographs
 from ela_yolo.runtimes import RUNTIMES
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
@@ -86,6 +86,7 @@ def test_a_file_matches_and_that_of_other_weights_does_not(keys, retrained, tmp_
 
 def calibrated(yaml, folder):
     """Random weights with BatchNorm calibrated on photographs, so that outputs depend on the image."""
+    torch.manual_seed(0)
     model = YOLO(yaml)
     batch = torch.cat([network_input(picture, (128, 128)) for picture in packaged_photographs().values()])
     net = model.model.train()
@@ -97,17 +98,57 @@ def calibrated(yaml, folder):
             net(batch)
     model.ckpt_path = net.pt_path = str(folder / f"{Path(yaml).stem}.pt")
     head = net.model[-1]
-    heads = (
-        [head.linear] if model.task == "classify" else [b[-1] for b in (*head.cv3, *getattr(head, "one2one_cv3", ()))]
-    )
+    last_layers = {"classify": lambda: [head.linear], "semantic": lambda: [head.classifier[-1]], "depth": lambda: []}
+    of_boxes = lambda: [branch[-1] for branch in (*head.cv3, *getattr(head, "one2one_cv3", ()))]  # noqa: E731
+    heads = last_layers.get(model.task, of_boxes)()
     for last in heads:
         torch.nn.init.normal_(last.weight, std=0.3)
+        if model.task == "semantic":  # else one class wins everywhere, for what all channels have in common
+            last.weight.data -= last.weight.data.mean(1, keepdim=True)
         torch.nn.init.zeros_(last.bias)
     net.eval()
     return model
 
 
-EXTRA = {"segment": "mask prototypes", "pose": "keypoints", "obb": "angles", "classify": "probabilities"}
+EXTRA = {
+    "segment": "mask prototypes",
+    "semantic": "class map",
+    "depth": "depth",
+    "pose": "keypoints",
+    "obb": "angles",
+    "classify": "probabilities",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("yolo26n-sem", "onnx"),
+        ("yolo26n-sem", "onnx half=True"),
+        ("yolo26n-sem", "torchscript"),
+        ("yolo26n-depth", "onnx half=True"),
+        ("yolo26n-depth", "openvino"),
+    ],
+)
+def test_maps_of_classes_and_of_depths(name, options, tmp_path):
+    """Files hold the class of each pixel, or its logits; the depth of each pixel; enlarged to the image."""
+    kind, *half = options.split()
+    needs(kind)
+    ela_yolo.insert(f"{name}.yaml", save=tmp_path / f"{name}-ela.yaml")
+    model = calibrated(str(tmp_path / f"{name}-ela.yaml"), tmp_path)
+    overrides = {"format": kind, "imgsz": 96, **({"half": True} if half else {})}
+    file, report = export(model, overrides, PHOTOGRAPHS)
+    assert report.passed, str(report)
+    assert report.detections is None and "detections" not in str(report)
+    parts = {"sem": ["class map"] if kind != "torchscript" else ["logits", "class map"], "depth": ["depth"]}
+    assert [part.name for part in report.outputs] == parts[name.partition("-")[2]]
+
+    with torch.no_grad():
+        for block in model.model.modules():
+            if isinstance(block, ELA):
+                block.gn.bias += 3
+    wrong = verify_export(model, file, PHOTOGRAPHS)
+    assert not wrong.passed, str(wrong)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +160,7 @@ def test_every_task(name, tmp_path):
     file = model.export(format="onnx", imgsz=96, **plain)
     report = verify_export(model, file, PHOTOGRAPHS)
     assert report.passed, str(report)
+    assert (report.detections is None) == (model.task in ("semantic", "depth"))
     assert EXTRA.get(model.task, "boxes") in [part.name for part in report.outputs]
 
 
@@ -148,14 +190,15 @@ def test_a_damaged_file_is_one_clear_error(name, retrained, tmp_path):
 
 
 def test_a_fixed_size_takes_the_form_of_onnx_runtimes_layout_and_free_axes_do_not(retrained, tmp_path):
-    weights = shutil.copy(retrained / "weights/best.pt", tmp_path / "best.pt")
+    model = YOLO(shutil.copy(retrained / "weights/best.pt", tmp_path / "best.pt"))
     kinds = {}
     for dynamic in (False, True):
-        nodes = onnx.load(YOLO(weights).export(format="onnx", imgsz=96, dynamic=dynamic)).graph.node
+        nodes = onnx.load(model.export(format="onnx", imgsz=96, dynamic=dynamic)).graph.node
         kinds[dynamic] = [node.op_type for node in nodes]
+        # The exporter's copy took the form, not the model that it was given.
+        assert [module.fixed_size for module in model.model.modules() if isinstance(module, ELA)] == [False] * 4
     assert kinds[False].count("AveragePool") == 8 and "ReduceMean" not in kinds[False]
     assert kinds[True].count("ReduceMean") == 8 and "AveragePool" not in kinds[True]
-    assert not any(module.fixed_size for module in YOLO(weights).model.modules() if isinstance(module, ELA))
 
 
 @pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML runs there")
