@@ -56,20 +56,43 @@ def test_each_elas_consumers_are_the_stages_former_consumers(name, scale):
         assert sources(ours[home[layer.i]]) == [read_now[source] for source in sources(layer)], layer.i
 
 
+def tensors(output):
+    """All tensors of an output, however it is nested."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_it_runs(name):
-    model = scaled(name, "n")
-    assert model.task == {"seg": "segment", "pose": "pose", "obb": "obb", "cls": "classify"}.get(
-        name.split("-")[-1], "detect"
-    )
-    output = model.model.eval()(torch.zeros(1, 3, 64, 96))[0]
-    assert torch.isfinite(output[0] if isinstance(output, tuple) else output).all()
+    """Its outputs have the shapes of the plain model's, and depend on the image and on each of its blocks."""
+    models = [scaled(file, "n") for file in (name, MODELS[name][0])]
+    assert models[0].task == models[1].task
+    ours, plain = (model.model.eval() for model in models)
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    for module in ours.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1  # fresh statistics damp every map to almost nothing
+    with torch.inference_mode():
+        ours.train()(torch.cat([image, image.flip(2)]))
+        ours.eval()
+        outputs = tensors(ours(image))
+        assert [each.shape for each in outputs] == [each.shape for each in tensors(plain(image))]
+        assert all(torch.isfinite(each.float()).all() for each in outputs)
+        assert not torch.equal(tensors(ours(image.flip(3)))[0], outputs[0])
+        for block in (module for module in ours.modules() if isinstance(module, ELA)):
+            weight = block.gn.weight.clone()
+            block.gn.weight += 1
+            assert not torch.equal(tensors(ours(image))[0], outputs[0])
+            block.gn.weight.copy_(weight)
+        assert torch.equal(tensors(ours(image))[0], outputs[0])
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_is_what_insert_writes_from_the_hosts_own(name):
     """But for the comment at the top, which is ours in the one and the host's licence line in the other."""
     host, stages = MODELS[name]
-    ours = (REPO / "cfg" / f"{name}.yaml").read_text().partition("\n\n")[2]
+    ours = (REPO / "cfg" / f"{name}.yaml").read_text(encoding="utf-8").partition("\n\n")[2]
     for choice in ({"after": stages}, {"where": "neck" if name.endswith("neck") else "backbone"}):
         assert ours == insert(f"{host}.yaml", **choice).text.partition("\n\n")[2]

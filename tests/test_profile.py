@@ -24,7 +24,9 @@ def test_a_model_beside_its_plain_host(tmp_path):
     assert done.stdout.endswith("written to yolov8n-ela-profile.json and yolov8n-ela-profile.png\n")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["yolov8n-ela-profile.json", "yolov8n-ela-profile.png"]
     assert "| parameters | 3,157,200 | 3,161,520 | 1.001 |" in done.stdout
-    found = json.loads((tmp_path / "yolov8n-ela-profile.json").read_text())
+    text = (tmp_path / "yolov8n-ela-profile.json").read_text(encoding="utf-8")
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found["schema"] == 1 and found["model"] == "yolov8n-ela.yaml" and found["imgsz"] == 64
     assert found["ratios"].keys() == ROWS
     for side in ("plain", "ela"):
         for row in ("latency", "onnx", "training"):
