@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from ultralytics.utils import TQDM
 
 from ela_yolo.ela import ELA
@@ -43,7 +43,8 @@ def attention(
         stretch: As :func:`plot_attention` takes it.
 
     Raises:
-        InputError: If the model has no ELA, ``save`` is no folder, or no image can be read.
+        InputError: If the model has no ELA, ``save`` is no folder, no image can be read, or images have other channels
+            than the model takes.
         CheckpointError: If there is no such checkpoint.
         RegistrationError: If the host is not as this package expects.
     """
@@ -53,9 +54,7 @@ def attention(
     files: list[Path] = []
     taken: set[str] = set()
     frames: Counter[str] = Counter()
-    with _prediction(model, source, imgsz) as (predictor, results), capture_gates(predictor.model) as gates:
-        sizes: list[tuple[int, int]] = []
-        predictor.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
+    with _prediction(model, source, imgsz) as (predictor, results, latest), capture_gates(predictor.model) as gates:
         # Older hosts have no such attribute, and RT-DETR alone stretches its images.
         stretched = getattr(predictor, "scale_fill", type(predictor).__name__ == "RTDETRPredictor")
         fit = "stretch" if stretched else "crop" if predictor.args.task == "classify" else "letterbox"
@@ -66,7 +65,7 @@ def attention(
                 frames[result.path] += 1
                 name = f"{name}-{frames[result.path]:05d}"
             files.append(folder / f"{_unique(name, taken)}.png")
-            parts = covered(result.orig_shape, sizes[-1], fit)
+            parts = covered(result.orig_shape, latest.size, fit)
             thin = 1 if max(result.orig_shape) < SMALL else None  # or the labels would hide a small image
             figure, _ = plot_attention(result.orig_img, gates, result.plot(line_width=thin), parts, stretch)
             with written_whole(files[-1]) as part:
@@ -95,13 +94,14 @@ def gate_health(model: str | Path, data: str, split: str = "val", imgsz: int | N
         imgsz: Side of the network's input, in px; None means the one that the model was trained with.
 
     Raises:
-        InputError: If the model has no ELA, or the data set has no such images.
+        InputError: If the model has no ELA, the data set has no such images, or they have other channels than the
+            model takes.
         CheckpointError: If there is no such checkpoint.
         RegistrationError: If the host is not as this package expects.
     """
     with tempfile.TemporaryDirectory() as name:
         listed = Path(name) / "images.txt"
-        with _prediction(model, listed, imgsz) as (predictor, results), HealthMeter(predictor.model) as meter:
+        with _prediction(model, listed, imgsz) as (predictor, results, _latest), HealthMeter(predictor.model) as meter:
             images = data_images(data, split, predictor.args.task)
             listed.write_text("\n".join(map(str, images)), encoding="utf-8")
             for _ in results:
@@ -109,9 +109,29 @@ def gate_health(model: str | Path, data: str, split: str = "val", imgsz: int | N
     return GateReport(meter.result(), meter.images)
 
 
+class _Latest:
+    """A hook that knows the size of a network's latest input, and refuses images of other channels than it takes."""
+
+    def __init__(self, model: str | Path, channels: int) -> None:
+        self._model = model
+        self._channels = channels
+        self.size = (0, 0)  # px
+
+    def __call__(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        _, channels, *size = inputs[0].shape
+        if channels != self._channels:
+            raise InputError(
+                f"model={self._model} takes images with channels: {self._channels}, and Ultralytics reads these with "
+                f"{channels}; name images that have {self._channels}"
+            )
+        self.size = (size[0], size[1])
+
+
 @contextmanager
-def _prediction(model: str | Path, source: str | Path, imgsz: int | None) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """Give the host's predictor, set up, and its results, which it computes image by image as they are taken."""
+def _prediction(
+    model: str | Path, source: str | Path, imgsz: int | None
+) -> Iterator[tuple[Any, Iterator[Any], _Latest]]:
+    """Give Ultralytics' predictor, set up, its results, computed as they are taken, and its network's latest input."""
     register()
     check_model(str(model))
     opened = open_model(find_model(model))
@@ -121,8 +141,10 @@ def _prediction(model: str | Path, source: str | Path, imgsz: int | None) -> Ite
     size = {} if imgsz is None else {"imgsz": imgsz}
     results = opened.predict(str(source), stream=True, batch=1, save=False, verbose=False, **size)
     opened.predictor.done_warmup = True  # on a GPU that is one more forward of the first image
+    latest = _Latest(model, opened.model.yaml.get("channels", 3))
+    opened.predictor.model.register_forward_pre_hook(latest)
     try:
-        yield opened.predictor, _with_progress(results, opened.predictor)
+        yield opened.predictor, _with_progress(results, opened.predictor), latest
     finally:
         results.close()
 

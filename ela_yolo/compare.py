@@ -241,7 +241,8 @@ def _measure(networks: Mapping[str, Any], imgsz: int) -> tuple[ModelSize, ...]:
     select_device("cpu", verbose=False)  # which sets the number of threads, as all the host's commands do
     parameters = {name: sum(each.numel() for each in network.parameters()) for name, network in networks.items()}
     gflops = {name: get_flops(network, imgsz) for name, network in networks.items()}
-    image = torch.rand(1, 3, imgsz, imgsz)
+    channels = next(iter(networks.values())).yaml.get("channels", 3)  # those of the data, so of all models
+    image = torch.rand(1, channels, imgsz, imgsz)
     calls = {name: partial(infer, network.eval().fuse(verbose=False), image) for name, network in networks.items()}
     return tuple(
         ModelSize(name, parameters[name], gflops[name], Time.of(seconds))

@@ -52,8 +52,8 @@ class ModelCost:
         latency: Of the fused model in PyTorch.
         onnx: Of its export in ONNX Runtime on the CPU; None if that is not installed.
         training: Of forward and backward.
-        memory: The most that inference holds beside weights and image, in MB.
-        training_memory: The most that a training step holds beside weights and image, in MB.
+        memory: The most that inference holds beside weights and image, in MB; None if the device does not say.
+        training_memory: The most that a training step holds beside weights and image, likewise.
     """
 
     parameters: int
@@ -61,8 +61,8 @@ class ModelCost:
     latency: Time
     onnx: Time | None
     training: Time
-    memory: float
-    training_memory: float
+    memory: float | None
+    training_memory: float | None
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Profile:
         machine: Processor, threads and version of PyTorch.
         plain: The host without its ELA rows.
         ela: The model.
-        ratios: Row -> the model's to the host's; of times the median over the rounds.
+        ratios: Row -> the model's to the host's, None if the host's is 0; of times the median over the rounds.
         blocks: Its ELA blocks.
     """
 
@@ -107,7 +107,7 @@ class Profile:
     machine: str
     plain: ModelCost
     ela: ModelCost
-    ratios: Mapping[str, float]
+    ratios: Mapping[str, float | None]
     blocks: tuple[BlockCost, ...]
 
     @property
@@ -120,7 +120,8 @@ class Profile:
         for key, title in ROWS.items():
             if getattr(self.ela, key) is not None:
                 cells = (_cell(key, getattr(side, key)) for side in (self.plain, self.ela))
-                lines.append(f"| {title} | {' | '.join(cells)} | {self.ratios[key]:.3f} |")
+                ratio = self.ratios.get(key)
+                lines.append(f"| {title} | {' | '.join(cells)} | {'-' if ratio is None else f'{ratio:.3f}'} |")
         lines += ["", "| layer | block | input | parameters | latency | of the model's |", "|---|---|---|---|---|---|"]
         for block in self.blocks:
             shape = "x".join(map(str, block.input))
@@ -170,10 +171,9 @@ def _draw(result: Profile) -> Any:
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    rows = list(result.ratios)
-    added = [100 * (result.ratios[key] - 1) for key in rows]
-    left.barh([ROWS[key] for key in rows], added, color="#3b6fb6", height=0.6)
-    left.bar_label(left.containers[0], [f"{percent:+.1f}%" for percent in added], padding=3)
+    added = {ROWS[key]: 100 * (ratio - 1) for key, ratio in result.ratios.items() if ratio is not None}
+    left.barh(list(added), list(added.values()), color="#3b6fb6", height=0.6)
+    left.bar_label(left.containers[0], [f"{percent:+.1f}%" for percent in added.values()], padding=3)
     left.axvline(0, color="black", linewidth=1)
     left.margins(x=0.2)
     left.set(title=f"what {result.kind} adds to the plain host", xlabel="%")

@@ -116,7 +116,7 @@ def plot_attention(
             the same in every picture.
 
     Shape:
-        - image: ``(H, W, 3)`` BGR, 8 bit
+        - image: ``(H, W, C)``, 8 bit: grey, BGR, or of more channels, of which the first three are drawn as BGR
         - detections: likewise
 
     Returns:
@@ -132,10 +132,11 @@ def plot_attention(
     for unused in panels[1 + len(gates) :]:
         unused.remove()
     panels = panels[: 1 + len(gates)]
-    panels[0].imshow(cv2.cvtColor(_shrunk(image if detections is None else detections), cv2.COLOR_BGR2RGB))
+    shown = _shrunk(_bgr(image if detections is None else detections))
+    panels[0].imshow(cv2.cvtColor(shown, cv2.COLOR_BGR2RGB))
     panels[0].set_title("image" if detections is None else "detections", fontsize=10, loc="left")
     panels[0].set_axis_off()
-    grey = cv2.cvtColor(_shrunk(image), cv2.COLOR_BGR2GRAY)
+    grey = cv2.cvtColor(_shrunk(_bgr(image)), cv2.COLOR_BGR2GRAY)
     for panel, (layer, of_layer) in zip(panels[1:], gates.items(), strict=True):
         _draw_block(panel, grey, layer, of_layer, parts, stretch)
     return figure, panels
@@ -192,6 +193,14 @@ def _span(low: float, high: float) -> tuple[float, float]:
 def _array(values: Tensor) -> Array:
     array: Array = values.float().cpu().numpy()
     return array
+
+
+def _bgr(picture: Array) -> Array:
+    """Return a picture of three channels; a grey one, or what is more or less than three, as Ultralytics draws it."""
+    if picture.ndim == 2 or picture.shape[2] == 1:
+        return cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
+    missing = max(3 - picture.shape[2], 0)
+    return np.ascontiguousarray(np.pad(picture, ((0, 0), (0, 0), (0, missing)))[..., :3])
 
 
 def _shrunk(picture: Array) -> Array:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from itertools import accumulate, chain
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
+from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
 from ultralytics.utils.torch_utils import get_flops, select_device
 
 from ela_yolo.blocks import describe, is_block
@@ -25,6 +25,7 @@ from ela_yolo.errors import ExportError, InputError
 from ela_yolo.export import export_file
 from ela_yolo.graft import remove
 from ela_yolo.inputs import YAML, find_model, open_model
+from ela_yolo.quiet import quiet
 from ela_yolo.registration import register
 from ela_yolo.runtimes import ExportedFile, check_runtime
 from ela_yolo.timing import alternate, machine
@@ -32,7 +33,6 @@ from ela_yolo.timing import alternate, machine
 SIDES = ("plain", "ela")
 ROUNDS, TRAINING_ROUNDS = 60, 12
 REST = 0.02  # s
-_CPU = torch.profiler.ProfilerActivity.CPU
 
 
 def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile:
@@ -50,7 +50,15 @@ def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile
         RegistrationError: If the host is not as this package expects.
     """
     register()
-    where = select_device(device, verbose=False)  # which on a CPU sets the number of threads, as all its commands do
+    threads = torch.get_num_threads()
+    where = select_device(device, verbose=False)  # sets the number of threads on a CPU, as in all of its commands
+    try:
+        return _profile(model, imgsz, where)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
     file = find_model(model)
     with tempfile.TemporaryDirectory() as name:
         plain_file = Path(name) / f"plain-{Path(model).name}"
@@ -62,13 +70,13 @@ def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile
         stride = int(max(opened[1].model.stride))
         if imgsz % stride or imgsz == stride:  # from a map of one pixel no BatchNorm can learn
             raise InputError(f"imgsz={imgsz} is no multiple, 2 or more, of the model's stride {stride}; take 640")
-        image = torch.rand(1, 3, imgsz, imgsz, device=where)
+        image = torch.rand(1, opened[1].model.yaml.get("channels", 3), imgsz, imgsz, device=device)
         sessions = _sessions(opened, imgsz, Path(name))
-        measured = _measure([each.model.float().to(where) for each in opened], image, sessions)
+        measured = _measure([each.model.float().to(device) for each in opened], image, sessions)
     plain, ela = (ModelCost(**{key: _cost(values[i]) for key, values in measured.items()}) for i in (0, 1))
     ratios = {key: _ratio(*values) for key, values in measured.items() if values[0] is not None}
     blocks = tuple(_measure_blocks(opened[1].model, image))
-    return Profile(str(model), imgsz, str(where), machine(), plain, ela, ratios, blocks)
+    return Profile(str(model), imgsz, str(device), machine(), plain, ela, ratios, blocks)
 
 
 def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> dict[str, tuple[Any, Any]]:
@@ -97,13 +105,10 @@ def _sessions(models: list[Any], imgsz: int, folder: Path) -> list[ExportedFile]
     except ExportError:
         return []
     sessions = []
-    logging.disable(logging.INFO)  # the host names the files and what to do with them, and they are gone soon
-    try:
+    with quiet(logging.INFO):  # Ultralytics names the files and what to do with them, and they are gone soon
         for side, model in zip(SIDES, models, strict=True):
             model.ckpt_path = model.model.pt_path = str(folder / f"{side}-export.pt")  # which names the file
             sessions.append(ExportedFile(export_file(model, {"format": "onnx", "imgsz": imgsz, "device": "cpu"})))
-    finally:
-        logging.disable(logging.NOTSET)
     return sessions
 
 
@@ -116,10 +121,10 @@ def infer(model: nn.Module, image: Tensor) -> None:
 
 def _train(model: nn.Module, image: Tensor) -> None:
     """Run forward and backward; the mean of all outputs stands for the loss, which needs labels."""
-    model.zero_grad()
     loss: Any = sum(output.mean() for output in _tensors(model(image)) if output.requires_grad)
     loss.backward()
     _wait(image.device)
+    model.zero_grad()  # so that the next step holds the gradients as its own
 
 
 def _tensors(outputs: Any) -> Iterator[Tensor]:
@@ -131,40 +136,38 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Wait until a device has done what it was told: ``torch.cuda``, ``torch.mps`` and so on, each its own way."""
+    of_its_kind = getattr(torch, device.type)
+    if device.type == "mps":
+        of_its_kind.synchronize()
+    else:
+        of_its_kind.synchronize(device)
 
 
-def peak_memory(call: Callable[[], None], device: torch.device) -> float:
-    """Return the most that a call holds of its own, in MB."""
+def peak_memory(call: Callable[[], None], device: torch.device) -> float | None:
+    """Return the most that a call holds of its own, in MB; None if the device does not say."""
     call()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    with _silence(), torch.profiler.profile(activities=[_CPU], profile_memory=True) as profiler:
-        call()
-    events: Any = profiler.profiler.kineto_results.events()
-    held = most = 0
-    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most / 1e6
+    if device.type == "cpu":
+        return _peak_on_cpu(call) / 1e6
+    memory = getattr(torch, device.type)
+    if not hasattr(memory, "max_memory_allocated"):
+        return None
+    before = memory.memory_allocated(device)
+    memory.reset_peak_memory_stats(device)
+    call()
+    return float(memory.max_memory_allocated(device) - before) / 1e6
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what the profiler's C++ code says of itself off standard error."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+def _peak_on_cpu(call: Callable[[], None]) -> int:
+    # The newer profiler prints lines about itself to the process's standard error, whatever its log level.
+    settings = False, True, False, False, False  # memory alone: no shapes, stacks, FLOPs or modules
+    _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, *settings, _ExperimentalConfig()))
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
+        call()
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        events: list[Any] = [*chain(*_disable_profiler_legacy())]
+    events = [event for event in events if event.kind() == "memory_alloc"]
+    return max(accumulate(event.cpu_memory_usage() for event in events), default=0)
 
 
 def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
@@ -196,7 +199,7 @@ def _cost(measured: Any) -> Any:
     return Time.of(measured) if isinstance(measured, list) else measured
 
 
-def _ratio(plain: Any, ela: Any) -> float:
+def _ratio(plain: Any, ela: Any) -> float | None:
     if isinstance(plain, list):
         return float(median(b / a for a, b in zip(plain, ela, strict=True)))
-    return float(ela / plain)
+    return float(ela / plain) if plain else None
