@@ -1,0 +1,57 @@
+"""Quantization-aware training (`quantize=8` of `yolo train`): a model with ELA is trained, exported and compared."""
+
+import json
+import shutil
+from importlib.util import find_spec
+
+import onnx
+import pytest
+import torch
+from conftest import BIN, HOME, run, train
+from ultralytics import YOLO
+
+from ela_yolo import ELA, verify_export
+
+pytestmark = pytest.mark.skipif(find_spec("modelopt") is None, reason="needs nvidia-modelopt: pip install it")
+SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
+
+
+@pytest.fixture(scope="module")
+def quantized(retrained, tmp_path_factory):
+    """The checkpoint of one epoch on a tenth of the scenes, begun with weights that are sure of what they find."""
+    folder = tmp_path_factory.mktemp("quantized")
+    model = YOLO(retrained / "weights/best.pt")
+    with torch.no_grad():
+        for branch in model.model.model[-1].cv3:
+            branch[-1].bias += 2
+    model.save(folder / "sure.pt")
+    recipe = "epochs=1 fraction=0.1 imgsz=96 batch=8 nbs=8 optimizer=SGD lr0=0.0001 warmup_epochs=0 mosaic=0 val=False"
+    return train(folder, f"model={folder}/sure.pt quantize=8 {recipe}") / "weights/last.pt"
+
+
+def test_a_quantized_checkpoint_is_exported_and_matches(quantized, tmp_path):
+    weights = shutil.copy(quantized, tmp_path / "qat.pt")
+    model = YOLO(weights)
+    blocks = [module for module in model.model.modules() if isinstance(module, ELA)]
+    assert len(blocks) == 4
+    assert all(hasattr(block.conv, "weight_quantizer") for block in blocks)  # ELA's convolution is quantized too
+    source = f"source={SCENES}/000*.jpg"
+    done = run(
+        BIN / "ela-yolo", "export", "model=qat.pt", "format=onnx", "imgsz=96", source, "layers=True", cwd=tmp_path
+    )
+    assert "the file matches within the int8 tolerance" in done.stdout
+    report = json.loads((tmp_path / "qat.onnx.parity.json").read_text(encoding="utf-8"))
+    assert report["detections"] >= 10 and report["unmatched"] == []
+    assert {3, 6, 9, 12} <= {each["layer"] for each in report["layers"]}
+    assert [node.op_type for node in onnx.load(tmp_path / "qat.onnx").graph.node].count("QuantizeLinear") > 50
+
+    with torch.no_grad():
+        for block in blocks:
+            block.gn.bias += 3
+    assert not verify_export(model, tmp_path / "qat.onnx", sorted(SCENES.glob("000*.jpg"))).passed
+
+
+def test_blocks_go_into_the_checkpoint_that_a_quantized_one_came_from(quantized, tmp_path):
+    done = run(BIN / "ela-yolo", "remove", f"model={quantized}", cwd=tmp_path, ok=False)
+    assert done.returncode == 1 and "is quantized" in done.stderr
+    assert list(tmp_path.iterdir()) == []
