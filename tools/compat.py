@@ -29,6 +29,7 @@ HOSTS = Path(sys.prefix) / "hosts"
 # Releases at which the host changed what the plugin touches: its tuner left its children, a scaled YAML is looked up by
 # its own name first, IoU is computed otherwise, loading takes class names.
 BETWEEN = ("8.4.129", "8.4.144", "8.4.157", "8.4.175")
+LIMIT = 2 * 3600  # s, of each process that is started here
 FAMILIES = ("yolov8", "yolo11", "yolo12", "yolo26")
 CHECKS = {  # column -> tests, by pytest's names
     "contract": ["test_registration.py", "test_cfg.py"],
@@ -90,7 +91,7 @@ def choose_versions(names: str | None) -> list[str]:
     if names and names != "all":
         return names.split(",")
     index = [sys.executable, "-m", "pip", "index", "versions", "ultralytics"]
-    listed = subprocess.run(index, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(index, capture_output=True, encoding="utf-8", check=True, timeout=LIMIT).stdout
     released = re.search(r"Available versions: (.*)", listed)[1].split(", ")[::-1]
     declared = released[released.index(TESTED[0]) :]
     return declared if names else list(dict.fromkeys([TESTED[0], *BETWEEN, TESTED[1], declared[-1]]))
@@ -102,7 +103,7 @@ def lay_over(version: str) -> Path:
     if not (folder / "ultralytics").is_dir():
         part = folder.with_name(f"{version}-unfinished")
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", part]
-        subprocess.run([*install, f"ultralytics=={version}"], check=True)
+        subprocess.run([*install, f"ultralytics=={version}"], check=True, timeout=LIMIT)
         part.rename(folder)
     return folder
 
@@ -115,9 +116,9 @@ def run_tests(overlay: Path, checks: list[str]) -> dict[str, list[str]]:
         command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4"]
         command.append(f"--junitxml={report}")
         command += [f"tests/{test}" for named in tests.values() for test in named]
-        output = subprocess.run(command, cwd=REPO, env=environment(overlay), capture_output=True, text=True)
+        status, told = run(command, cwd=REPO, env=environment(overlay))
         if not report.is_file():
-            return {check: [f"pytest did not run: {output.stderr.strip()[-500:]}"] for check in checks}
+            return {check: [f"pytest did not run: {status}, {told[-500:]}"] for check in checks}
         cases = list(ElementTree.parse(report).iter("testcase"))
     seen: dict[str, list[tuple[str, bool]]] = {check: [] for check in checks}
     for case in cases:
@@ -136,8 +137,18 @@ def smoke(overlay: Path) -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         env = {**environment(overlay), "YOLO_CONFIG_DIR": folder}
         command = [sys.executable, "-c", SMOKE]
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-    return {"smoke": [] if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it was killed"])[-1:]}
+        status, told = run(command, cwd=folder, env=env)
+    return {"smoke": [] if status == 0 else (told.splitlines() or [f"it ended with {status}"])[-1:]}
+
+
+def run(command: list, **kwargs) -> tuple[int | None, str]:
+    """Return a process's exit status, None if it did not end in time, and what it told on its standard error."""
+    try:
+        keys = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+        done = subprocess.run(command, **keys, **kwargs, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return None, f"it did not end within {LIMIT} s"
+    return done.returncode, done.stderr.strip()
 
 
 def environment(overlay: Path) -> dict[str, str]:
