@@ -228,20 +228,20 @@ class ELA(nn.Module):
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-            height, width = int(x.shape[2]), int(x.shape[3])
-        gate_h = self._map_gate(F.avg_pool2d(x, (1, width)), axis=2)
-        gate_w = self._map_gate(F.avg_pool2d(x, (height, 1)), axis=3)
+            channels, height, width = map(int, x.shape[1:])
+        gate_h = self._map_gate(F.avg_pool2d(x, (1, width)), channels, axis=2)
+        gate_w = self._map_gate(F.avg_pool2d(x, (height, 1)), channels, axis=3)
         scaled = x * F.interpolate(gate_h, scale_factor=(1, width)) * F.interpolate(gate_w, scale_factor=(height, 1))
         return x + scaled if self.gate == "residual" else scaled
 
-    def _map_gate(self, strip: Tensor, axis: int) -> Tensor:
+    def _map_gate(self, strip: Tensor, channels: int, axis: int) -> Tensor:
         """Return the gate of a strip that stays a map, (B, C, H, 1) or (B, C, 1, W), along the axis that it has."""
         conv, gn = self.conv, self.gn
         pad, other = conv.kernel_size[0] // 2, 5 - axis
         padding = (pad, 0) if axis == 2 else (0, pad)
         mixed = F.conv2d(strip, conv.weight.unsqueeze(other), padding=padding, groups=conv.groups)
         norm = torch.group_norm(mixed, gn.num_groups, eps=gn.eps)
-        affine = F.conv2d(norm, gn.weight[:, None, None, None], gn.bias, groups=len(gn.weight))
+        affine = F.conv2d(norm, gn.weight[:, None, None, None], gn.bias, groups=channels)
         gate = affine.sigmoid()
         return gate + gate if self.gate == "identity" else gate
 
