@@ -1,4 +1,4 @@
-"""The blocks that rows may put into a model beside the host's own modules: ELA, some of timm's, and the user's.
+"""The blocks that rows may put into a model beside Ultralytics' own modules: ELA, some of timm's, and the user's.
 
 A block is known by name and by where its class is found, such as ``CA`` and ``timm.layers.coord_attn:CoordAttn``. An
 environment variable holds those of the user, so that the processes that this one starts know them too.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from functools import reduce
+from functools import cache, reduce
 from importlib import import_module
 from typing import Any
 
 from torch import nn
 
+from ela_yolo.block_args import try_block
 from ela_yolo.ela import ELA
 from ela_yolo.errors import InputError, RowError, did_you_mean, plain
 
@@ -48,15 +49,15 @@ def register_block(name: str, block: type[nn.Module]) -> None:
         raise InputError(f"a block's name is one word of letters and digits, got {name!r}")
     if known_blocks().get(name, path) != path:
         raise InputError(f"{name} is {known_blocks()[name]} already; take another name")
-    if not (isinstance(block, type) and issubclass(block, nn.Module)):
-        raise InputError(f"{name} must be a class of torch.nn.Module that takes the channels, got {block!r}")
+    problem = _unfit(block)
+    if problem:
+        raise InputError(f"{name}: {problem}")
     if block.__module__ == "__main__" or _import(path)[0] is not block:
         raise InputError(f"{name}: other processes import the block, so put {block.__qualname__} into a module's file")
     from ultralytics.nn import tasks
 
     if getattr(tasks, name, block) is not block:
         raise InputError(f"Ultralytics has a module {name} of its own; take another name for {block.__qualname__}")
-    _try(name, block)
     given = {**user_blocks(), name: path}
     os.environ[ENVIRONMENT] = ",".join(f"{word}={place}" for word, place in given.items() if word not in _built_in())
 
@@ -67,27 +68,31 @@ def known_blocks() -> dict[str, str]:
 
 
 def names_block(module: object) -> bool:
-    """Whether a row's module is a block of ours, and not something that the host, or whoever changed it, calls so."""
-    if not isinstance(module, str) or module not in known_blocks():
-        return False
-    path = known_blocks()[module]
-    found = getattr(sys.modules.get("ultralytics.nn.tasks"), module, None)
-    if found is None or path in _OWN.values():
-        return True
-    return _path(found) == path or _import(path)[0] is found
+    """Whether a row's module is a block of ours, and not what Ultralytics, or whoever changed it, calls so."""
+    return isinstance(module, str) and module in known_blocks() and foreign_class(module) is None
+
+
+def foreign_class(name: str) -> Any:
+    """Return what Ultralytics' parser finds under a block's name if that is not the block, else None."""
+    path = known_blocks()[name]
+    found = getattr(sys.modules.get("ultralytics.nn.tasks"), name, None)
+    return None if found is None or _path(found) == path or _import(path)[0] is found else found
 
 
 def find_block(name: str) -> type[nn.Module]:
     """Return the class of a block.
 
     Raises:
-        RowError: If it cannot be imported.
+        RowError: If it cannot be imported, or is no block.
     """
     path = known_blocks()[name]
     found, reason = _import(path)
     if found is None:
         remedy = "pip install timm" if name in _TIMM else f"mend {ENVIRONMENT}, or install what has it"
         raise RowError(f"{name} is {path}, which cannot be imported ({reason}); {remedy}")
+    problem = None if name in _built_in() else _unfit(found)
+    if problem:
+        raise RowError(f"{name} is {path}, and {problem}; mend {ENVIRONMENT}")
     block: type[nn.Module] = found
     return block
 
@@ -96,11 +101,17 @@ def check_block(name: str) -> None:
     """Find out whether a block of this name can be put into a model here.
 
     Raises:
-        InputError: If there is none, or the host has something else of that name.
-        RowError: If it cannot be imported.
+        InputError: If there is none, or Ultralytics has something else of that name.
+        RowError: If it cannot be imported, or is no block.
     """
     if name not in known_blocks():
-        near = did_you_mean(name, known_blocks()) or f"; there are {', '.join(known_blocks())}"
+        from ela_yolo.block_names import recognise
+
+        meant = recognise(name)
+        near = f"; {meant.block} is meant: block={meant.block}" if meant else ""
+        if meant and meant.part_of:
+            near += f" after={meant.part_of}"
+        near = near or did_you_mean(name, known_blocks()) or f"; there are {', '.join(known_blocks())}"
         raise InputError(f"there is no block {name}{near}; ela_yolo.register_block makes others known")
     if not names_block(name):
         raise InputError(f"Ultralytics has a module {name} of its own, so rows cannot name {known_blocks()[name]} so")
@@ -150,13 +161,12 @@ def _import(path: str) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {plain(error)}"
 
 
-def _try(name: str, block: type[nn.Module]) -> None:
-    import torch
+def _unfit(block: Any) -> str | None:
+    """Return why something is no block, or None."""
+    is_module = isinstance(block, type) and issubclass(block, nn.Module)
+    return _try_once(block) if is_module else f"a block is a class of torch.nn.Module, not {block!r}"
 
-    x = torch.zeros(2, 64, 8, 6)
-    try:
-        shape = tuple(block(64).eval()(x).shape)
-    except Exception as error:  # of the user's code
-        raise InputError(f"{name}: {block.__qualname__}(64) fails on a map of 64 channels: {error!r}") from error
-    if shape != x.shape:
-        raise InputError(f"{name}: {block.__qualname__}(64) makes {shape} of {tuple(x.shape)}; a block keeps the shape")
+
+@cache
+def _try_once(block: Any) -> str | None:
+    return try_block(block, 64)

@@ -9,6 +9,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 from ela_yolo.errors import ELAError, InputError, plain
 
 AUTOLOAD = "ela_yolo.pth"
+PATIENCE = 60  # s
 PIP = f"{sys.executable} -m pip install"
 AGAIN = f"in the clone of ela-yolo: {PIP} --force-reinstall --no-deps ."
 
@@ -59,7 +61,7 @@ class Diagnosis:
 
 
 def examine(model: str | None = None, weights: str | None = None) -> Diagnosis:
-    """Look at the installation and, where they are named, at a model and at what arrives of weights in it.
+    """Look at the installation and, where they are named, at a model and at what of weights it takes over.
 
     Args:
         model: A model YAML or a checkpoint, by the name that a command would be given.
@@ -75,7 +77,7 @@ def examine(model: str | None = None, weights: str | None = None) -> Diagnosis:
     whole = all(package.remedy is None for package in packages)
     findings += [_autoload(), _yolo_command()]
     if whole:
-        findings += [*_blocks(), *_seams()]
+        findings += [*_blocks(), *_registration()]
         if model is not None and findings[-1].remedy is None:
             findings += _model(model, weights)
     return Diagnosis(tuple(findings))
@@ -104,12 +106,25 @@ def _package(name: str, module: str) -> Finding:
 
 
 def _autoload() -> Finding:
-    """Start an interpreter as others do, and ask it."""
+    """Start an interpreter as others do, and ask it; in an empty folder, so that it imports nothing of this one."""
     subject = "a new process"
     if os.environ.get("ELA_YOLO_AUTOLOAD") == "0":
         return Finding(subject, "does not know ELA: switched off by ELA_YOLO_AUTOLOAD=0", "unset ELA_YOLO_AUTOLOAD")
     code = "import sys; print(any(getattr(finder, 'arms_ela_yolo', False) for finder in sys.meta_path))"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    try:
+        with tempfile.TemporaryDirectory() as empty:
+            asked = subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=empty,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=PATIENCE,
+            )
+    except subprocess.TimeoutExpired:
+        remedy = "look at sitecustomize and the .pth files of site-packages, which Python runs at every start"
+        return Finding(subject, f"does not start within {PATIENCE} s", remedy)
     folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     places = [place for folder in folders if (place := Path(folder) / AUTOLOAD).is_file()]
     if asked.stdout.strip() == "True":
@@ -136,13 +151,13 @@ def _yolo_command() -> Finding:
 
 
 def _blocks() -> Generator[Finding, None, None]:
-    from ela_yolo.blocks import ENVIRONMENT, check_block, known_blocks, malformed_entries, user_blocks
+    import ultralytics.nn.tasks  # noqa: F401  whose own names go first
+
+    from ela_yolo.blocks import ENVIRONMENT, check_block, foreign_class, known_blocks, malformed_entries, user_blocks
 
     for entry in malformed_entries():
         yield Finding(ENVIRONMENT, f"{entry} is left out", f"write NAME=module:Class in {ENVIRONMENT}")
     for name, path in user_blocks().items():
-        import ultralytics.nn.tasks  # noqa: F401  whose own names go first
-
         try:
             if known_blocks()[name] != path:
                 raise InputError(f"{name} is {known_blocks()[name]} already; take another name for {path}")
@@ -150,14 +165,20 @@ def _blocks() -> Generator[Finding, None, None]:
             yield Finding(f"block {name}", path)
         except ELAError as error:
             yield Finding(f"block {name}", "is not known", str(error))
+    for name in [name for name in known_blocks() if name not in user_blocks()]:
+        found = foreign_class(name)
+        if found is not None:
+            remedy = "give that class another name to have ela-yolo's; all else works" if name == "ELA" else None
+            yield Finding(f"block {name}", f"is {found} in Ultralytics, whose rows are left to it", remedy)
 
 
-def _seams() -> list[Finding]:
+def _registration() -> list[Finding]:
     from ultralytics import __version__ as version
 
-    from ela_yolo.registration import TESTED, check_host, older, register
+    from ela_yolo.probes import TESTED, older, probe
+    from ela_yolo.registration import CALLBACKS, register
 
-    findings = [Finding(seam.name, seam.check) for seam in check_host() if seam.problem is None]
+    findings = [Finding(each.name, each.check) for each in probe(CALLBACKS) if each.problem is None]
     try:
         register()
     except ELAError as error:
@@ -180,7 +201,7 @@ def _model(name: str, weights: str | None) -> Generator[Finding, None, None]:
             yield _transfer(model, weights)
     except ELAError as error:
         yield Finding(f"model={name}", "cannot be used", str(error))
-    except Exception as error:  # of the host, whose reasons are many
+    except Exception as error:  # of Ultralytics, whose reasons are many
         yield Finding(f"model={name}", "cannot be built", f"{type(error).__name__}: {plain(error)}")
 
 

@@ -213,12 +213,14 @@ class ELA(nn.Module):
         return apply_gates(x, self._strip_gate(x.mean(dim=3)), self._strip_gate(x.mean(dim=2)), self.gate)
 
     def _strip_gate(self, strip: Tensor) -> Tensor:
-        mixed = self.conv(strip)
-        # nn.GroupNorm refuses a single value per group, which a 1xN map can give. Two that are alike give the same.
-        if isinstance(self.gn, nn.GroupNorm) and isinstance(mixed, Tensor) and mixed.numel() == self.gn.num_groups:
-            mixed = mixed.expand(-1, -1, 2)
-        normed: Tensor = self.gn(mixed)
-        return normed[:, :, : strip.shape[2]].sigmoid()
+        gn, mixed = self.gn, self.conv(strip)
+        gate: Tensor
+        if isinstance(gn, nn.GroupNorm) and isinstance(mixed, Tensor) and mixed.numel() == gn.num_groups:
+            # nn.GroupNorm refuses a single value per group, which a 1xN map can give. Two that are alike give the same.
+            gate = gn(mixed.expand(-1, -1, 2)).sigmoid()[:, :, :1]
+        else:
+            gate = gn(mixed).sigmoid()
+        return gate
 
     def _forward_fixed_size(self, x: Tensor) -> Tensor:
         """Return the same by operators that ONNX Runtime has for the blocked channel layout of its convolutions.

@@ -9,7 +9,6 @@ import io
 import pathlib
 import pickle
 import pickletools
-import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ela_yolo.block_names import recognise
 from ela_yolo.ela import ELA
 from ela_yolo.errors import CheckpointError
 
-# Not RepNCSPELAN4, ELAN1 and SPPELAN.
-_NAMED_ELA = re.compile(r"ELA(?!N)|Efficient_?Local")
 _NO_WEIGHTS = (nn.Sequential, nn.Sigmoid, nn.AdaptiveAvgPool2d, nn.Identity)  # what may stand beside the two
 _EPS = nn.GroupNorm(1, 1).eps
 
@@ -96,14 +94,15 @@ def read_foreign(file: Path) -> ForeignELA | None:
         repeated = [*layer] if type(layer) is nn.Sequential else [layer]
         if not repeated or not all(isinstance(block, _StandIn) for block in repeated):
             inner = next((part for part in layer.modules() if isinstance(part, _StandIn)), None)
-            reasons += [f"{_name(inner)} is a part of layer {number} {type(layer).__name__}"] if inner else []
+            reasons += [f"{_name(inner)} is a part of layer {number} {_name(layer)}"] if inner is not None else []
             continue
         try:
             blocks[number] = tuple(map(_parts, repeated))
         except ValueError as error:
             reasons.append(f"layer {number} {_name(repeated[0])} {error}")
     found = {type(part) for number in blocks for part in layers[number].modules() if isinstance(part, _StandIn)}
-    if not blocks and not any(_NAMED_ELA.search(name) for _, name in missing):
+    meant = [recognise(name) for _, name in missing]
+    if not blocks and not any(found and found.block == "ELA" for found in meant):
         return None
     others = sorted(f"{module}.{name}" for (module, name), kind in stand_ins.items() if kind not in found)
     if reasons or others:

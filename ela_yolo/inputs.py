@@ -1,4 +1,4 @@
-"""What a command line names, looked at before the host does: models and data sets, found as the host finds them."""
+"""What a command line names, looked at before Ultralytics does: models and data sets, found as Ultralytics does it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.blocks import known_blocks
 from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError, did_you_mean, plain
+from ela_yolo.foreign import check_classes
 from ela_yolo.model_yaml import load_model_yaml
 from ela_yolo.registration import packaged_yamls
+from ela_yolo.yaml_safety import refuse_code
 
 YAML = (".yaml", ".yml")
 _SCALE = r"(\d+)[nslmx](.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
 
 
 def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
-    """Look at the files that the host's keys name, as far as the command will read them.
+    """Look at the files that Ultralytics' keys name, as far as the command will read them.
 
     Raises:
         InputError: If a file is not there, or not what it should be.
-        ModelYamlError: If a YAML is not that of a model that the host can build.
+        ModelYamlError: If a YAML is not that of a model that Ultralytics can build, or would run code.
         CheckpointError: If a checkpoint is not there.
     """
-    for key in ("model", "pretrained", "resume"):
+    if isinstance(overrides.get("cfg"), str):
+        overrides = {**_load_settings(overrides["cfg"]), **overrides}
+    for key in ("model", "pretrained", "resume", "distill_model"):
         if isinstance(overrides.get(key), str):
             check_model(overrides[key])
     if command in ("quickstart", "train", "tune", "val") and isinstance(overrides.get("data"), str):
@@ -62,19 +65,26 @@ def find_model(model: str | Path) -> Path:
 
 
 def open_model(model: str | Path, task: str | None = None) -> Any:
-    """Return the host's own object for a model, by its name."""
+    """Return Ultralytics' own object for a model, by its name.
+
+    Raises:
+        InputError: If there is no such YAML.
+        ModelYamlError: If a YAML is not that of a model that Ultralytics can build, or would run code.
+    """
     from ultralytics import RTDETR, YOLO
 
+    if _is_yaml(model):
+        check_rows(find_model(model))
     return RTDETR(model) if "rtdetr" in Path(model).stem.lower() else YOLO(model, task=task)
 
 
 def check_model(model: str) -> None:
-    """Find out whether the host can read a model YAML or checkpoint; other formats are the host's affair.
+    """Find out whether Ultralytics can read a model YAML or checkpoint; it looks at other formats itself.
 
     Raises:
-        InputError: If there is no such file, or the host would look for another one.
-        ModelYamlError: If a YAML is not that of a model that the host can build.
-        CheckpointError: If a checkpoint is not there.
+        InputError: If there is no such file, or Ultralytics would look for another one.
+        ModelYamlError: If a YAML is not that of a model that Ultralytics can build, or would run code.
+        CheckpointError: If a checkpoint is not there, or holds an ELA class of a changed Ultralytics.
     """
     from ultralytics.utils import SETTINGS
     from ultralytics.utils.checks import check_yolov5u_filename
@@ -82,14 +92,18 @@ def check_model(model: str) -> None:
 
     model = model.strip()
     file = Path(check_yolov5u_filename(model, verbose=False))  # yolov5s.pt is yolov5su.pt
+    if _is_yaml(model) and ("://" in model or file.suffix not in YAML):
+        remedy = "fetch it first and name the file" if "://" in model else "rename it to end in .yaml"
+        raise InputError(f"model={model} would be built without a look at what is in it; {remedy}")
     if "://" in model or (not file.suffix and (file.stem in GITHUB_ASSETS_STEMS or file.is_dir())):
-        return  # fetched by the host, or exported into a folder
+        return  # fetched by Ultralytics, or exported into a folder
     if file.suffix == ".pt":
         if file.is_dir():
             raise CheckpointError(f"{model} is a folder; name the checkpoint in it, such as {file / 'best.pt'}")
         elsewhere = Path(SETTINGS["weights_dir"]) / file
         if not file.is_file() and not elsewhere.is_file() and file.stem not in {*GITHUB_ASSETS_STEMS, "FastSAM"}:
             raise CheckpointError(f"there is no {model}; name a checkpoint (.pt) that is there")
+        check_classes(file if file.is_file() else elsewhere)
         return
     if file.suffix not in YAML:
         if not file.exists():
@@ -106,19 +120,15 @@ def check_model(model: str) -> None:
 
 
 def check_rows(file: Path) -> None:
-    """Find out whether a model YAML holds what the host's parser needs, and modules that it knows.
+    """Find out whether a model YAML holds what Ultralytics' parser needs, and modules that it knows, and no code.
 
     Raises:
         ModelYamlError: If not; the message names the layer.
     """
-    from ultralytics.nn import tasks
-
-    try:
-        config = load_model_yaml(file)
-    except ModelYamlError:
-        config = _load_as_the_host(file)
-        if not all(isinstance(config.get(part), list) and config[part] for part in ("backbone", "head")):
-            raise
+    config = _load_as_ultralytics(file)
+    if not all(isinstance(config.get(part), list) and config[part] for part in ("backbone", "head")):
+        load_model_yaml(file)  # which says what is wrong with it
+        raise ModelYamlError(f"{file} is not a model YAML that Ultralytics can read; save it as UTF-8 text")
     classes = config.get("nc")
     if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
         raise ModelYamlError(f"{file}: nc, the number of classes, must be a positive number, got {classes!r}")
@@ -127,23 +137,32 @@ def check_rows(file: Path) -> None:
     for layer, row in enumerate([*config["backbone"], *config["head"]]):
         if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
             raise ModelYamlError(f"{file}: layer {layer} is not a row [from, repeats, module, args], but {row!r}"[:300])
-        module = row[2]
-        if module.startswith(("nn.", "torchvision.ops.")) or hasattr(tasks, module) or module in known_blocks():
-            continue
-        known = [name for name, value in vars(tasks).items() if isinstance(value, type)]
-        raise ModelYamlError(
-            f"{file}: layer {layer}: there is no module {module}{did_you_mean(module, known) or '; check its name'}"
-        )
+    refuse_code(str(file), config)
 
 
-def _load_as_the_host(file: Path) -> dict[str, Any]:
-    """Return what the host reads, which drops control characters and bytes that are no UTF-8; {} if that fails."""
-    from ultralytics.utils import YAML as HOST_YAML
+def _is_yaml(model: str | Path) -> bool:
+    """Whether Ultralytics would build a model from this rather than load it."""
+    return str(model).strip().lower().endswith(YAML)
+
+
+def _load_as_ultralytics(file: Path) -> dict[str, Any]:
+    """Return what Ultralytics reads, which drops control characters and bytes that are no UTF-8; {} if that fails."""
+    from ultralytics.utils import YAML as ULTRALYTICS_YAML
 
     try:
-        return dict(HOST_YAML.load(file))
+        return dict(ULTRALYTICS_YAML.load(file))
     except Exception:  # then the stricter reader's reason is told
         return {}
+
+
+def _load_settings(cfg: str) -> dict[str, Any]:
+    from ultralytics.utils.checks import check_yaml
+
+    found = check_yaml(cfg, hard=False) if _is_yaml(cfg) and "://" not in cfg else None
+    settings = _load_as_ultralytics(Path(found)) if found and Path(found).is_file() else {}
+    if not settings:
+        raise InputError(f"cfg={cfg} is no file of settings such as imgsz: 640; name a .yaml file")
+    return settings
 
 
 def check_data(data: str, split: str = "val") -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ela_yolo.ela import ELA
-from ela_yolo.errors import RowError, did_you_mean
-
-OPTIONS = {  # what a row may give, everything but channels: name -> default
-    name: parameter.default for name, parameter in list(inspect.signature(ELA).parameters.items())[1:]
-}
+from ela_yolo.block_args import by_position, check_args, options_of, read_args, refuse_width
+from ela_yolo.blocks import find_block
+from ela_yolo.ela import ELA, resolve_settings
+from ela_yolo.errors import RowError
 
 
 @dataclass(frozen=True)
@@ -23,42 +20,86 @@ class BlockRow:
         where: The row as errors name it.
         block: The block's name.
         source: The layer it reads, as in its ``from``.
+        args: Its args as they are.
+        given: The same as option -> value.
         options: What the block takes after its channels, by position; for ELA variant and gate in full.
+        width: The channels of the layer it reads as that layer's row has them, before the model's scale; None if it
+            does not say.
     """
 
     where: str
     block: str
     source: int
+    args: Sequence[Any]
+    given: Mapping[str, Any]
     options: Sequence[Any]
+    width: int | None = None
+
+    def check(self, channels: int) -> None:
+        """Find out whether the options suit a block of so many channels.
+
+        Raises:
+            RowError: If not.
+        """
+        if self.block == ELA.__name__:
+            try:
+                resolve_settings(channels, *self.options)
+            except ValueError as error:
+                raise RowError(f"{self.where}: {error}") from None
+        elif self.given:
+            block = find_block(self.block)
+            refuse_width(self.where, self.block, block, self.args, (channels, self.width))
+            check_args(self.where, block, self.given, channels)
 
 
-def read_block_row(layer: int, row: Sequence[Any]) -> BlockRow:
+class RowArgs(list[Any]):
+    """Args of a block's row, of which the first is the channels of the layer that the row reads.
+
+    The parser replaces the string ``"ch"`` by its list of output channels so far. This keeps the one entry that
+    counts, so that the block is called with, and the layer table shows, a plain number.
+    """
+
+    def __init__(self, row: BlockRow) -> None:
+        super().__init__(["ch", *row.options])
+        self.row = row
+
+    def __setitem__(self, index: Any, channels_so_far: Any) -> None:
+        if index != 0:  # an option that happens to be named like a local of the parser
+            return
+        channels = channels_so_far[self.row.source]
+        self.row.check(channels)
+        super().__setitem__(index, channels)
+
+
+def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
     """Read the row of a block that is layer number ``layer``.
 
     Raises:
-        RowError: If it is not of the form ``[from, repeats, module, args]`` with known args.
+        RowError: If it is not of the form ``[from, repeats, module, args]`` with known args, or the block cannot be
+            imported.
     """
-    block = row[2]
-    where = f"{block} row {layer} [{', '.join('null' if item is None else str(item) for item in row)}]"
+    row = rows[layer]
+    name = row[2]
+    where = f"{name} row {layer} [{', '.join('null' if item is None else str(item) for item in row)}]"
     if len(row) != 4:
-        raise RowError(f"{where}: a row has four entries, [from, repeats, module, args], such as [-1, 1, {block}, []]")
+        raise RowError(f"{where}: a row has four entries, [from, repeats, module, args], such as [-1, 1, {name}, []]")
     source, repeats, _, args = row
     if not isinstance(source, int) or isinstance(source, bool):
-        raise RowError(f"{where}: {block} reads one layer, so its 'from' is one number such as -1 or 4, got {source!r}")
+        raise RowError(f"{where}: {name} reads one layer, so its 'from' is one number such as -1 or 4, got {source!r}")
     if source >= layer or source < -max(layer, 1):
         raise RowError(f"{where}: 'from' {source} is not a layer before this one; use -1 or a number below {layer}")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise RowError(f"{where}: repeats must be a positive integer, got {repeats!r}")
-    if block != ELA.__name__:
-        if not isinstance(args, list):
-            raise RowError(f"{where}: args must be a list such as [], got {args!r}")
-        return BlockRow(where, block, source, args)
-    options = _positional_options(where, args)
-    # Variant and gate in full, so that the layer table names them.
-    options = [default if option is None else option for option, default in zip(options, OPTIONS.values(), strict=True)]
-    while options[-1] is None:
-        options.pop()
-    return BlockRow(where, block, source, options)
+    block = find_block(name)
+    given = read_args(where, name, block, args)
+    if name == ELA.__name__:  # variant and gate in full, so that the layer table names them
+        options = [given[key] if given.get(key) is not None else default for key, default in options_of(ELA).items()]
+        while options[-1] is None:
+            options.pop()
+    else:
+        options = by_position(block, given)
+    width = _written_width(rows[source + layer if source < 0 else source]) if layer else None
+    return BlockRow(where, name, source, args, given, options, width)
 
 
 def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
@@ -71,7 +112,7 @@ def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
     Raises:
         RowError: For the first such row.
     """
-    if not blocks:  # then what the rows hold is the host's affair
+    if not blocks:  # then what the rows hold is Ultralytics' affair
         return
     sources = [row[0] if isinstance(row[0], list) else [row[0]] for row in rows]
     read = {layer + s if s < 0 else s for layer, row in enumerate(sources) for s in row if isinstance(s, int)}
@@ -83,17 +124,6 @@ def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
             )
 
 
-def _positional_options(where: str, args: Any) -> list[Any]:
-    allowed = f"allowed, in this order or named in one mapping: {', '.join(OPTIONS)}"
-    if not isinstance(args, list):
-        raise RowError(f"{where}: args must be a list such as [] or [S, identity], got {args!r}")
-    if any(isinstance(arg, dict) for arg in args):
-        if len(args) > 1:
-            raise RowError(f"{where}: give the args by position or in one mapping, not both; {allowed}")
-        for key in args[0]:
-            if key not in OPTIONS:
-                raise RowError(f"{where}: unknown key {key!r}{did_you_mean(str(key), OPTIONS) or ';'} {allowed}")
-        return [args[0].get(option) for option in OPTIONS]
-    if len(args) > len(OPTIONS):
-        raise RowError(f"{where}: {len(args)} args; {allowed}")
-    return [*args, *[None] * (len(OPTIONS) - len(args))]
+def _written_width(row: Sequence[Any]) -> int | None:
+    args = row[3] if len(row) == 4 else None
+    return args[0] if isinstance(args, list) and args and type(args[0]) is int else None

@@ -1,6 +1,7 @@
 """``ela-yolo doctor`` on a whole installation and on each kind of broken one, in fresh interpreters."""
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -165,11 +166,14 @@ def test_a_torchvision_that_does_not_fit(tmp_path):
 @pytest.mark.parametrize("version", ["9.0.0", "8.3.0", ultralytics.__version__])
 def test_a_host_that_is_not_as_expected(version, tmp_path):
     """Newer than any that was tested, older than the oldest, or one whose files were edited."""
-    from ela_yolo.registration import TESTED
+    from ela_yolo.probes import TESTED
 
     env = overlay(tmp_path, ultralytics)
     file = tmp_path / "ultralytics/nn/tasks.py"
-    file.write_text(file.read_text() + "\n\nclass ELA(nn.Module):\n    pass\n")
+    file.write_text(
+        file.read_text()
+        + "\n\n_parse = parse_model\n\ndef parse_model(d, ch, *, verbose=True):\n    return _parse(d, ch, verbose)\n"
+    )
     init = tmp_path / "ultralytics/__init__.py"
     init.write_text(init.read_text().replace(f'"{ultralytics.__version__}"', f'"{version}"'))
     done = doctor(cwd=tmp_path, env=env)
@@ -179,14 +183,78 @@ def test_a_host_that_is_not_as_expected(version, tmp_path):
         "9.0.0": f"and this is newer: pip install ultralytics=={TESTED[1]}, or take a newer ela-yolo",
         "8.3.0": "and this is older: pip install -U ultralytics",
     }.get(version, f"so its files were changed: pip install --force-reinstall --no-deps ultralytics=={version}")
-    sentence = f"ultralytics {version}: it already has a class named ELA (<class 'ultralytics.nn.tasks.ELA'>), "
-    assert sentence + "which is not overwritten; " + known + remedy in done.stdout
+    sentence = f"ultralytics {version}: ultralytics.nn.tasks.parse_model(d, ch, verbose) is missing; {known}{remedy}"
+    assert sentence in done.stdout
     code = "from ultralytics import YOLO; print(len(YOLO('yolov8n.yaml').model.model))"
     plain = run(sys.executable, "-c", code, cwd=tmp_path, env=env)
     assert plain.stdout.splitlines()[-1] == "23"
-    assert plain.stderr.splitlines() == [
-        f"ela-yolo is off, and ELA rows will not be known: {sentence}" + "which is not overwritten; " + known + remedy
-    ]
+    assert plain.stderr.splitlines() == [f"ela-yolo is off, and ELA rows will not be known: {sentence}"]
+
+
+def test_an_ultralytics_with_a_class_named_ela_of_its_own(tmp_path):
+    env = overlay(tmp_path, ultralytics)
+    file = tmp_path / "ultralytics/nn/tasks.py"
+    file.write_text(file.read_text() + "\n\nclass ELA(nn.Identity):\n    pass\n")
+    done = doctor("model=yolov8n.yaml", "weights=yolov8n.yaml", cwd=tmp_path, env=env)
+    assert done.returncode == 1 and done.stdout.endswith("\n1 wrong\n")
+    assert (
+        "WRONG  block ELA                 is <class 'ultralytics.nn.tasks.ELA'> in Ultralytics, whose rows are left "
+        "to it\n       -> give that class another name to have ela-yolo's; all else works\n"
+    ) in done.stdout
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            "Mine=math:sqrt",
+            "Mine is math:sqrt, and a block is a class of torch.nn.Module, not <built-in function sqrt>",
+        ),
+        ("Mine=torch.nn:Linear", "Mine is torch.nn:Linear, and Linear(64) fails on a map of 64 channels: TypeError: "),
+        ("Mine=torch.nn:Flatten", "Mine is torch.nn:Flatten, and Flatten(64) fails on a map of 64 channels: "),
+        ("Mine=collections:OrderedDict", "not <class 'collections.OrderedDict'>; mend ELA_YOLO_BLOCKS"),
+    ],
+)
+def test_what_is_no_block_is_not_called_one(entry, said, monkeypatch):
+    """By doctor, in a row and by insert alike."""
+    from ultralytics.nn.tasks import parse_model
+
+    from ela_yolo import RowError, insert
+    from ela_yolo.blocks import ENVIRONMENT
+    from ela_yolo.doctor import _blocks
+
+    monkeypatch.setenv(ENVIRONMENT, entry)
+    (finding,) = _blocks()
+    assert finding.state == "is not known" and said in str(finding.remedy)
+    with pytest.raises(RowError, match=re.escape(said)):
+        parse_model({"backbone": [[-1, 1, "Mine", []]], "head": [], "nc": 1}, 64, False)
+    with pytest.raises(RowError, match=re.escape(said)):
+        insert("yolov8n.yaml", block="Mine")
+
+
+SITECUSTOMIZE = """
+import os, sys, time
+if "-c" in sys.orig_argv:
+    open(os.environ["WHERE"], "w").write(os.getcwd())
+    time.sleep(float(os.environ["SLEEP"]))
+"""
+
+
+def test_the_new_process_starts_in_an_empty_folder_and_has_a_limit(tmp_path, monkeypatch):
+    from ela_yolo import doctor as module
+
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("WHERE", str(tmp_path / "where"))
+    monkeypatch.setenv("SLEEP", "0")
+    assert module._autoload().state.startswith("knows ELA")
+    where = Path((tmp_path / "where").read_text())
+    assert where != tmp_path and not where.exists()  # a folder of its own, which is gone
+    monkeypatch.setenv("SLEEP", "60")
+    monkeypatch.setattr(module, "PATIENCE", 1)
+    assert module._autoload().state == "does not start within 1 s"
 
 
 def test_real_weights(tmp_path):

@@ -236,6 +236,10 @@ def test_second_derivatives_are_right_where_a_block_is_called_twice():
     x, once = torch.randn(1, 4, 3, 2, dtype=torch.double, requires_grad=True), of_parameters(block)
     weights = tuple(block.parameters())
     assert torch.autograd.gradgradcheck(lambda x, *weights: once(once(x, *weights), *weights), (x, *weights))
+    twice = block(block(x)).square().sum()
+    first = torch.autograd.grad(twice, (x, *weights), retain_graph=True)
+    for plain, with_graph in zip(first, torch.autograd.grad(twice, (x, *weights), create_graph=True), strict=True):
+        torch.testing.assert_close(plain, with_graph)
 
 
 @pytest.mark.parametrize("gate", GATES)

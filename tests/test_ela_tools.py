@@ -11,6 +11,7 @@ from conftest import SHARED
 from torch import nn
 from torch.nn.modules import module as every_module
 from torch.nn.utils import parametrizations, prune
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from ultralytics import YOLO
 from ultralytics.nn.modules import C2f, Conv
@@ -152,26 +153,47 @@ def test_a_changed_layer_counts(change, gate):
     assert json.loads(json.dumps(describe_blocks(block)))[0]["gate"] == gate
 
 
-def test_a_stride_is_taken_as_it_is():
-    """Which does not give a gate for every place; the convolution's result decides, and not the block."""
-    block, x = block_of(), map_of(2, 16, 6, 6)
-    block.conv.stride = (2,)
+@pytest.mark.parametrize("change", [{"stride": (2,)}, {"dilation": (2,)}, {"padding": (2,)}, {"weight": (16, 1, 4)}])
+def test_settings_that_change_the_length_of_a_strip_are_taken_as_they_are(change):
+    """They give no gate for every place; the convolution decides, and not the block."""
+    block, x = block_of(), map_of(2, 16, 16, 20)
+    for name, value in change.items():
+        setattr(block.conv, name, nn.Parameter(torch.randn(value)) if name == "weight" else value)
+    if "weight" in change:
+        block.conv.padding = (2,)
     with pytest.raises(RuntimeError, match="must match the size of tensor"):
         block(x)
 
 
-def test_weights_of_another_dtype_are_refused_by_the_convolution():
-    block = block_of()
-    block.gn.double()
-    with pytest.raises(RuntimeError, match=r"dtype|type"):
-        block(map_of(1, 16, 4, 4))
+@pytest.mark.parametrize(
+    "change", [lambda block: block.gn.double(), lambda block: block.conv.double(), nn.Module.double]
+)
+def test_weights_of_another_dtype_than_the_map_are_refused(change):
+    block, x = block_of(), map_of(1, 16, 4, 4)
+    change(block)
+    assert not is_served(block, x)
+    with pytest.raises(RuntimeError, match="type"):
+        block(x)
 
 
-def test_who_counts_operators_sees_those_of_the_formula():
+class Operators(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_who_listens_to_operators_sees_those_of_the_formula():
     block, x = block_of(), map_of(1, 16, 6, 9)
     with FlopCounterMode(display=False) as counter:
         block(x)
     assert counter.get_total_flops() == 2 * 16 * 7 * (6 + 9)
+    with Operators() as operators:
+        block(x)
+    assert operators.names.count("convolution") == operators.names.count("native_group_norm") == 2
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 1, 1), (1, 16, 1, 9), (1, 16, 7, 1)])

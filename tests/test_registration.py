@@ -4,7 +4,7 @@ import pytest
 import yaml
 from conftest import BIN, REPO, environment, python, run
 
-from ela_yolo.registration import TESTED
+from ela_yolo.probes import TESTED
 
 OFF = {"ELA_YOLO_AUTOLOAD": "0"}
 MODEL = """
@@ -80,7 +80,6 @@ print(random.random(), numpy.random.rand(), torch.rand(1))
 
 
 BROKEN_HOSTS = {
-    "a foreign ELA": ("tasks.ELA = dict", "already has a class named ELA"),
     "another parser": ("tasks.parse_model = lambda config: None", "tasks.parse_model(d, ch, verbose) is missing"),
     "no check_file": ("del checks.check_file", "checks.check_file(file) is missing"),
     "no check_yaml": ("del checks.check_yaml", "checks.check_yaml(file) is missing"),
@@ -140,7 +139,7 @@ assert look() == state
 
 
 def test_where_registration_fails_the_host_goes_on_and_standard_error_says_why(tmp_path):
-    # A host whose module already ends with an ELA of its own, as after an edit in site-packages.
+    # An Ultralytics whose parser takes other arguments, as after an edit in site-packages.
     code = """
 import importlib.machinery, sys
 class Edited:
@@ -148,7 +147,11 @@ class Edited:
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if name == "ultralytics.nn.tasks":
             run = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: (run(module), setattr(module, "ELA", dict))
+            def edited(module):
+                run(module)
+                parse = module.parse_model
+                module.parse_model = lambda d, ch, *, verbose: parse(d, ch, verbose)
+            spec.loader.exec_module = edited
         return spec
 sys.meta_path.insert(1, Edited())
 from ultralytics import YOLO
@@ -188,7 +191,7 @@ BAD_ROWS = {
     "[-1, 1, ELA, [B, paper, 7, 1, 1, 1]]": f"6 args; {NAMED}",
     "[-1, 1, ELA, [{kernelsize: 9}]]": f"unknown key 'kernelsize', did you mean 'kernel_size'? {NAMED}",
     "[-1, 1, ELA, [S, {gate: paper}]]": f"give the args by position or in one mapping, not both; {NAMED}",
-    "[-1, 1, ELA, S]": "args must be a list such as [] or [S, identity], got 'S'",
+    "[-1, 1, ELA, S]": "args must be a list such as [], got 'S'",
     "[[0, 1], 1, ELA, []]": "ELA reads one layer, so its 'from' is one number such as -1 or 4, got [0, 1]",
     "[2, 1, ELA, []]": "'from' 2 is not a layer before this one; use -1 or a number below 2",
     "[-3, 1, ELA, []]": "'from' -3 is not a layer before this one",
@@ -221,6 +224,118 @@ def test_bad_rows_are_named_with_what_is_allowed(row, small_model):
         small_model(row)
     assert str(caught.value).startswith("ELA row 2 [")
     assert BAD_ROWS[row] in str(caught.value)
+
+
+WRAPPED = """
+import functools, importlib
+import ela_yolo
+from ultralytics.nn import tasks
+
+def wrap(owner, name):
+    inner = getattr(owner, name)
+    DECORATION
+    def outer(*args, **kwargs):
+        called.append(name)
+        return inner(*args, **kwargs)
+    setattr(owner, name, outer)
+
+def build():
+    model, plain = (tasks.DetectionModel(name, verbose=False) for name in ("yolov8n-ela.yaml", "yolov8n.yaml"))
+    transfer = model.load(plain, verbose=False)
+    print([model.model[i].channels for i in (3, 6, 9, 12)], transfer.kept, transfer.total, sorted(set(called)))
+
+called = []
+for _ in range(2):
+    wrap(tasks, "parse_model"), wrap(tasks.BaseModel, "load")
+    ela_yolo.register()
+    now = tasks.parse_model, tasks.BaseModel.load
+    ela_yolo.register()
+    assert now == (tasks.parse_model, tasks.BaseModel.load)
+    build()
+importlib.reload(tasks)
+called.clear()
+build()
+"""
+
+
+@pytest.mark.parametrize("decoration", ["", "@functools.wraps(inner)"], ids=["plainly", "with functools.wraps"])
+def test_registering_again_changes_nothing_where_somebody_wrapped_the_same_functions(decoration, tmp_path):
+    printed = python(WRAPPED.replace("DECORATION", decoration), cwd=tmp_path).stdout.splitlines()
+    assert printed[-3:] == ["[32, 64, 128, 256] 355 355 ['load', 'parse_model']"] * 2 + [
+        "[32, 64, 128, 256] 355 355 []"
+    ]
+
+
+def test_functions_that_another_plugin_wrapped_before_are_taken_as_they_are(tmp_path):
+    code = """
+from ultralytics.nn import tasks
+parse, load = tasks.parse_model, tasks.BaseModel.load
+tasks.parse_model = lambda *args, **kwargs: parse(*args, **kwargs)
+tasks.BaseModel.load = lambda *args, **kwargs: load(*args, **kwargs)
+import ela_yolo
+model, plain = (tasks.DetectionModel(name, verbose=False) for name in ("yolov8n-ela.yaml", "yolov8n.yaml"))
+print(model.load(plain, verbose=False).complete)
+"""
+    assert python(code, cwd=tmp_path, env=OFF).stdout.splitlines()[-1] == "True"
+
+
+USERS_ELA = """
+class ELA(nn.Identity):  # called with the row's args alone, as Ultralytics calls what it does not know
+    def __init__(self, size=0):
+        super().__init__()
+        self.size = size
+        self.scale = nn.Parameter(torch.ones(size))
+"""
+
+
+@pytest.mark.parametrize("first", ["the user's class", "the registration"])
+def test_a_class_of_the_users_named_ela_is_left_alone(first, tmp_path):
+    (tmp_path / "yolov8-small.yaml").write_text(MODEL.replace("{row}", "[-1, 1, ELA, [7]]"))
+    (tmp_path / "yolov8-se.yaml").write_text(MODEL.replace("{row}", "[-1, 1, SE, []]"))
+    (tmp_path / "yolov8-fails.yaml").write_text(MODEL.replace("{row}", "[-1, 1, ELA, [1, 2]]"))
+    code = f"""
+import torch
+from torch import nn
+from ultralytics.nn import tasks
+{USERS_ELA if first == "the user's class" else "import ela_yolo"}
+{"tasks.ELA = ELA; import ela_yolo" if first == "the user's class" else USERS_ELA + "tasks.ELA = ELA"}
+from ela_yolo.blocks import is_block
+from ultralytics.utils.checks import check_yaml
+ela_yolo.register()
+assert tasks.ELA is ELA
+model = tasks.DetectionModel("yolov8n-small.yaml", verbose=False)
+print(type(model.model[2]) is ELA, model.model[2].size, is_block(model.model[2]), model.load(model, verbose=False))
+se = tasks.DetectionModel("yolov8n-se.yaml", verbose=False)
+print(is_block(se.model[2]), se.load(se, verbose=False).complete, len(check_yaml("yolov8-ela.yaml")) > 0)
+try: ela_yolo.insert("yolov8n.yaml", after=4)
+except ela_yolo.InputError as error: print(error)
+tasks.DetectionModel("yolov8n-fails.yaml", verbose=False)
+"""
+    done = python(code, cwd=tmp_path, env=OFF, ok=False)
+    *printed, hint = done.stdout.splitlines()
+    assert printed[-3:] == [
+        "True 7 False None",
+        "True True True",
+        "Ultralytics has a module ELA of its own, so rows cannot name ela_yolo.ela:ELA so",
+    ]
+    assert hint.endswith("ela-yolo: ELA is <class '__main__.ELA'> here, so its rows are called as that class's")
+    assert "TypeError" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("module", "hint"),
+    [
+        ("CoordAtt", "ela-yolo: layer 2: CoordAtt is CA here: write [-1, 1, CA, []], the channels come by themselves"),
+        ("C2f_ELA", "ela-yolo: layer 2: C2f_ELA is not known: ELA is a row after C2f and not part of it; write C2f"),
+        ("Gone", None),
+    ],
+)
+def test_a_module_that_the_parser_does_not_know_stays_a_key_error_with_a_hint(module, hint, tmp_path):
+    (tmp_path / "yolov8n-small.yaml").write_text(MODEL.replace("{row}", f"[-1, 1, {module}, []]"))
+    done = run(BIN / "yolo", "train", "model=yolov8n-small.yaml", "data=scenes.yaml", cwd=tmp_path, ok=False)
+    assert done.stderr.splitlines()[-1] == f"KeyError: '{module}'"
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "ela-yolo: " in line]
+    assert [bool(hint) and hint in line for line in said] == ([True] if hint else [])
 
 
 def test_an_ela_row_that_nothing_reads_is_refused(small_model):
