@@ -17,8 +17,10 @@ from ultralytics.utils import ops
 from ela_yolo import ELA
 from ela_yolo.attention import attention, gate_health
 from ela_yolo.errors import CheckpointError, InputError
+from ela_yolo.export_hook import describe_blocks
 from ela_yolo.gate_plot import WHOLE, along_image, covered, over_image, plot_attention
-from ela_yolo.gates import GateHealth, GateReport, Gates, HealthMeter, capture_gates, gates_of
+from ela_yolo.gates import GateHealth, GateReport, Gates, HealthMeter, capture_gates, gates_of, named_blocks
+from ela_yolo.profile import peak_memory
 from ela_yolo.registration import register
 from ela_yolo.scenes import render
 
@@ -74,20 +76,72 @@ def test_gates_are_of_the_latest_forward_and_need_no_gradient():
     assert first.grad is not None
 
 
-def test_layers_are_named_as_in_the_layer_table_whatever_wraps_the_model():
+@pytest.fixture
+def one_process(tmp_path):
+    """The process group of a training on one device."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+WRAPPERS = {
+    "nothing": lambda model: model,
+    "DDP": nn.parallel.DistributedDataParallel,
+    "DataParallel": nn.DataParallel,
+    "torch.compile": lambda model: torch.compile(model, backend="eager"),
+    "torch.compile of DDP": lambda model: torch.compile(nn.parallel.DistributedDataParallel(model), backend="eager"),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_layers_are_named_as_in_the_layer_table_whatever_wraps_the_model(wrap, one_process):
     model = YOLO("yolov8n-ela.yaml").model.eval()
-    image = torch.rand(1, 3, 64, 64)
-    with capture_gates(model) as latest, torch.no_grad():
-        model(image)
+    assert list(named_blocks(wrap(model))) == LAYERS
+    with capture_gates(wrap(model)) as latest, torch.no_grad():
+        model(torch.rand(1, 3, 64, 64))
     assert list(latest) == LAYERS
-    with capture_gates(nn.ModuleDict({"module": model})) as latest, torch.no_grad():  # as DDP names it
-        model(image)
-    assert list(latest) == LAYERS
+
+
+def test_layers_of_a_yolo_and_of_its_predictor_are_named_alike():
     host = YOLO("yolov8n-ela.yaml")
+    assert list(named_blocks(host)) == LAYERS
     host.predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)
     with capture_gates(host.predictor.model) as latest:
-        host.predictor.model(image)
+        host.predictor.model(torch.rand(1, 3, 64, 64))
     assert list(latest) == LAYERS
+
+
+class Nested(nn.Module):
+    """A user's module with names that Ultralytics and PyTorch use as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Sequential(block_of())
+        self.backend = nn.ModuleDict({"model": nn.Sequential(block_of())})
+        self.module = block_of()
+        self.student_model = block_of()
+
+    def forward(self, x):
+        return self.student_model(self.module(self.backend["model"](self.model(x))))
+
+
+def test_every_block_within_a_users_module_has_a_name_of_its_own():
+    nested, x = Nested().eval(), torch.randn(1, 16, 6, 5)
+    names = ["model.0", "backend.model.0", "module", "student_model"]
+    assert list(named_blocks(nested)) == names
+    with capture_gates(nested) as latest, HealthMeter(nested) as meter:
+        nested(x)
+    assert list(latest) == names and [each.layer for each in meter.result()] == names
+    assert [each["layer"] for each in describe_blocks(nested)] == names
+
+
+def test_blocks_within_a_users_layer_have_names_of_their_own():
+    model = YOLO("yolov8n-ela.yaml").model
+    model.model[2].model = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity(), block_of(32))
+    names = ["2.model.3", *LAYERS]
+    assert list(named_blocks(model)) == names
+    assert [each["layer"] for each in describe_blocks(model)] == names
 
 
 def test_hooks_go_even_after_an_error():
@@ -117,6 +171,19 @@ def test_the_meter_is_the_direct_computation(form):
     assert health.spread == pytest.approx(sum(np.std(gate.numpy(), axis=2).mean() for gate in halves) / 2, rel=1e-5)
     assert health.saturated == pytest.approx(sum(saturated).item() / 2, rel=1e-5)
     assert health.scale == pytest.approx((outputs.square().mean() / x.square().mean()).sqrt().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_meter_copies_no_whole_map(dtype):
+    """A norm of a map in half precision is computed in float32, and not from a float32 copy of all images."""
+    block, x = block_of().to(dtype), torch.randn(8, 16, 64, 64).to(dtype)
+    with torch.no_grad():
+        plain = peak_memory(lambda: block(x), x.device)
+        with HealthMeter(block) as meter:
+            watched = peak_memory(lambda: block(x), x.device)
+    assert watched - plain < 0.5 * x.nbytes / 1e6
+    (health,) = meter.result()
+    assert health.scale == pytest.approx((block(x).double().norm() / x.double().norm()).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize(
