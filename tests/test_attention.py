@@ -333,10 +333,11 @@ def test_nothing_grows_with_the_frames_of_a_video(best, tmp_path):
         writer.write(np.full((64, 96, 3), shade, np.uint8))
     writer.release()
     held = []
-    with _prediction(best, tmp_path / "clip.avi", 64) as (predictor, results, latest):
-        with capture_gates(predictor.model) as gates:
-            for _ in results:
-                held.append(len(pickle.dumps((gates, vars(latest)))))
+    with (
+        _prediction(best, tmp_path / "clip.avi", 64) as (predictor, results, latest),
+        capture_gates(predictor.model) as gates,
+    ):
+        held += [len(pickle.dumps((gates, vars(latest)))) for _ in results]
     assert latest.size == (64, 64)
     assert len(held) == 5 and len(set(held)) == 1
 

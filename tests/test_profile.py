@@ -9,7 +9,8 @@ import torch
 from conftest import BIN, python, run
 
 from ela_yolo import ELA, insert
-from ela_yolo.profile import peak_memory
+from ela_yolo.cost import ModelCost, Profile, Time
+from ela_yolo.profile import _ratio, _train, _wait, peak_memory
 from ela_yolo.timing import WARM_UP, alternate
 
 ROWS = {"parameters", "gflops", "latency", "onnx", "training", "memory", "training_memory"}
@@ -69,6 +70,75 @@ print(profile("yolov8n-ela.yaml", 64))
     printed = python(code, cwd=tmp_path).stdout
     assert "ONNX Runtime was not measured: pip install 'ela-yolo[export]'" in printed
     assert "| ONNX Runtime |" not in printed and "| training step |" in printed
+
+
+def test_the_callers_logging_threads_and_standard_error_are_left_alone(tmp_path):
+    """Somebody writes to the file descriptor all the while, as other threads and libraries of C do."""
+    code = """
+import logging, os, threading
+import torch
+from ela_yolo.profile import profile
+logging.disable(logging.WARNING)
+torch.set_num_threads(1)
+done = threading.Event()
+def write():
+    lines = 0
+    while not done.wait(0.001):
+        os.write(2, b"heard\\n")
+        lines += 1
+    written.append(lines)
+written = []
+writer = threading.Thread(target=write)
+writer.start()
+profile("yolov8n-ela.yaml", 64)
+done.set()
+writer.join()
+print(written[0], logging.root.manager.disable, torch.get_num_threads())
+"""
+    ran = python(code, cwd=tmp_path, env={"OMP_NUM_THREADS": "2"})
+    assert ran.stdout.splitlines()[-1] == f"{ran.stderr.count('heard')} {30} 1"
+    rest = [line for line in ran.stderr.splitlines() if line != "heard"]
+    assert not any("profiler" in line.lower() or "Memory block" in line for line in rest), rest
+
+
+def test_a_training_step_holds_its_own_gradients_and_frees_nothing_else(capfd):
+    model, image = torch.nn.Linear(1000, 1000), torch.randn(8, 1000)
+    for _ in range(2):  # whatever ran before
+        _train(model, image)
+    gradients = 4 * (1000 * 1000 + 1000) / 1e6
+    assert peak_memory(lambda: _train(model, image), image.device) == pytest.approx(gradients, rel=0.02)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_every_accelerator_is_waited_for(kind, monkeypatch):
+    waited = []
+    monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda *device: waited.append(device))
+    device = torch.device(kind, 0)
+    _wait(device)
+    assert waited == [() if kind == "mps" else (device,)]  # torch.mps takes none
+    _wait(torch.device("cpu"))
+    assert len(waited) == 1
+
+
+def test_memory_is_not_guessed_where_a_device_does_not_tell():
+    calls = []
+    assert peak_memory(lambda: calls.append(1), torch.device("mps")) is None
+    assert calls == [1]
+
+
+def test_a_ratio_to_nothing_is_left_out(tmp_path):
+    assert _ratio(0.0, 1.0) is None and _ratio(2, 3) == 1.5 and _ratio([1.0, 2.0], [2.0, 4.0]) == 2
+    time_, nothing = Time(1, 1, 1), None
+    plain = ModelCost(10, 0.0, time_, nothing, time_, 0.0, nothing)
+    ela = ModelCost(11, 0.0, time_, nothing, time_, 1.5, nothing)
+    ratios = {"parameters": 1.1, "gflops": None, "latency": 1.0, "training": 1.0, "memory": None}
+    result = Profile("a.pt", 64, "mps", "a machine", plain, ela, ratios, ())
+    assert "| GFLOPs | 0.000 | 0.000 | - |" in str(result) and "| peak memory | 0.0 MB | 1.5 MB | - |" in str(result)
+    assert "training |" not in str(result)
+    target, picture = result.save(tmp_path / "costs.json")
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert found["ratios"]["memory"] is None and found["ela"]["training_memory"] is None and picture.is_file()
 
 
 @pytest.mark.parametrize("megabytes", [8, 32])
