@@ -17,7 +17,7 @@ from ela_yolo.conversion import convert
 from ela_yolo.errors import InsertionError, plain
 from ela_yolo.files import written_whole
 from ela_yolo.foreign import read_foreign
-from ela_yolo.inputs import YAML, check_rows, find_model, open_model
+from ela_yolo.inputs import YAML, find_model, open_model
 from ela_yolo.insertion import Insertion, insert_rows, remove_rows, row_args
 from ela_yolo.model_yaml import read_model_yaml, read_rows
 from ela_yolo.quiet import quiet
@@ -143,7 +143,7 @@ def _edit(
 ) -> Insertion:
     target = None if save is None else _check_target(file, Path(save), exist_ok)
     if file.suffix in YAML:
-        insertion = edit(read_model_yaml(file), lambda: _build(file))
+        insertion = edit(read_model_yaml(file), lambda: open_model(file).model)
         if target is not None:
             with _writing(target) as part:
                 part.write_bytes(insertion.text.encode())
@@ -166,11 +166,6 @@ def _save(checkpoint: dict[str, Any], layers: list[Any], insertion: Insertion, t
     origin = {new: old for old, new in insertion.layer_map.items()}
     seats = [origin.get(number) for number in range(len(model.model))]
     return replace(insertion, transfer=report_transfer(layers, [*model.model], seats))
-
-
-def _build(file: Path) -> Any:
-    check_rows(file)  # before anything in it is looked up, or run
-    return open_model(file).model
 
 
 def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:
