@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ela_yolo.errors import RowError, did_you_mean, plain
+from ela_yolo.errors import RowError, did_you_mean, plain, short
 
 _WORDS_FOR_CHANNELS = re.compile(r"c1|c2|c_?in|c_?out|ch(\[.*\])?|inp|oup|channels?|(in|out)_(ch\w*|planes)")
 _PYTHON = {"None": None, "True": True, "False": False}  # which Ultralytics' parser takes as YAML's null, true and false
@@ -45,7 +45,7 @@ def read_args(where: str, name: str, block: type[nn.Module], args: Any) -> dict[
     options = options_of(block)
     allowed = f"allowed, in this order or named in one mapping: {', '.join(options) or 'none'}"
     if not isinstance(args, list):
-        raise RowError(f"{where}: args must be a list such as [], got {args!r}")
+        raise RowError(f"{where}: args must be a list such as [], got {short(args)}")
     args = [_PYTHON.get(arg, arg) if isinstance(arg, str) else arg for arg in args]
     if any(isinstance(arg, dict) for arg in args):
         if len(args) > 1:
@@ -67,10 +67,11 @@ def read_args(where: str, name: str, block: type[nn.Module], args: Any) -> dict[
 
 def by_position(block: type[nn.Module], given: Mapping[str, Any]) -> list[Any]:
     """Return what a block is called with after its channels, up to the last option that is given."""
-    options = {**options_of(block), **given}
+    defaults = options_of(block)
+    options = {**defaults, **given}
     while options and next(reversed(options)) not in given:
         options.popitem()
-    return [*options.values()]
+    return [defaults.get(option) if value is None else value for option, value in options.items()]
 
 
 def check_args(where: str, block: type[nn.Module], given: Mapping[str, Any], channels: int) -> None:
@@ -164,7 +165,8 @@ def _args_from_elsewhere(name: str, options: Mapping[str, Any], args: Sequence[A
         return "[]"
     kernel = next((option for option in options if option.endswith("kernel_size")), None)
     if kernel and last % 2:
-        return f"[{{{kernel}: {last}}}]"
+        ratios = [arg for arg in leading[1:-1] if arg > 1 and "rd_ratio" in options]
+        return f"[{{{f'rd_ratio: {1 / ratios[0]:.4g}, ' if ratios else ''}{kernel}: {last}}}]"
     return f"[], or [{{rd_ratio: {1 / last:.4g}}}] to divide them by {last}" if "rd_ratio" in options else "[]"
 
 

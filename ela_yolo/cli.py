@@ -127,6 +127,8 @@ def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
             arg = written.removeprefix("--").removesuffix(",")  # as the host takes them
             if "=" in arg:
                 key, value = parse_key_value_pair(arg)
+                if key == "cfg" and key in overrides:
+                    raise UsageError("cfg= is given twice; put the keys of both into one file")
                 overrides[key] = value
             elif arg in TASKS:
                 overrides["task"] = arg

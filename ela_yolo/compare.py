@@ -20,10 +20,11 @@ from ultralytics.utils.downloads import attempt_download_asset
 from ultralytics.utils.torch_utils import get_flops, select_device
 
 from ela_yolo import __version__
-from ela_yolo.compare_folder import agree_on_settings, folder_key, only_driver, sha256
+from ela_yolo.compare_folder import agree_on_settings, folder_key, only_driver
 from ela_yolo.compare_result import CompareResult, ModelSize
 from ela_yolo.cost import Time
 from ela_yolo.errors import CompareError, InputError, plain
+from ela_yolo.files import sha256
 from ela_yolo.inputs import YAML, check_data, check_model, find_model, open_model
 from ela_yolo.paired import MOST_SEEDS, paired_differences
 from ela_yolo.profile import infer

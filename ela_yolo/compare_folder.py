@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -19,15 +18,6 @@ from ela_yolo.one_run import SCHEMA
 
 SETTINGS = "settings.json"
 LOCK = ".lock"
-
-
-def sha256(file: str | Path) -> str:
-    """Return the hash of a file's bytes."""
-    digest = hashlib.sha256()
-    with Path(file).open("rb") as content:
-        while piece := content.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def folder_key(name: str) -> str:

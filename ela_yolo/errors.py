@@ -17,6 +17,7 @@
 """
 
 import re
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -79,3 +80,12 @@ def plain(error: BaseException) -> str:
     """Return the message of an error of the host in one line, without its colours and pictures."""
     text = re.sub(r"\x1b\[[0-9;]*m|❌\ufe0f?|⚠️|ERROR ", "", str(error))
     return " ".join(text.split()).replace(" .", ".")[:400] or type(error).__name__
+
+
+def short(value: object) -> str:
+    """Return a value of a YAML as text, of bounded length however deep aliases nest it."""
+    if isinstance(value, str):
+        return value[:200]
+    bounded = reprlib.Repr()
+    bounded.maxlevel, bounded.maxlist, bounded.maxdict, bounded.maxstring, bounded.maxother = 3, 12, 12, 100, 100
+    return bounded.repr(value)

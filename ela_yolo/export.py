@@ -11,9 +11,8 @@ from typing import Any
 from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
 
-from ela_yolo.matching import NmsSettings
 from ela_yolo.parity import ParityReport, report_path
-from ela_yolo.runtimes import check_runtime, name_of_format
+from ela_yolo.runtimes import ExportedFile, check_runtime, name_of_format
 from ela_yolo.verify import check_kind, choose_images, compare_file
 
 _MNN_LOGGER = "MNN.tools.utils.log"
@@ -71,8 +70,7 @@ def export(
     taken = dict(zip(*(export_formats()[column] for column in ("Argument", "Arguments")), strict=True))
     refused = {"data"} - {*taken[overrides["format"]]}
     exported = export_file(model, {key: value for key, value in overrides.items() if key not in refused})
-    told = NmsSettings.__dataclass_fields__.keys() & overrides.keys() if overrides.get("nms") else ()
-    return exported, compare_file(model, exported, pictures, data, {key: overrides[key] for key in told}, layers)
+    return exported, compare_file(model, ExportedFile(exported), pictures, data, overrides, layers)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ def prepare_export(exporter: Any) -> None:
         return
     args = exporter.args
     entry: dict[str, Any] = {"version": ela_yolo.__version__, "blocks": blocks}
-    if args.nms:  # which Ultralytics' own metadata leaves out
+    if args.nms or exporter.metadata.get("end2end"):  # which Ultralytics' own metadata leaves out
         entry["nms"] = {key: getattr(args, key) for key in NMS_KEYS}
     exporter.metadata[METADATA_KEY] = json.dumps(entry)
     onnx = args.format == "onnx" and not args.dynamic and args.quantize in (None, 32) and exporter.device.type == "cpu"

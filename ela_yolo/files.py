@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -61,3 +62,12 @@ def data_set_written_whole(folder: Path, is_finished: Callable[[Path], bool]) ->
             raise RenderError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def sha256(file: str | Path) -> str:
+    """Return the hash of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(file).open("rb") as content:
+        while piece := content.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

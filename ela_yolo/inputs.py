@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError, did_you_mean, plain
+from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError, did_you_mean, plain, short
 from ela_yolo.foreign import check_classes
 from ela_yolo.model_yaml import load_model_yaml
 from ela_yolo.registration import packaged_yamls
@@ -25,11 +25,13 @@ def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
         ModelYamlError: If a YAML is not that of a model that Ultralytics can build, or would run code.
         CheckpointError: If a checkpoint is not there.
     """
-    if isinstance(overrides.get("cfg"), str):
-        overrides = {**_load_settings(overrides["cfg"]), **overrides}
-    for key in ("model", "pretrained", "resume", "distill_model"):
-        if isinstance(overrides.get(key), str):
-            check_model(overrides[key])
+    # Releases differ in which of the two goes first, so both are looked at.
+    settings = _load_settings(overrides["cfg"]) if isinstance(overrides.get("cfg"), str) else {}
+    for given in (overrides, settings):
+        for key in ("model", "pretrained", "resume", "distill_model"):
+            if isinstance(given.get(key), str):
+                check_model(given[key])
+    overrides = {**settings, **overrides}
     if command in ("quickstart", "train", "tune", "val") and isinstance(overrides.get("data"), str):
         check_data(overrides["data"], str(overrides.get("split") or "val"))
 
@@ -136,7 +138,7 @@ def check_rows(file: Path) -> None:
         raise ModelYamlError(f"{file}: scales must be a mapping such as 'n: [0.33, 0.25, 1024]'")
     for layer, row in enumerate([*config["backbone"], *config["head"]]):
         if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
-            raise ModelYamlError(f"{file}: layer {layer} is not a row [from, repeats, module, args], but {row!r}"[:300])
+            raise ModelYamlError(f"{file}: layer {layer} is not a row [from, repeats, module, args], but {short(row)}")
     refuse_code(str(file), config)
 
 

@@ -5,8 +5,9 @@ or which of two with the same score. That is no difference between file and mode
 
 - Raw outputs hold the same candidates in the same places. A detection that one side lacks is a difference unless the
   other side has that very candidate, equal to rounding, and only its NMS chose otherwise.
-- A file with NMS in it shows no candidates. There the model's own NMS is run at limits a hair lower and higher, and
-  with scores that are equal to rounding taken in either order; what it keeps each time, the file must have.
+- A file with NMS in it shows no candidates. It is held to what NMS promises, whatever the order of equal scores: each
+  detection is one of the model's candidates, no two overlap by more than the limit, and each candidate that is not
+  kept overlaps one that is, with no lower score.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from ultralytics.utils.metrics import batch_probiou, box_iou
+from ultralytics.utils.metrics import batch_probiou, bbox_iou, box_iou, probiou
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import xywh2xyxy
 
 from ela_yolo.tolerances import FLOAT32, Tolerance
 
 IOU_ROUNDING = 1e-3  # overlaps this close to the limit of NMS may fall on either side of it
-SCORE_ROUNDING = 1e-4  # scores this close may be ordered either way
 
 
 @dataclass(frozen=True)
@@ -90,31 +90,34 @@ class Matcher:
 
     def with_nms(self, raw: Tensor, given: Tensor, settings: NmsSettings) -> Matched:
         """Match detections of a file with NMS in it, (N, 6 or more), with those of the model's raw output."""
-        kept = [self.detections(*variant) for variant in _roundings(raw, settings, self.classes)]
-        rows = torch.cat([found for found, _ in kept])
-        known = torch.cat([candidates * self.classes for _, candidates in kept]) + rows[:, 5].long()
-        distinct, which, times = torch.unique(known, return_inverse=True, return_counts=True)
-        first = torch.full_like(distinct, len(rows)).scatter_reduce(0, which, torch.arange(len(rows)), "amin")
-        certain = times == len(kept)
-        order = torch.argsort(rows[first, 4] + 2 * certain, descending=True)  # those that must be there choose first
-        a, certain = rows[first][order], certain[order]
+        limits = self.tolerance
+        found = int((self.detections(raw, settings)[0][:, 4] > settings.conf + limits.edge).sum())
+        candidates = self._candidates(raw)
         b = self._above_confidence(given)
-        partner = self._pair(a, b)
-        edge = self._edge(b, len(given))
-        must = certain & (a[:, 4] > edge)
-        extra = _left_over(partner, len(b)) & (b[:, 4] > edge)
-        pairs = (a[partner >= 0], b[partner[partner >= 0]])
-        return Matched(int(must.sum()), a[must & (partner < 0)], b[extra], pairs)
+        partner = self._pair(b, candidates, scores=raw[0, 4 : 4 + self.classes].T)
+        twice = self._overlap(b, b, settings).triu(1).gt(settings.iou + IOU_ROUNDING).any(0)
+        real = (partner >= 0) & ~twice
+        kept = partner[real]
+        clear = candidates[:, 4] > max(settings.conf, limits.confidence) + limits.edge
+        clear &= candidates[:, 4] > self._cut(b[real], b, len(given))
+        clear[kept] = False
+        left = clear.nonzero()[:, 0]
+        # Ultralytics' NMS of rotated boxes lets any better candidate drop one, also one that was dropped itself.
+        droppers = torch.arange(len(candidates)) if self.task == "obb" else kept
+        lost = left[~self._dropped(left, droppers, candidates, settings)]
+        extra = ~real & (b[:, 4] > limits.confidence + limits.edge)
+        lacking, _ = self.detections(raw[:, :, lost], settings) if len(lost) else (candidates[:0], None)
+        return Matched(found, lacking, b[extra], (candidates[kept], b[real]))
 
     def end2end(self, wanted: Tensor, given: Tensor) -> Matched:
         """Match the final detections of one image, (N, 6 or more) each, of a head that needs no NMS."""
         a, b = self._above_confidence(wanted), self._above_confidence(given)
         partner = self._pair(a, b)
-        edge = max(self._edge(a, len(wanted)), self._edge(b, len(given)))
-        clear = a[:, 4] > edge
-        extra = _left_over(partner, len(b)) & (b[:, 4] > edge)
         pairs = (a[partner >= 0], b[partner[partner >= 0]])
-        return Matched(int(clear.sum()), a[clear & (partner < 0)], b[extra], pairs)
+        edge = self.tolerance.confidence + self.tolerance.edge
+        lost = (partner < 0) & (a[:, 4] > max(edge, self._cut(pairs[1], b, len(given))))
+        extra = _left_over(partner, len(b)) & (b[:, 4] > max(edge, self._cut(a, a, len(wanted))))
+        return Matched(int((a[:, 4] > edge).sum()), a[lost], b[extra], pairs)
 
     def detections(self, output: Tensor, settings: NmsSettings) -> tuple[Tensor, Tensor]:
         """Return the detections of one image, best first, and which candidates they are.
@@ -123,8 +126,11 @@ class Matcher:
             - output: ``(1, channels, candidates)``
             - Output: ``(N, 6 or more)`` of box, score, class, rest; and ``(N,)``
         """
+        output = output.clone()  # older releases convert the boxes in place
+        if output.shape[2] == 6:  # which would be taken for final detections
+            output = torch.cat([output, torch.zeros_like(output[:, :, :1])], dim=2)
         kept, candidates = non_max_suppression(
-            output.clone(),  # older releases convert the boxes in place
+            output,
             settings.conf,
             settings.iou,
             agnostic=settings.agnostic_nms,
@@ -139,22 +145,53 @@ class Matcher:
         rows = rows[rows[:, 4] > self.tolerance.confidence]
         return rows[torch.argsort(rows[:, 4], descending=True)]
 
-    def _edge(self, kept: Tensor, places: int) -> float:
-        """Return the score below which a detection may be cut off on one side alone."""
-        lowest = kept[-1, 4].item() if places and len(kept) == places else self.tolerance.confidence
-        return lowest + self.tolerance.edge
+    def _cut(self, right: Tensor, rows: Tensor, places: int) -> float:
+        """Return the score below which a full list of detections may have cut others off, by those that are right."""
+        if len(rows) < places or not len(right):
+            return 0.0
+        return right[:, 4].min().item() + self.tolerance.edge
 
-    def _pair(self, a: Tensor, b: Tensor, preferred: Tensor | None = None) -> Tensor:
-        """Return for each row of ``a``, in their order, the row of ``b`` that it is matched with, or -1."""
+    def _candidates(self, raw: Tensor) -> Tensor:
+        """Return the candidates of one image as detections, (candidates, 6 or more): box, score, class, rest."""
+        rows = raw[0].T
+        score, kind = rows[:, 4 : 4 + self.classes].max(1, keepdim=True)
+        box = rows[:, :4] if self.task == "obb" else xywh2xyxy(rows[:, :4])
+        return torch.cat([box, score, kind.float(), rows[:, 4 + self.classes :]], dim=1)
+
+    def _overlap(self, a: Tensor, b: Tensor, settings: NmsSettings) -> Tensor:
+        """Return the IoU of detections that may drop each other, else 0."""
+        return self._iou(a, b) * (settings.agnostic_nms | (a[:, None, 5] == b[None, :, 5]))
+
+    def _dropped(self, left: Tensor, droppers: Tensor, candidates: Tensor, settings: NmsSettings) -> Tensor:
+        """Return which of the candidates that are left overlap another one that has no lower score, to rounding."""
+        dropped = [torch.zeros(0, dtype=torch.bool)]
+        for some in torch.split(left, 1000):  # to bound the memory
+            near = self._overlap(candidates[some], candidates[droppers], settings) > settings.iou - IOU_ROUNDING
+            no_lower = candidates[droppers, 4] >= candidates[some, 4, None] - self.tolerance.match_score
+            dropped.append((near & no_lower & (droppers != some[:, None])).any(1))
+        return torch.cat(dropped)
+
+    def _pair(self, a: Tensor, b: Tensor, preferred: Tensor | None = None, scores: Tensor | None = None) -> Tensor:
+        """Return for each row of ``a``, in their order, the row of ``b`` that it is matched with, or -1.
+
+        Args:
+            a: Detections, best first.
+            b: Those to choose from.
+            preferred: Which pairs go before others, (len(a), len(b)).
+            scores: All scores of each row of ``b``, where its class may be another that scores the same.
+        """
         limits = self.tolerance
         partner = torch.full((len(a),), -1)
         if not len(a) or not len(b):
             return partner
         overlap = self._iou(a, b)
-        fits = (overlap >= limits.match_iou) & (a[:, None, 5] == b[None, :, 5])
-        fits &= (a[:, None, 4] - b[None, :, 4]).abs() <= limits.match_score
-        gain = overlap if preferred is None else overlap + preferred
-        gain = torch.where(fits, gain, -1.0)
+        apart = (a[:, None, 4] - b[None, :, 4]).abs()
+        same_class = a[:, None, 5] == b[None, :, 5]
+        if scores is not None:
+            same_class |= (scores[:, a[:, 5].long()].T - b[None, :, 4]).abs() <= limits.edge
+        fits = (overlap >= limits.match_iou) & same_class & (apart <= limits.match_score)
+        gain = overlap - apart if preferred is None else overlap - apart + preferred
+        gain = torch.where(fits, gain + 1, -1.0)
         for row in range(len(a)):
             best = int(gain[row].argmax())
             if gain[row, best] >= 0:
@@ -171,36 +208,16 @@ class Matcher:
 
     def _equal_to_rounding(self, wanted: Tensor, given: Tensor) -> Tensor:
         """Return which candidates are the same on both sides, box and all scores, (candidates,)."""
+        apart = (wanted[0, 4 : 4 + self.classes] - given[0, 4 : 4 + self.classes]).abs().amax(0)
         a, b = wanted[0].T, given[0].T
-        apart = (a[:, 4 : 4 + self.classes] - b[:, 4 : 4 + self.classes]).abs().amax(1)
         if self.task == "obb":
-            sizes = torch.maximum(a[:, 2:4].amax(1), a.new_tensor(1.0))[:, None]
-            close = torch.cat([(a[:, :4] - b[:, :4]) / sizes, a[:, -1:] - b[:, -1:]], dim=1).abs().amax(1)
-            same_place = close <= 1 - FLOAT32.match_iou
+            overlap = probiou(torch.cat([a[:, :4], a[:, -1:]], dim=1), torch.cat([b[:, :4], b[:, -1:]], dim=1))
         else:
-            x, y = xywh2xyxy(a[:, :4]), xywh2xyxy(b[:, :4])
-            inside = (torch.minimum(x[:, 2:], y[:, 2:]) - torch.maximum(x[:, :2], y[:, :2])).clamp(min=0).prod(1)
-            areas = (x[:, 2:] - x[:, :2]).prod(1) + (y[:, 2:] - y[:, :2]).prod(1)
-            same_place = inside / (areas - inside).clamp(min=1e-9) >= FLOAT32.match_iou
-        return same_place & (apart <= FLOAT32.match_score)
+            overlap = bbox_iou(a[:, :4], b[:, :4], xywh=True)
+        return (overlap.reshape(-1) >= FLOAT32.match_iou) & (apart <= FLOAT32.match_score)
 
 
 def _left_over(partner: Tensor, count: int) -> Tensor:
     left = torch.ones(count, dtype=torch.bool)
     left[partner[partner >= 0]] = False
     return left
-
-
-def _roundings(raw: Tensor, settings: NmsSettings, classes: int) -> list[tuple[Tensor, NmsSettings]]:
-    """Return inputs for NMS that are the same but for rounding; the first is as it is."""
-    variants = [(raw, settings)]
-    for order in (1, -1):
-        scores = raw[:, 4 : 4 + classes]
-        tied = raw.clone()
-        # A rounded score plus a trifle by candidate and class: equal ones come in one order, or in the other.
-        trifle = torch.linspace(0, 0.01, raw.shape[2]) + torch.linspace(0, 0.1, classes)[:, None]
-        tied[:, 4 : 4 + classes] = ((scores / SCORE_ROUNDING).round() + trifle * order) * SCORE_ROUNDING
-        for nudge in (-IOU_ROUNDING, IOU_ROUNDING):
-            iou = min(max(settings.iou + nudge, 0), 1)
-            variants.append((tied, NmsSettings(settings.conf, iou, settings.agnostic_nms, settings.max_det)))
-    return variants

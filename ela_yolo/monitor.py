@@ -43,7 +43,7 @@ def _harmless(watch: Callable[[Any], None]) -> Callable[[Any], None]:
             if meter is not None:
                 meter.__exit__()
             setattr(trainer, _STATE, None)
-            LOGGER.warning(f"ELA: the gates are watched no longer ({error!r})")
+            LOGGER.warning(f"ELA: the gates are no longer watched ({error!r})")
 
     return attempt
 

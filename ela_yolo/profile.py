@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
-from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
 from ultralytics.utils.torch_utils import get_flops, select_device
 
 from ela_yolo.blocks import describe, is_block
@@ -148,7 +146,7 @@ def peak_memory(call: Callable[[], None], device: torch.device) -> float | None:
     """Return the most that a call holds of its own, in MB; None if the device does not say."""
     call()
     if device.type == "cpu":
-        return _peak_on_cpu(call) / 1e6
+        return _peak_on_cpu(call)
     memory = getattr(torch, device.type)
     if not hasattr(memory, "max_memory_allocated"):
         return None
@@ -158,8 +156,13 @@ def peak_memory(call: Callable[[], None], device: torch.device) -> float | None:
     return float(memory.max_memory_allocated(device) - before) / 1e6
 
 
-def _peak_on_cpu(call: Callable[[], None]) -> int:
+def _peak_on_cpu(call: Callable[[], None]) -> float | None:
     # The newer profiler prints lines about itself to the process's standard error, whatever its log level.
+    try:
+        from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
+        from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
+    except ImportError:  # private names of PyTorch, which may go
+        return None
     settings = False, True, False, False, False  # memory alone: no shapes, stacks, FLOPs or modules
     _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, *settings, _ExperimentalConfig()))
     try:
@@ -167,7 +170,7 @@ def _peak_on_cpu(call: Callable[[], None]) -> int:
     finally:
         events: list[Any] = [*chain(*_disable_profiler_legacy())]
     events = [event for event in events if event.kind() == "memory_alloc"]
-    return max(accumulate(event.cpu_memory_usage() for event in events), default=0)
+    return max(accumulate(event.cpu_memory_usage() for event in events), default=0) / 1e6
 
 
 def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:

@@ -9,7 +9,7 @@ from typing import Any
 from ela_yolo.block_args import by_position, check_args, options_of, read_args, refuse_width
 from ela_yolo.blocks import find_block
 from ela_yolo.ela import ELA, resolve_settings
-from ela_yolo.errors import RowError
+from ela_yolo.errors import RowError, short
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
     """
     row = rows[layer]
     name = row[2]
-    where = f"{name} row {layer} [{', '.join('null' if item is None else str(item) for item in row)}]"
+    where = f"{name} row {layer} [{', '.join('null' if item is None else short(item) for item in row)}]"
     if len(row) != 4:
         raise RowError(f"{where}: a row has four entries, [from, repeats, module, args], such as [-1, 1, {name}, []]")
     source, repeats, _, args = row

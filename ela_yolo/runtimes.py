@@ -173,13 +173,15 @@ class ExportedFile:
         self.nms = {str(key): value for key, value in dict(entry.get("nms") or {}).items()}
         height, width = map(int, self.metadata["imgsz"])
         batch = int(self.metadata.get("batch", 1))
-        if not all(0 < each <= LARGEST for each in (height, width, batch)):
-            raise ValueError(f"a batch of {batch} images of {height}x{width} px")
+        if not all(0 < each <= LARGEST for each in (height, width, batch, self.stride)):
+            raise ValueError(f"a batch of {batch} images of {height}x{width} px, stride {self.stride}")
         self.inputs: list[Size] = [(batch, (height, width))]
         if args.get("dynamic"):
             # No larger batch than the one that was exported, where it is the limit.
             two, three = (1, 1) if self.format in ("engine", "coreml") or self.kind == "nms" else (2, 3)
-            self.inputs += [(two, (height + 64, width + 32)), (three, (height, width + 64)), (1, (height + 32, width))]
+            step = self.stride
+            sizes = (height + 2 * step, width + step), (height, width + 2 * step), (height + step, width)
+            self.inputs += [*zip((two, three, 1), sizes, strict=True)]
 
     def run(self, batch: Tensor) -> list[Tensor]:
         """Return the outputs for a batch of images, (batch, 3, H, W), in float32.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy, deepcopy
 from dataclasses import asdict, fields, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import ela_yolo
 from ela_yolo.comparison import DENSE_TASKS, FileComparison, as_exported
 from ela_yolo.errors import ExportError, InputError, did_you_mean, plain
 from ela_yolo.export_hook import describe_blocks
+from ela_yolo.files import sha256
 from ela_yolo.images import Images, batches, find_validation_images, packaged_photographs
 from ela_yolo.inputs import check_model
 from ela_yolo.layer_outputs import compare_layers
@@ -37,6 +39,11 @@ METRICS = {
     "depth": "metrics/delta1",
 }
 CHANNELS = (1, 3)
+NMS_KEYS = {  # kind of a file -> which of the settings have an effect in it
+    "nms": tuple(field.name for field in fields(NmsSettings)),
+    "end2end": ("agnostic_nms",),
+    "raw": (),
+}
 
 
 def verify_export(
@@ -68,7 +75,16 @@ def verify_export(
         check_model(str(model))
         model = YOLO(model)
     check_kind(model)
-    return compare_file(model, Path(exported), choose_images(model, images, data), data, nms or {}, layers)
+    pictures = choose_images(model, images, data)
+    file = ExportedFile(Path(exported))
+    given = {key: value for key, value in (nms or {}).items() if value is not None}
+    for key in given:
+        if key not in NMS_KEYS["nms"]:
+            near = did_you_mean(key, NMS_KEYS["nms"]) or "; it has " + ", ".join(NMS_KEYS["nms"])
+            raise InputError(f"nms has no key {key!r}{near}")
+        if key not in NMS_KEYS[file.kind]:
+            raise InputError(f"{exported} has no NMS in it, so {key} has no effect; leave it out")
+    return compare_file(model, file, pictures, data, given, layers)
 
 
 def check_kind(model: Any) -> None:
@@ -101,19 +117,31 @@ def choose_images(model: YOLO, images: Iterable[str | Path] | None, data: str | 
 
 
 def compare_file(
-    model: YOLO, exported: Path, images: Images, data: str | None, nms: Mapping[str, Any], layers: bool = False
+    model: YOLO,
+    file: ExportedFile,
+    images: Images,
+    data: str | None,
+    given: Mapping[str, Any],
+    layers: bool = False,
 ) -> ParityReport:
-    """Compare a file with its model on images that were chosen; the rest is as :func:`verify_export` has it."""
-    file = ExportedFile(exported)
+    """Compare a file with its model on images that were chosen; the rest is as :func:`verify_export` has it.
+
+    Args:
+        model: The model.
+        file: The file.
+        images: The images.
+        data: A data set for the metric of both.
+        given: What the file was exported with of :data:`NMS_KEYS`; others are left aside.
+        layers: Whether to compare the layers too.
+    """
     if file.task != model.task:
-        raise ExportError(f"{exported} is of the task {file.task}, its model of {model.task}; name the model it is of")
-    settings = _nms_settings(file, nms)
+        raise ExportError(f"{file.path} is of the task {file.task}, its model of {model.task}; name the model it is of")
+    settings = _nms_settings(file, given)
     net = as_exported(deepcopy(model.model), file, settings)
     outputs: list[OutputParity] = []
     unmatched: list[Unmatched] = []
     nonfinite: list[NonFinite] = []
     detections = 0
-    compared = FileComparison(net, file, settings)
     for batch, imgsz in file.inputs:
         compared = FileComparison(net, file, settings)
         names = iter(images)
@@ -125,8 +153,8 @@ def compare_file(
         detections += compared.found
     return ParityReport(
         model=str(getattr(model, "ckpt_path", None) or model.model_name),
-        exported=str(exported),
-        sha256=_sha256(exported),
+        exported=str(file.path),
+        sha256=_sha256(file.path),
         task=file.task,
         tolerance=compared.tolerance,
         runtime={
@@ -151,14 +179,8 @@ def compare_file(
 
 def _nms_settings(file: ExportedFile, given: Mapping[str, Any]) -> NmsSettings:
     """Return what NMS within a file was told: by the keys given, by its metadata, or by Ultralytics' defaults."""
-    keys = [field.name for field in fields(NmsSettings)]
-    told = {key: value for key, value in given.items() if value is not None}
-    for key in told:
-        if key not in keys:
-            raise InputError(f"nms has no key {key!r}{did_you_mean(key, keys) or '; it has ' + ', '.join(keys)}")
-    if told and file.kind == "raw":
-        raise InputError(f"{file.path} has no NMS in it, so {', '.join(told)} has no effect; leave it out")
-    settings = replace(NmsSettings(), **{key: value for key, value in {**file.nms, **told}.items() if key in keys})
+    told = {**file.nms, **given}
+    settings = replace(NmsSettings(), **{key: told[key] for key in NMS_KEYS[file.kind] if told.get(key) is not None})
     for key in ("conf", "iou"):
         value = getattr(settings, key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -220,12 +242,15 @@ def _run_otherwise(net: Any, file: ExportedFile, images: Images, nms: NmsSetting
 
     An ONNX file by OpenCV's DNN module, an OpenVINO file in the precision that OpenVINO takes by default.
     """
+    if file.kind == "end2end" and nms.agnostic_nms:
+        yield "the file gives each place one class (agnostic_nms=True)"
     if file.kind != "raw" or file.tolerance is not FLOAT32:
         return
     if file.format == "onnx":
-        runs = f"OpenCV {cv2.__version__} runs it"
+        runs, cannot = f"OpenCV {cv2.__version__} runs it", f"OpenCV {cv2.__version__} cannot run it"
     elif file.format == "openvino" and (precision := openvino_precision()) != "f32":
         runs = f"OpenVINO by default runs it in {precision} on this CPU, without INFERENCE_PRECISION_HINT=f32,"
+        cannot = f"OpenVINO cannot run it in {precision}, its default on this CPU"
     else:
         return
     two = images.first(2)
@@ -234,7 +259,7 @@ def _run_otherwise(net: Any, file: ExportedFile, images: Images, nms: NmsSetting
         for each in batches(two, *file.inputs[0]):
             compared.add(each, [*two][: len(each)])
     except ExportError as error:
-        yield f"{runs} not: {plain(error.__cause__ or error)[:100]}"
+        yield f"{cannot} ({textwrap.shorten(plain(error.__cause__ or error), 100, placeholder=' ...')})"
         return
     outputs = compared.outputs()
     wrong = compared.nonfinite or any(part.verdict == "differs" for part in outputs)
@@ -244,18 +269,8 @@ def _run_otherwise(net: Any, file: ExportedFile, images: Images, nms: NmsSetting
 
 def _sha256(exported: Path) -> str:
     """Return the digest of a file, or of a folder's files, their names included."""
-    digest = sha256()
     if not exported.is_dir():
-        _feed(digest, exported)
-        return digest.hexdigest()
-    for file in sorted(each for each in exported.rglob("*") if each.is_file()):
-        name = file.relative_to(exported).as_posix().encode()
-        digest.update(f"{len(name)}:".encode() + name + f":{file.stat().st_size}:".encode())
-        _feed(digest, file)
-    return digest.hexdigest()
-
-
-def _feed(digest: Any, file: Path) -> None:
-    with file.open("rb") as opened:
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
+        return sha256(exported)
+    files = sorted(each for each in exported.rglob("*") if each.is_file())
+    listed = (f"{sha256(file)} {file.relative_to(exported).as_posix()}\n" for file in files)
+    return hashlib.sha256("".join(listed).encode()).hexdigest()

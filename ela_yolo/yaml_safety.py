@@ -42,7 +42,17 @@ def refuse_code(name: str, config: Mapping[str, Any]) -> None:
     if text_model and not (isinstance(text_model, str) and _TEXT_MODEL.fullmatch(text_model)):
         raise ModelYamlError(f"{name}: text_model: {text_model!r} may be a file; name one such as mobileclip:blt")
     for layer, row in enumerate([*config["backbone"], *config["head"]]):
+        if _nests_deeper(row, 4):
+            raise ModelYamlError(f"{name}: layer {layer} nests lists in lists; write its args as plain values")
         _check_module(f"{name}: layer {layer}", row[2])
+
+
+def _nests_deeper(value: object, levels: int) -> bool:
+    """Whether lists and mappings stand in each other at more levels; by aliases a short YAML can hold millions."""
+    if not isinstance(value, list | dict):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_nests_deeper(each, levels - 1) for each in inside)
 
 
 def _is_activation(written: object) -> bool:

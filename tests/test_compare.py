@@ -26,10 +26,10 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from ela_yolo import seed_runs
 from ela_yolo.compare import compare, refuse_unlike
-from ela_yolo.compare_folder import sha256
 from ela_yolo.compare_result import CompareResult, ModelSize
 from ela_yolo.cost import Time
 from ela_yolo.errors import CheckpointError, CompareError, InputError
+from ela_yolo.files import sha256
 from ela_yolo.json_text import write_json
 from ela_yolo.paired import bootstrap_interval, holm, paired_differences, sign_flip_p, smallest_p
 from ela_yolo.seed_runs import SeedRun, check_engine, run_all, run_job

@@ -90,7 +90,8 @@ def test_low_precision_is_excused_by_no_tie_that_its_own_error_makes():
 def final(*rows, places=5):
     """Final detections (x1, y1, x2, y2, score, class), padded as a file has them."""
     padded = torch.zeros(places, 6)
-    padded[: len(rows)] = torch.tensor(rows)
+    if rows:
+        padded[: len(rows)] = torch.tensor(rows)
     return padded
 
 
@@ -141,6 +142,7 @@ def test_a_file_with_nms_is_held_to_the_settings_it_was_exported_with():
 
 AT_THE_LIMIT = candidates((50, 50, 100, 100, 0.9, 0), (50 + 100 * 0.3 / 1.7, 50, 100, 100, 0.8, 0))
 EQUAL = candidates((50, 50, 100, 100, 0.8, 0), (55, 50, 100, 100, 0.8, 0))
+THREE_EQUAL = candidates(*((x, 50, 100, 100, 0.8, 0) for x in (60, 70, 80)), NOTHING)  # 0.82, 0.67 between the outer
 TWO_CLASSES = candidates((50, 50, 20, 20, 0.8, 0), NOTHING)
 TWO_CLASSES[0, 5, 0] = 0.799999
 
@@ -153,7 +155,11 @@ TWO_CLASSES[0, 5, 0] = 0.799999
         (AT_THE_LIMIT, [1], 1),  # the better one is certain
         (EQUAL, [0], 0),
         (EQUAL, [1], 0),
-        (EQUAL, [0, 1], 0),  # one more than NMS keeps, but each of them may be kept
+        (EQUAL, [0, 1], 1),  # either, but not both
+        (EQUAL, [], 1),
+        (THREE_EQUAL, [1], 0),
+        (THREE_EQUAL, [0, 2], 0),
+        (THREE_EQUAL, [0], 1),
     ],
 )
 def test_what_nms_in_the_file_decides_by_rounding_alone_is_no_difference(raw, by_file, unmatched):
@@ -176,6 +182,36 @@ def test_nms_in_the_file_that_lost_a_certain_detection_is_a_difference():
     assert counts(DETECTOR.with_nms(raw, ball, settings)) == (2, 1, 0)
     twice = final((40.0, 40, 60, 60, 0.9, 0), (40.0, 40, 60, 60, 0.9, 0))
     assert counts(DETECTOR.with_nms(raw, twice, settings)) == (2, 1, 1)
+
+
+def test_a_list_full_of_nonsense_lacks_what_the_model_finds():
+    """Where a list is full, rows that are wrong do not raise the score from which detections count."""
+    nonsense = final(*((1.0, 2, 60, 70, 0.9999, 0),) * 5)
+    assert counts(DETECTOR.end2end(final(FIRST, SECOND), nonsense)) == (2, 2, 5)
+    assert counts(DETECTOR.with_nms(candidates(BALL, CUBE, NOTHING), nonsense, NmsSettings())) == (2, 2, 5)
+    wrong, right = final((10.0, 10, 50, 50, 0.88, 0), places=1), final((100.0, 100, 150, 150, 0.95, 1), places=1)
+    assert counts(DETECTOR.end2end(wrong, right)) == (1, 1, 1)
+    assert counts(DETECTOR.end2end(wrong, wrong)) == (1, 0, 0)
+
+
+def test_what_a_full_list_cuts_off_is_no_difference():
+    rows = [(10.0 * x, 0, 10 * x + 8, 8, 0.9 - 0.1 * x, 0) for x in range(5)]
+    last, other = (50.0, 0, 58, 8, 0.49995, 0), (60.0, 0, 68, 8, 0.49999, 0)
+    assert counts(DETECTOR.end2end(final(*rows[:4], last), final(*rows[:4], other))) == (5, 0, 0)
+
+
+@pytest.mark.parametrize("keeps", [0, 1])
+def test_a_box_close_to_another_is_matched_with_its_own_candidate(keeps):
+    raw = candidates((330, 330, 300, 300, 0.88, 0), (330.5, 330, 300, 300, 0.88002, 0), NOTHING)
+    by_file = final((180 + keeps / 2, 180, 480 + keeps / 2, 480, float(raw[0, 4, keeps]), 0))
+    matched = DETECTOR.with_nms(raw, by_file, NmsSettings())
+    assert counts(matched) == (1, 0, 0)
+    assert torch.allclose(*(side[:, :4] for side in matched.pairs))
+
+
+def test_six_candidates_are_not_taken_for_final_detections():
+    raw = candidates(BALL, CUBE, *(NOTHING,) * 4)
+    assert counts(DETECTOR.raw(raw, raw)) == (2, 0, 0)
 
 
 def test_rotated_boxes_are_matched_by_their_angle_too():

@@ -96,7 +96,7 @@ print(Path(model.trainer.save_dir, "weights/last.pt").is_file())
 """
     done = python(code, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "True"
-    assert (done.stdout + done.stderr).count("the gates are watched no longer") == 1
+    assert (done.stdout + done.stderr).count("the gates are no longer watched") == 1
 
 
 def test_a_failure_within_a_forward_and_a_batch_that_ran_out_of_memory_do_no_harm(tmp_path):

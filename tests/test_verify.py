@@ -12,10 +12,13 @@ from conftest import BIN, HOME, run
 from onnx import helper, numpy_helper
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import ASSETS
 
+import ela_yolo
 from ela_yolo import ELA, ExportError, InputError, verify_export
 from ela_yolo.export import export
 from ela_yolo.images import Images, batches, network_input
+from ela_yolo.runtimes import ExportedFile
 from ela_yolo.verify import _sha256
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
@@ -125,6 +128,64 @@ def test_nms_in_the_file_is_checked_with_what_it_was_exported_with(weights, tmp_
     assert not other.passed and other.nms.max_det == 40
 
 
+@pytest.mark.parametrize("overrides", [{"agnostic_nms": True}, {"max_det": 1}])
+def test_end_to_end_files_are_checked_with_what_they_were_exported_with(overrides, tmp_path):
+    """Without NMS these keys shape the list that such a head gives; a plain model's file tells nothing of them."""
+    for name in ("yolo26n-ela.yaml", "yolo26n.yaml"):
+        model = YOLO(name)
+        calibrate(model, Images.of_files(sorted(ASSETS.glob("*.jpg"))))
+        model.ckpt_path = model.model.pt_path = str(tmp_path / f"{name[:-5]}.pt")
+        keys = {"format": "onnx", "imgsz": 96, "end2end": True, **overrides}
+        file, report = export(model, keys, sorted(ASSETS.glob("*.jpg")))
+        assert report.unmatched == () and report.detections > 0, str(report)
+        assert report.passed or "max_det" in overrides  # the one best score may be the same for both photographs
+    if "agnostic_nms" in overrides:
+        assert "agnostic_nms=True" in str(report)
+        assert not verify_export(model, file, sorted(ASSETS.glob("*.jpg"))).passed  # False is the default
+        assert verify_export(model, file, sorted(ASSETS.glob("*.jpg")), nms=overrides).passed
+
+
+def calibrate(model, images):
+    """Give BatchNorm the statistics of some images, and the head weights that tell places apart."""
+    torch.manual_seed(0)
+    net = model.model.train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.3
+    with torch.no_grad():
+        for _ in range(10):
+            net(next(batches(images, len(images), (96, 96))))
+    head = net.model[-1]
+    for branch in (*head.cv3, *getattr(head, "one2one_cv3", ())):
+        torch.nn.init.normal_(branch[-1].weight, std=0.1)
+        torch.nn.init.zeros_(branch[-1].bias)
+    net.eval()
+
+
+def test_an_image_for_which_a_file_is_full_of_nonsense_fails(weights, tmp_path, monkeypatch):
+    model = YOLO(shutil.copy(weights, tmp_path / "best.pt"))
+    file = model.export(format="onnx", imgsz=96, nms=True)
+    own, calls = ExportedFile.run, iter(range(99))
+
+    def run_wrongly(self, batch):
+        outputs = own(self, batch)
+        if next(calls) == 1:
+            outputs[0][:] = torch.tensor([1.0, 2, 60, 70, 0.9999, 3])
+        return outputs
+
+    monkeypatch.setattr(ExportedFile, "run", run_wrongly)
+    report = verify_export(model, file, scenes(4))
+    assert not report.passed and "have no counterpart" in report.verdict
+
+
+def test_free_axes_of_a_model_of_stride_64(tmp_path):
+    ela_yolo.insert("yolov8n-p6.yaml", save=tmp_path / "yolov8-p6x.yaml")
+    model = YOLO(tmp_path / "yolov8n-p6x.yaml")
+    model.ckpt_path = model.model.pt_path = str(tmp_path / "p6.pt")
+    _, report = export(model, {"format": "onnx", "imgsz": 128, "dynamic": True}, sorted(ASSETS.glob("*.jpg")))
+    assert {(height, width) for _, height, width in report.inputs} == {(128, 128), (256, 192), (128, 256), (192, 128)}
+
+
 @pytest.mark.parametrize(("key", "default"), [("conf", 0.25), ("iou", 0.7)])
 def test_nms_settings_of_zero_are_values(key, default, weights, tmp_path):
     model = YOLO(shutil.copy(weights, tmp_path / "best.pt"))
@@ -146,7 +207,7 @@ def test_a_file_that_tells_nothing_of_its_nms_is_checked_by_the_keys(weights, tm
     assert not verify_export(model, silent, scenes(6)).passed  # 0.7 is the default
     assert verify_export(model, silent, scenes(6), nms={"iou": 0.3}).passed
     command = [BIN / "ela-yolo", "verify", "model=best.pt", f"against={silent}", "iou=0.3", f"source={SCENES}/000*"]
-    assert "iou 0.3, class by class" in run(*command, cwd=tmp_path).stdout
+    assert "NMS in the file: conf 0.25, iou 0.3, class by class" in run(*command, cwd=tmp_path).stdout
 
 
 def test_keys_of_nms_that_have_no_effect_are_refused(weights, exported, tmp_path):
@@ -237,18 +298,8 @@ def test_one_channel_models_are_compared_too(weights, tmp_path):
     grey = DetectionModel("yolov8n-ela.yaml", ch=1, verbose=False)  # as training on `channels: 1` builds it
     grey.args, grey.task, model.model = model.model.args, "detect", grey
     images = Images.of_files(scenes(4), channels=1)
-    net = model.model.train()
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.3
-    with torch.no_grad():
-        for _ in range(10):
-            net(next(batches(images, 4, (96, 96))))
-        for branch in net.model[-1].cv3:
-            torch.nn.init.normal_(branch[-1].weight, std=0.3)
-            torch.nn.init.zeros_(branch[-1].bias)
-    net.eval()
-    model.ckpt_path = net.pt_path = str(tmp_path / "grey.pt")
+    calibrate(model, images)
+    model.ckpt_path = grey.pt_path = str(tmp_path / "grey.pt")
     _, report = export(model, {"format": "onnx", "imgsz": 96}, scenes(4))
     assert report.passed, str(report)
     assert report.detections > 0

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from conftest import python, run
 
-from ela_yolo import InputError, ModelYamlError
+from ela_yolo import InputError, ModelYamlError, RowError
 from ela_yolo.inputs import check_inputs, check_model, check_rows, open_model
+from ela_yolo.rows import read_block_row
 
 PLAIN = {
     "nc": 3,
@@ -145,7 +146,8 @@ def test_the_model_that_a_file_of_settings_names_is_looked_at(tmp_path):
     settings.write_text(f"model: {evil}\nimgsz: 64\n")
     with pytest.raises(ModelYamlError, match="activation"):
         check_inputs("train", {"cfg": str(settings)})
-    check_inputs("train", {"cfg": str(settings), "model": "yolov8n.yaml"})  # which goes before it
+    with pytest.raises(ModelYamlError, match="activation"):  # releases differ in which of the two goes first
+        check_inputs("train", {"cfg": str(settings), "model": "yolov8n.yaml"})
     with pytest.raises(InputError, match=r"cfg=none\.yaml is no file of settings"):
         check_inputs("train", {"cfg": "none.yaml"})
 
@@ -195,3 +197,18 @@ def test_no_command_runs_what_a_model_yaml_says(keys, said, tmp_path):
     names = [command.split()[0] for command in COMMANDS]
     assert done.stdout.splitlines() == [f"{name} 1 1 True False" for name in names]
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_yaml_that_nests_its_aliases_is_refused_at_once(tmp_path):
+    """Nine lists of nine lists of ...: a kilobyte that would be gigabytes as text."""
+    lines = ["a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    for row in ("*a11", "[-1, 1, ELA, *a11]", "[-1, 1, Conv, *a11]"):
+        rows = f"backbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - {row}\nhead:\n  - [[-1], 1, Detect, [nc]]\n"
+        (tmp_path / "bomb.yaml").write_text("\n".join([*lines, "nc: 2", rows]), encoding="utf-8")
+        with pytest.raises(ModelYamlError, match="layer 1"):
+            check_rows(tmp_path / "bomb.yaml")
+    nested = yaml.safe_load((tmp_path / "bomb.yaml").read_text(encoding="utf-8"))["a11"]
+    with pytest.raises(RowError, match=r"ELA row 1") as caught:
+        read_block_row(1, [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "ELA", nested]])
+    assert len(str(caught.value)) < 10_000
