@@ -169,7 +169,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "train model=no-head.yaml data=scenes.yaml": (1, "it has no rows under 'head:'"),
     "train model=misspelt.yaml data=scenes.yaml": (1, "layer 1: there is no module ELAA, did you mean 'ELA'?"),
     "train model=lower.yaml data=scenes.yaml": (1, "layer 1: ela is ELA here: write [-1, 1, ELA, []]"),
-    "train model=word.yaml data=scenes.yaml": (1, "layer 1 is not a row [from, repeats, module, args], but 'hello'"),
+    "train model=word.yaml data=scenes.yaml": (1, "layer 1 is not a row [from, repeats, module, args], but hello"),
     "train model=three.yaml data=scenes.yaml": (
         1,
         "layer 0 is not a row [from, repeats, module, args], but [-1, 1, 'Conv']",
