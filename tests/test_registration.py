@@ -191,7 +191,7 @@ BAD_ROWS = {
     "[-1, 1, ELA, [B, paper, 7, 1, 1, 1]]": f"6 args; {NAMED}",
     "[-1, 1, ELA, [{kernelsize: 9}]]": f"unknown key 'kernelsize', did you mean 'kernel_size'? {NAMED}",
     "[-1, 1, ELA, [S, {gate: paper}]]": f"give the args by position or in one mapping, not both; {NAMED}",
-    "[-1, 1, ELA, S]": "args must be a list such as [], got 'S'",
+    "[-1, 1, ELA, S]": "args must be a list such as [], got S",
     "[[0, 1], 1, ELA, []]": "ELA reads one layer, so its 'from' is one number such as -1 or 4, got [0, 1]",
     "[2, 1, ELA, []]": "'from' 2 is not a layer before this one; use -1 or a number below 2",
     "[-3, 1, ELA, []]": "'from' -3 is not a layer before this one",
