@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -122,7 +123,8 @@ def try_block(block: type[nn.Module], channels: int, options: Sequence[Any] = ()
     called = f"{block.__qualname__}({', '.join(map(repr, (channels, *options)))})"
     x = torch.zeros(2, channels, 8, 6)
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when the block is built
             made = block(channels, *options).eval()(x)
         shape = tuple(made.shape)
     except Exception as error:  # of the block's code
