@@ -9,7 +9,6 @@ import shutil
 import site
 import subprocess
 import sys
-import tempfile
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from ela_yolo.children import run_apart
 from ela_yolo.errors import ELAError, InputError, plain
 
 AUTOLOAD = "ela_yolo.pth"
@@ -112,16 +112,7 @@ def _autoload() -> Finding:
         return Finding(subject, "does not know ELA: switched off by ELA_YOLO_AUTOLOAD=0", "unset ELA_YOLO_AUTOLOAD")
     code = "import sys; print(any(getattr(finder, 'arms_ela_yolo', False) for finder in sys.meta_path))"
     try:
-        with tempfile.TemporaryDirectory() as empty:
-            asked = subprocess.run(
-                [sys.executable, "-c", code],
-                cwd=empty,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=PATIENCE,
-            )
+        asked = run_apart(code, seconds=PATIENCE)
     except subprocess.TimeoutExpired:
         remedy = "look at sitecustomize and the .pth files of site-packages, which Python runs at every start"
         return Finding(subject, f"does not start within {PATIENCE} s", remedy)

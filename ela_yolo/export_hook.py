@@ -13,7 +13,7 @@ from ela_yolo.ela_cpu import are_as_built
 from ela_yolo.gates import named_blocks
 
 METADATA_KEY = "ela"
-NMS_KEYS = ("conf", "iou", "agnostic_nms", "max_det")
+NMS_KEYS = ("conf", "iou", "agnostic_nms", "max_det")  # the fields of NmsSettings
 
 
 def prepare_export(exporter: Any) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +18,7 @@ from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import YAML
 
+from ela_yolo.children import run_apart
 from ela_yolo.errors import ExportError, UsageError, did_you_mean, plain
 from ela_yolo.export_hook import METADATA_KEY
 from ela_yolo.tolerances import FLOAT16, FLOAT32, INT8, Tolerance
@@ -250,19 +249,10 @@ def _try_ncnn(path: Path) -> None:
         made = "make it with: ela-yolo export format=ncnn"
         raise ExportError(f"{path} lacks the metadata of Ultralytics, or has damaged metadata; {made}") from error
     files = [str(path.resolve() / f"model.ncnn.{ending}") for ending in ("param", "bin")]
-    with tempfile.TemporaryDirectory() as nowhere:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", _TRY_NCNN, *files, str(height), str(width)],
-                cwd=nowhere,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=NCNN_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise ExportError(f"{path} is still running after {NCNN_SECONDS} s of one image; export it again") from None
+    try:
+        done = run_apart(_TRY_NCNN, *files, str(height), str(width), seconds=NCNN_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise ExportError(f"{path} is still running after {NCNN_SECONDS} s of one image; export it again") from None
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it is damaged"])[-1]
         raise ExportError(f"{path} cannot be run by ncnn, so export it again ({reason})")

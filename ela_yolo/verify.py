@@ -7,7 +7,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy, deepcopy
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ultralytics import YOLO
 import ela_yolo
 from ela_yolo.comparison import DENSE_TASKS, FileComparison, as_exported
 from ela_yolo.errors import ExportError, InputError, did_you_mean, plain
-from ela_yolo.export_hook import describe_blocks
+from ela_yolo.export_hook import NMS_KEYS, describe_blocks
 from ela_yolo.files import sha256
 from ela_yolo.images import Images, batches, find_validation_images, packaged_photographs
 from ela_yolo.inputs import check_model
@@ -39,8 +39,8 @@ METRICS = {
     "depth": "metrics/delta1",
 }
 CHANNELS = (1, 3)
-NMS_KEYS = {  # kind of a file -> which of the settings have an effect in it
-    "nms": tuple(field.name for field in fields(NmsSettings)),
+WITH_EFFECT = {  # kind of a file -> which settings of NMS have an effect in it
+    "nms": NMS_KEYS,
     "end2end": ("agnostic_nms",),
     "raw": (),
 }
@@ -79,10 +79,10 @@ def verify_export(
     file = ExportedFile(Path(exported))
     given = {key: value for key, value in (nms or {}).items() if value is not None}
     for key in given:
-        if key not in NMS_KEYS["nms"]:
-            near = did_you_mean(key, NMS_KEYS["nms"]) or "; it has " + ", ".join(NMS_KEYS["nms"])
+        if key not in NMS_KEYS:
+            near = did_you_mean(key, NMS_KEYS) or "; it has " + ", ".join(NMS_KEYS)
             raise InputError(f"nms has no key {key!r}{near}")
-        if key not in NMS_KEYS[file.kind]:
+        if key not in WITH_EFFECT[file.kind]:
             raise InputError(f"{exported} has no NMS in it, so {key} has no effect; leave it out")
     return compare_file(model, file, pictures, data, given, layers)
 
@@ -131,7 +131,7 @@ def compare_file(
         file: The file.
         images: The images.
         data: A data set for the metric of both.
-        given: What the file was exported with of :data:`NMS_KEYS`; others are left aside.
+        given: What the file was exported with of :data:`WITH_EFFECT`; others are left aside.
         layers: Whether to compare the layers too.
     """
     if file.task != model.task:
@@ -180,7 +180,7 @@ def compare_file(
 def _nms_settings(file: ExportedFile, given: Mapping[str, Any]) -> NmsSettings:
     """Return what NMS within a file was told: by the keys given, by its metadata, or by Ultralytics' defaults."""
     told = {**file.nms, **given}
-    settings = replace(NmsSettings(), **{key: told[key] for key in NMS_KEYS[file.kind] if told.get(key) is not None})
+    settings = replace(NmsSettings(), **{key: told[key] for key in WITH_EFFECT[file.kind] if told.get(key) is not None})
     for key in ("conf", "iou"):
         value = getattr(settings, key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from conftest import BIN, HOME, python, run
+from helpers import changed
 from onnx import helper, numpy_helper
 from ultralytics import RTDETR, YOLO
 
@@ -31,15 +32,6 @@ def exported(retrained, tmp_path_factory):
 def images(count):
     """The first validation scenes; the training rendered them."""
     return sorted(SCENES.glob("*.jpg"))[:count]
-
-
-def changed(file, folder, change):
-    """A copy of an ONNX file with one thing changed."""
-    model = onnx.load(file)
-    change(model)
-    target = folder / "changed.onnx"
-    onnx.save(model, target)
-    return target
 
 
 def change_weight(model, name, new):

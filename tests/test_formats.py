@@ -10,6 +10,7 @@ import pytest
 import torch
 import ultralytics
 from conftest import HOME
+from helpers import calibrate_norms
 from ultralytics import YOLO
 from ultralytics.utils import ASSETS
 from ultralytics.utils.checks import check_version
@@ -89,13 +90,8 @@ def calibrated(yaml, folder):
     torch.manual_seed(0)
     model = YOLO(yaml)
     batch = torch.cat([network_input(picture, (128, 128)) for picture in packaged_photographs().values()])
-    net = model.model.train()
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.3
-    with torch.no_grad():
-        for _ in range(10):
-            net(batch)
+    net = model.model
+    calibrate_norms(net, batch)
     model.ckpt_path = net.pt_path = str(folder / f"{Path(yaml).stem}.pt")
     head = net.model[-1]
     last_layers = {"classify": lambda: [head.linear], "semantic": lambda: [head.classifier[-1]], "depth": lambda: []}

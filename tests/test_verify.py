@@ -4,11 +4,11 @@ import json
 import shutil
 
 import numpy as np
-import onnx
 import pytest
 import torch
 import yaml
 from conftest import BIN, HOME, run
+from helpers import calibrate_norms, changed
 from onnx import helper, numpy_helper
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
@@ -44,14 +44,6 @@ def weights(retrained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(weights):
     return shutil.copy(YOLO(weights).export(format="onnx", imgsz=96), weights.with_name("kept.onnx"))
-
-
-def changed(file, folder, change):
-    model = onnx.load(file)
-    change(model)
-    target = folder / "changed.onnx"
-    onnx.save(model, target)
-    return target
 
 
 def poisoned_where_bright(value, at_least):
@@ -148,13 +140,8 @@ def test_end_to_end_files_are_checked_with_what_they_were_exported_with(override
 def calibrate(model, images):
     """Give BatchNorm the statistics of some images, and the head weights that tell places apart."""
     torch.manual_seed(0)
-    net = model.model.train()
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.3
-    with torch.no_grad():
-        for _ in range(10):
-            net(next(batches(images, len(images), (96, 96))))
+    net = model.model
+    calibrate_norms(net, next(batches(images, len(images), (96, 96))))
     head = net.model[-1]
     for branch in (*head.cv3, *getattr(head, "one2one_cv3", ())):
         torch.nn.init.normal_(branch[-1].weight, std=0.1)

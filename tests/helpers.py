@@ -1,0 +1,24 @@
+"""What several test modules do to models and files."""
+
+import onnx
+import torch
+
+
+def changed(file, folder, change):
+    """A copy of an ONNX file with one thing changed."""
+    model = onnx.load(file)
+    change(model)
+    target = folder / "changed.onnx"
+    onnx.save(model, target)
+    return target
+
+
+def calibrate_norms(net, batch):
+    """Give BatchNorm the statistics of a batch of images, so that outputs depend on the image; leave it in training."""
+    net.train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.3
+    with torch.no_grad():
+        for _ in range(10):
+            net(batch)
