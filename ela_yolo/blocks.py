@@ -21,7 +21,7 @@ from ela_yolo.errors import InputError, RowError, did_you_mean, plain
 
 ENVIRONMENT = "ELA_YOLO_BLOCKS"  # NAME=module:Class, with commas between them
 _ENTRY = re.compile(r"([^\W\d]\w*)\s*=\s*([\w.]+:[\w.]+)")
-_OWN = {"ELA": "ela_yolo.ela:ELA"}
+_OWN = {"ELA": "ela_yolo.ela:ELA", "ChannelScale": "ela_yolo.channel_scale:ChannelScale"}
 _TIMM = {
     "CA": "timm.layers.coord_attn:CoordAttn",
     "CBAM": "timm.layers.cbam:CbamModule",

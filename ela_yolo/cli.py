@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ from ela_yolo.errors import ELAError, UsageError, did_you_mean, plain
 from ela_yolo.quiet import quiet
 from ela_yolo.usage import COMMAND_HELP, HELP, HOST_HELP
 
-INSERT_KEYS = ("after", "where", "variant", "gate", "rewire", "block")
+INSERT_KEYS = ("after", "where", "variant", "gate", "lr_mult", "rewire", "block")
 EDIT_KEYS = ("model", "save", "dry_run", "exist_ok")
 DOCTOR_KEYS = ("model", "weights")
 ATTENTION_KEYS = ("model", "source", "data", "imgsz", "save", "stretch")
@@ -297,6 +298,16 @@ def _names(written: object) -> list[str]:
     return [name.strip().strip("'\"") for name in text.split(",") if name.strip()]
 
 
+def _positive(key: str, written: str) -> float:
+    try:
+        value = float(written)
+    except ValueError:
+        value = 0
+    if not 0 < value < math.inf:
+        raise UsageError(f"{key} must be a number above 0, got '{written}'")
+    return int(value) if value.is_integer() else value
+
+
 def _fraction(key: str, written: str) -> float:
     try:
         value = float(written)
@@ -324,8 +335,9 @@ def _edit(command: str, args: Sequence[str]) -> int:
     model = Path(given.pop("model"))
     ending = given.get("block", "ela").lower() if command == "insert" else "plain"
     save = Path(given.pop("save", f"{model.stem}-{ending}{model.suffix}"))
+    numbers = {"lr_mult": _positive("lr_mult", given.pop("lr_mult"))} if "lr_mult" in given else {}
     change: Any = insert if command == "insert" else remove
-    result = change(model, save=None if dry_run else save, exist_ok=exist_ok, **given)
+    result = change(model, save=None if dry_run else save, exist_ok=exist_ok, **given, **numbers)
     print(_coloured(result.diff))
     if result.stages:
         follows = ", ".join(f"{layer} {module}" for layer, module in result.stages.items())
@@ -334,7 +346,7 @@ def _edit(command: str, args: Sequence[str]) -> int:
         print(f"ELA: {result.transfer.kept}/{result.transfer.total} host tensors kept; {len(result.rows)} ELA removed")
     elif result.transfer:
         print("\n".join(map(str, (result.transfer, *result.notes))))
-        if "block" in given and given["block"] != "ELA":
+        if given.get("block", "ELA") not in ("ELA", "ChannelScale"):
             print(f"{given['block']} changes what the model gives until it is trained; ELA's gate=identity does not")
         elif given.get("gate", "identity") != "identity" and not result.notes:
             print(f"gate={given['gate']} changes what the model gives until it is trained; gate=identity does not")

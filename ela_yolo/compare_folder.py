@@ -69,6 +69,8 @@ def agree_on_settings(folder: Path, shared: Mapping[str, Any], models: Mapping[s
     remedy = "name another folder with out="
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
+        if before["schema"] != SCHEMA:
+            raise InputError(f"{folder} holds runs of another version of ela-yolo; {remedy}")
         for key in sorted({*before["shared"], *shared}):
             default = DEFAULT_CFG_DICT.get(key, "none")
             old, new = (settings.get(key, default) for settings in (before["shared"], shared))

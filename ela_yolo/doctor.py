@@ -166,12 +166,14 @@ def _blocks() -> Generator[Finding, None, None]:
 def _registration() -> list[Finding]:
     from ultralytics import __version__ as version
 
-    from ela_yolo.probes import TESTED, older, probe
+    from ela_yolo.probes import TESTED, older, probe, probe_trainer, refuse_changed_trainer
     from ela_yolo.registration import CALLBACKS, register
 
-    findings = [Finding(each.name, each.check) for each in probe(CALLBACKS) if each.problem is None]
+    probes = [*probe(event for event, _ in CALLBACKS), probe_trainer()]
+    findings = [Finding(each.name, each.check) for each in probes if each.problem is None]
     try:
         register()
+        refuse_changed_trainer()
     except ELAError as error:
         return [*findings, Finding("registration", "ELA is off", str(error))]
     state = f"done; tested with {TESTED[0]} to {TESTED[1]}, this is {version}"

@@ -15,6 +15,7 @@ from ela_yolo.ela_cpu import Form, apply_gates, scale_by_gates, serves
 
 Variant = Literal["T", "B", "S", "L"]
 Gate = Literal["paper", "residual", "identity"]
+LARGEST_LR_MULT = 300  # above it trainings of every optimizer were not tried
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ELASettings:
     kernel_size: int
     groups: int
     num_groups: int
+    lr_mult: float = 1
 
 
 def resolve_settings(
@@ -36,6 +38,7 @@ def resolve_settings(
     kernel_size: int | None = None,
     groups: int | None = None,
     num_groups: int | None = None,
+    lr_mult: float | None = None,
 ) -> ELASettings:
     """Check the arguments of an ELA block and fill in what was left out from its variant.
 
@@ -49,6 +52,7 @@ def resolve_settings(
         kernel_size: Odd length of the Conv1d kernel; None means the variant's own.
         groups: Groups of the Conv1d; None means the variant's own.
         num_groups: Groups of the GroupNorm; None means the variant's own.
+        lr_mult: Multiple of the learning rate, above 0 and at most 300; None means 1.
 
     Raises:
         ValueError: If an argument is not one of these; the message says what was expected and what came.
@@ -76,7 +80,19 @@ def resolve_settings(
     elif channels % _positive_int("num_groups", num_groups):
         raise ValueError(f"num_groups must divide the {channels} channels, got {num_groups}")
 
-    return ELASettings(channels, variant, gate, kernel_size, groups, num_groups)  # type: ignore[arg-type]
+    lr_mult = check_lr_mult(1 if lr_mult is None else lr_mult)
+    return ELASettings(channels, variant, gate, kernel_size, groups, num_groups, lr_mult)  # type: ignore[arg-type]
+
+
+def check_lr_mult(value: object) -> float:
+    """Return a multiple of the learning rate.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= LARGEST_LR_MULT:
+        raise ValueError(f"lr_mult must be a number above 0 and at most {LARGEST_LR_MULT}, got {value!r}")
+    return value
 
 
 def _positive_int(name: str, value: object) -> int:
@@ -102,6 +118,9 @@ class ELA(nn.Module):
     The result has the map's dtype, also under autocast, and its memory format. ``conv`` and ``gn`` are called as
     modules wherever that can be noticed: with hooks, parametrizations, other settings, other modules in their place.
 
+    ``lr_mult`` changes nothing here. Ultralytics' trainer, as ela-yolo registers it, trains the norm at that multiple
+    of its learning rate.
+
     Args:
         channels: Input and output channels.
         variant: ``T`` (k=5, depthwise, 32 norm groups), ``B`` (k=7, depthwise, 16), ``S`` (k=5, C/8 conv groups, 16)
@@ -110,6 +129,7 @@ class ELA(nn.Module):
         kernel_size: Odd length of the Conv1d kernel, in place of the variant's.
         groups: Groups of the Conv1d, in place of the variant's.
         num_groups: Groups of the GroupNorm, in place of the variant's.
+        lr_mult: Multiple of the learning rate at which the norm's weight and bias are trained; None means 1.
         device: Where the parameters are made; None means PyTorch's default.
         dtype: The parameters' dtype; None means PyTorch's default.
 
@@ -129,6 +149,7 @@ class ELA(nn.Module):
 
     # Set on the copy of a model that is exported to a graph of one fixed image size: see _forward_fixed_size.
     fixed_size = False
+    lr_mult: float = 1  # of blocks that were saved before it was there
 
     def __init__(
         self,
@@ -138,14 +159,16 @@ class ELA(nn.Module):
         kernel_size: int | None = None,
         groups: int | None = None,
         num_groups: int | None = None,
+        lr_mult: float | None = None,
         *,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        settings = resolve_settings(channels, variant, gate, kernel_size, groups, num_groups)
+        settings = resolve_settings(channels, variant, gate, kernel_size, groups, num_groups, lr_mult)
         self.variant = settings.variant
         self.gate = settings.gate
+        self.lr_mult = settings.lr_mult
         self.conv = nn.Conv1d(
             settings.channels,
             settings.channels,
@@ -195,7 +218,12 @@ class ELA(nn.Module):
             getattr(conv, "kernel_size", (none,))[0],
             getattr(conv, "groups", none),
             getattr(self.gn, "num_groups", none),
+            self.lr_mult,
         )
+
+    def gate_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that ``lr_mult`` is about: the norm's."""
+        return [*self.gn.parameters()]
 
     @property
     def channels(self) -> int:
@@ -249,6 +277,7 @@ class ELA(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the numbers of the layers, the resolved groups among them."""
-        return ", ".join(
-            str(value) if name == "channels" else f"{name}={value}" for name, value in vars(self.settings).items()
-        )
+        settings = {**vars(self.settings)}
+        if self.lr_mult == 1:
+            del settings["lr_mult"]
+        return ", ".join(str(value) if name == "channels" else f"{name}={value}" for name, value in settings.items())

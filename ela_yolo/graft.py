@@ -33,6 +33,7 @@ def insert(
     where: str | None = None,
     variant: str | None = None,
     gate: str | None = None,
+    lr_mult: float | None = None,
     rewire: str = "all",
     block: str = "ELA",
     save: str | Path | None = None,
@@ -53,6 +54,7 @@ def insert(
         gate: ``paper``, ``residual`` or ``identity``. None means ``paper`` in a YAML and, so that a trained detector
             detects what it did before, ``identity`` in a checkpoint. Of another ELA class: what that one computes,
             ``paper`` (the default) or ``residual``.
+        lr_mult: Multiple of the learning rate at which the gates are trained; None means 1.
         rewire: ``all``: every reader of a stage reads its ELA. ``next``: only the row behind it does.
         block: Another one than ELA: ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or one of ``register_block``.
         save: Where to write the result; None writes nothing.
@@ -75,7 +77,7 @@ def insert(
     check_block(block)
     foreign = None if file.suffix in YAML else read_foreign(file)
     if foreign:
-        if after is not None or where or variant or rewire != "all" or block != "ELA":
+        if after is not None or where or variant or lr_mult or rewire != "all" or block != "ELA":
             raise InsertionError(
                 f"{file} has another ELA class ({', '.join(foreign.classes)}), which is converted where it stands, so "
                 "only gate= and save= have a meaning; leave the others out, and insert into the new file what you want"
@@ -83,7 +85,7 @@ def insert(
         target = None if save is None else _check_target(file, Path(save), exist_ok)
         return _save(*convert(file, foreign, gate), target)
     default_gate = "identity" if block == "ELA" and file.suffix not in YAML else None
-    ours = row_args(variant, gate or default_gate, block)
+    ours = row_args(variant, gate or default_gate, lr_mult, block)
 
     def edit(text: str, build: Callable[[], Any]) -> Insertion:
         rows = read_rows(text, file.name)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
-from ela_yolo.blocks import names_block
-from ela_yolo.ela import Gate, Variant
+from ela_yolo.block_args import options_of
+from ela_yolo.blocks import find_block, names_block
+from ela_yolo.ela import Gate, Variant, check_lr_mult
 from ela_yolo.errors import InsertionError
 from ela_yolo.model_yaml import Row, Span, edit, read_rows
 
@@ -129,17 +130,27 @@ def remove_rows(text: str, name: str) -> Insertion:
     return Insertion(new, blocks, layer_map, show_diff(text, new, name, "without ELA"))
 
 
-def row_args(variant: str | None, gate: str | None, block: str = "ELA") -> str:
-    """Return the args of an ELA row as YAML, without what is ELA's default: ``[]``, ``[S]``, ``[B, identity]``.
+def row_args(variant: str | None, gate: str | None, lr_mult: float | None = None, block: str = "ELA") -> str:
+    """Return the args of a block's row as YAML, without what is its default: ``[]``, ``[S]``, ``[B, identity]``.
+
+    A multiple of the learning rate makes it a mapping: ``[{gate: identity, lr_mult: 100}]``.
 
     Raises:
-        InsertionError: If there is no such variant or gate form, or one is given for another block.
+        InsertionError: If there is no such variant, gate form or multiple, or one is given for a block that has none.
     """
-    if block != "ELA":
-        if variant or gate:
-            raise InsertionError(f"variant and gate are ELA's, and {block} has neither; leave them out")
-        return "[]"
+    if block != "ELA" and (variant or gate):
+        raise InsertionError(f"variant and gate are ELA's, and {block} has neither; leave them out")
+    if lr_mult is not None:
+        if "lr_mult" not in options_of(find_block(block)):
+            raise InsertionError(f"{block} takes no lr_mult; leave it out")
+        try:
+            check_lr_mult(lr_mult)
+        except ValueError as error:
+            raise InsertionError(str(error)) from None
     variant, gate = check_choice("variant", variant or "B"), check_choice("gate", gate or "paper")
+    given = {"variant": variant != "B" and variant, "gate": gate != "paper" and gate, "lr_mult": lr_mult}
+    if lr_mult is not None:
+        return f"[{{{', '.join(f'{key}: {value}' for key, value in given.items() if value)}}}]"
     if gate != "paper":
         return f"[{variant}, {gate}]"
     return "[]" if variant == "B" else f"[{variant}]"

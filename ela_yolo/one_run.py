@@ -23,7 +23,7 @@ from ela_yolo.json_text import write_json
 VALIDATION_KEYS = ("device", "workers", "plots", "conf", "iou", "max_det", "agnostic_nms", "classes", "split", "half")
 CURVE = "metrics/mAP50-95(B)"
 RESULT = "run.json"  # in the run's folder; that it is there says that the run is finished
-SCHEMA = 1  # of a comparison's JSON files; raised when a key changes its name or meaning
+SCHEMA = 2  # of a comparison's JSON files; raised when a key changes its name or meaning
 
 
 def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
         job: ``model``, ``data``, ``seed``, ``folder`` (the run's) and ``train`` (the host's train keys).
     """
     from ela_yolo.inputs import open_model
+    from ela_yolo.scoring import validate
 
     start = time.time()
     folder = Path(job["folder"])
@@ -46,7 +47,8 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
     keys = {key: job["train"][key] for key in VALIDATION_KEYS if key in job["train"]}
     place = {"project": str(folder), "name": "validation", "exist_ok": True}
     last = open_model(folder / "weights" / "last.pt")
-    metrics = last.val(data=job["data"], imgsz=trainer.args.imgsz, batch=trainer.batch_size, **place, **keys)
+    shared = {"data": job["data"], "imgsz": trainer.args.imgsz, "batch": trainer.batch_size}
+    metrics, scores = validate(last, **shared, **place, **keys)
     box = metrics.box
     return {
         "map50": float(box.map50),
@@ -54,6 +56,9 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
         "precision": float(box.mp),
         "recall": float(box.mr),
         "classes": {metrics.names[int(i)]: float(ap) for i, ap in zip(box.ap_class_index, box.ap, strict=True)},
+        "sizes": scores.sizes,
+        "objects": scores.objects,
+        "resampled": [round(score, 5) for score in scores.resampled],
         "epochs": curve,
         "seconds": time.time() - start,
         "imgsz": int(trainer.args.imgsz),

@@ -70,13 +70,37 @@ def probe(events: Iterable[str]) -> list[Probe]:
     ]
 
 
+def probe_trainer() -> Probe:
+    """Try out what the gates' own learning rate relies on; the trainer is imported."""
+    from ultralytics.engine import trainer
+
+    return Probe(
+        "trainer.BaseTrainer.build_optimizer",
+        "it takes a model",
+        _missing(trainer, "BaseTrainer.build_optimizer", ["self", "model"]),
+    )
+
+
 def refuse_changed(events: Iterable[str]) -> None:
     """Refuse an Ultralytics that is not as expected.
 
     Raises:
         RegistrationError: For the first probe that fails; the message names the versions that are known to work.
     """
-    problem = next((each.problem for each in probe(events) if each.problem), None)
+    _refuse(probe(events))
+
+
+def refuse_changed_trainer() -> None:
+    """Refuse a trainer that is not as expected.
+
+    Raises:
+        RegistrationError: Likewise.
+    """
+    _refuse([probe_trainer()])
+
+
+def _refuse(probes: Iterable[Probe]) -> None:
+    problem = next((each.problem for each in probes if each.problem), None)
     if problem is None:
         return
     from ultralytics import __version__ as version

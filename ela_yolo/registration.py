@@ -1,16 +1,18 @@
 """Makes ELA known to Ultralytics: the only file that changes anything in it.
 
-Three functions of Ultralytics are wrapped, and names and callbacks are added:
+Four functions of Ultralytics are wrapped, and names and callbacks are added:
 
 - ``ultralytics.nn.tasks.parse_model``: the rows of blocks get the channels of the layer that they read, then the
   parser runs. Where it does not know a module that looks like one of the blocks, a hint is logged beside its error.
 - ``ultralytics.nn.tasks.BaseModel.load``: layers are matched with blocks left out of the count, then it loads.
+- ``ultralytics.engine.trainer.BaseTrainer.build_optimizer``, from the first model with blocks on: the optimizer that it
+  builds trains the gates at the multiple of the learning rate that their row names.
 - ``ultralytics.utils.checks.check_file``: the bare name of a YAML that this package ships is found from any folder.
 - ``ultralytics.nn.tasks.ELA``: the parser looks a row's module up among the globals of its own module. Other blocks
   are put there when a row names one. What Ultralytics, or whoever changed it, has under such a name is left alone, and
   so are its rows.
-- ``ultralytics.utils.callbacks.base.default_callbacks``: an export of a model with ELA is prepared as it starts, and
-  the gates are watched while one is trained.
+- ``ultralytics.utils.callbacks.base.default_callbacks``: an export of a model with ELA is prepared as it starts, the
+  gates are watched while one is trained, and it is said if a trainer leaves their learning rate out.
 
 What this relies on is tried out before anything is changed. Others may wrap the same functions, before and after.
 """
@@ -31,14 +33,16 @@ from torch import nn
 
 from ela_yolo.block_names import row_hint
 from ela_yolo.blocks import find_block, foreign_class, is_block, names_block
+from ela_yolo.channel_scale import ChannelScale
 from ela_yolo.ela import ELA
 from ela_yolo.export_hook import prepare_export
+from ela_yolo.learning_rate import warn_of_ordinary_rates, with_own_rates
 from ela_yolo.monitor import EVENTS
-from ela_yolo.probes import refuse_changed
+from ela_yolo.probes import refuse_changed, refuse_changed_trainer
 from ela_yolo.rows import RowArgs, read_block_row, refuse_unread
 from ela_yolo.weights import report_transfer, seat_layers
 
-CALLBACKS = {"on_export_start": prepare_export, **EVENTS}
+CALLBACKS = (("on_export_start", prepare_export), *EVENTS.items(), ("on_train_start", warn_of_ordinary_rates))
 _MARK = "wrapped_by_ela_yolo"
 
 
@@ -62,21 +66,16 @@ def register() -> None:
     )
     if all(_is_wrapped(getattr(owner, name, None)) for owner, name, _ in places):
         return
-    refuse_changed(CALLBACKS)
+    refuse_changed(event for event, _ in CALLBACKS)
     for owner, name, wrap in places:
-        original = getattr(owner, name)
-        if not _is_wrapped(original):  # reloading the parser's module leaves the last one wrapped
-            replacement = wrap(original)
-            setattr(replacement, _MARK, True)
-            setattr(owner, name, replacement)
-            _replace(original, replacement)
+        _wrap(owner, name, wrap)
     if not hasattr(tasks, ELA.__name__):
         setattr(tasks, ELA.__name__, ELA)
-    for event, callback in CALLBACKS.items():
+    for event, callback in CALLBACKS:
         if callback not in base.default_callbacks[event]:
             base.default_callbacks[event].append(callback)
     if hasattr(torch.serialization, "add_safe_globals"):  # where torch has it, ULTRALYTICS_SAFE_LOAD uses it
-        torch.serialization.add_safe_globals([ELA])
+        torch.serialization.add_safe_globals([ELA, ChannelScale])
 
 
 def packaged_yamls() -> dict[str, Path]:
@@ -106,6 +105,8 @@ def _with_block_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
             if len(row) > 2 and _is_ours(row[2]) and not isinstance(row[-1], RowArgs)
         }
         refuse_unread(rows, blocks)
+        if blocks:
+            _register_with_trainer()
         for layer, row in blocks.items():
             rows[layer] = [*rows[layer][:3], RowArgs(row)]
         parts = {"backbone": rows[: len(d["backbone"])], "head": rows[len(d["backbone"]) :]}
@@ -116,6 +117,24 @@ def _with_block_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return parse
+
+
+def _register_with_trainer() -> None:
+    # The trainer cannot be imported while the parser's module is, which is when register() is called.
+    from ultralytics.engine.trainer import BaseTrainer
+
+    if not _is_wrapped(BaseTrainer.build_optimizer):
+        refuse_changed_trainer()
+        _wrap(BaseTrainer, "build_optimizer", with_own_rates)
+
+
+def _wrap(owner: Any, name: str, wrap: Callable[..., Any]) -> None:
+    original = getattr(owner, name)
+    if not _is_wrapped(original):  # reloading the parser's module leaves the last one wrapped
+        replacement = wrap(original)
+        setattr(replacement, _MARK, True)
+        setattr(owner, name, replacement)
+        _replace(original, replacement)
 
 
 def _log_hints(rows: list[Any], error: Exception) -> None:

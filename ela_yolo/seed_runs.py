@@ -36,6 +36,10 @@ class SeedRun:
         precision: Mean over the classes, where F1 is best.
         recall: Likewise.
         classes: Class -> its mAP50-95; of those that the validation images show.
+        sizes: Size of an object in its image, as COCO has it: small (up to 32² px), medium (up to 96² px) or large ->
+            AP at IoU 0.5 to 0.95 as COCO counts it; NaN where there is no such object.
+        objects: Size -> how many objects of the validation images are.
+        resampled: mAP50-95 of draws of as many validation images with replacement, the same draws in every run.
         epochs: mAP50-95 after each epoch.
         seconds: How long training and validation took.
         imgsz: Side of the images, in px.
@@ -49,6 +53,9 @@ class SeedRun:
     precision: float
     recall: float
     classes: Mapping[str, float]
+    sizes: Mapping[str, float]
+    objects: Mapping[str, int]
+    resampled: tuple[float, ...]
     epochs: tuple[float, ...]
     seconds: float
     imgsz: int
@@ -136,7 +143,8 @@ def run_all(
 def _read(job: Mapping[str, Any]) -> SeedRun:
     found = _result(Path(job["folder"]))
     found.pop("schema", None)
-    return SeedRun(job["name"], job["seed"], **{**found, "epochs": tuple(found["epochs"])})
+    series = {key: tuple(found[key]) for key in ("resampled", "epochs")}
+    return SeedRun(job["name"], job["seed"], **{**found, **series})
 
 
 def _result(folder: Path) -> dict[str, Any]:

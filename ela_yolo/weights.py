@@ -6,6 +6,7 @@ the blocks left out of the count, and only where the module types agree.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,7 +138,9 @@ def seat_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Seat
         if is_block(layer):
             while isinstance(place, tuple):  # what it reads, through other blocks
                 place = place[2]
-            same = seat is not None and (place == "image" or agree[place]) and repr(source[seat]) == repr(layer)
+            same = (
+                seat is not None and (place == "image" or agree[place]) and _settings(source[seat]) == _settings(layer)
+            )
         else:
             same = agree[before]
             before += 1
@@ -201,6 +204,11 @@ def _places(layers: Sequence[nn.Module]) -> list[Any]:
             before += 1
             ordinal = 0
     return places
+
+
+def _settings(block: nn.Module) -> str:
+    """Return what a block's weights depend on, in words: how fast they learn is not of it."""
+    return re.sub(r", lr_mult=[^,)]+", "", repr(block))
 
 
 def _kind(layer: nn.Module) -> type[nn.Module]:

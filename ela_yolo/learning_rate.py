@@ -1,0 +1,116 @@
+"""Trains the gates of blocks at their own multiple of the learning rate, ``lr_mult`` in their rows.
+
+The optimizer that Ultralytics' trainer builds gets a parameter group for each multiple. The trainer's schedule, its
+warm-up and a checkpoint's optimizer state go by groups, so they hold for these as for its own. Only the warm-up of
+biases, which starts at ``warmup_bias_lr`` and not at 0, does not: that is for the group of biases, by its name or by
+its being the first. At a multiple of it, every gate would be shut or wide open for good after an epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ela_yolo.block_args import options_of, read_args
+from ela_yolo.blocks import find_block, names_block
+from ela_yolo.ela import check_lr_mult
+from ela_yolo.errors import InputError
+
+ENVIRONMENT = "ELA_YOLO_LR_MULT"
+GROUP = "gates"
+
+
+def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """Wrap a trainer's ``build_optimizer(model, ...)``, so that its optimizer trains the gates at their multiples."""
+
+    @functools.wraps(build_optimizer)
+    def build(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Optimizer:
+        _obey_environment(model)
+        optimizer = build_optimizer(self, model, *args, **kwargs)
+        give_own_rates(optimizer, model)
+        return optimizer
+
+    return build
+
+
+def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
+    """Move the gates of each multiple other than 1 to a parameter group of their own.
+
+    It has the settings of the group that they were in, but for the learning rate, and no weight decay.
+
+    Args:
+        optimizer: An optimizer before its first step, and before a scheduler knows it.
+        model: The model whose parameters it has.
+    """
+    multiples = {
+        id(parameter): block.lr_mult
+        for block in _learning_blocks(model)
+        if block.lr_mult != 1
+        for parameter in block.gate_parameters()
+    }
+    moved: dict[tuple[float, float], dict[str, Any]] = {}
+    for group in optimizer.param_groups:
+        if "lr_mult" in group:  # the trainer's method calls another that is wrapped
+            continue
+        for parameter in group["params"]:
+            multiple = multiples.get(id(parameter))
+            if multiple is not None:
+                moved.setdefault((multiple, group["lr"]), {**group, "params": []})["params"].append(parameter)
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in multiples]
+    for (multiple, lr), settings in moved.items():
+        own = {"lr": lr * multiple, "weight_decay": 0.0, "param_group": GROUP, "lr_mult": multiple}
+        optimizer.add_param_group({**settings, **own})
+
+
+def warn_of_ordinary_rates(trainer: Any) -> None:
+    """Say so if a training goes without the multiples: ``on_train_start``.
+
+    A trainer of the user's own may build its optimizer without Ultralytics' method.
+    """
+    from ultralytics.utils import LOGGER, RANK
+
+    asked = {id(p) for block in _learning_blocks(trainer.model) if block.lr_mult != 1 for p in block.gate_parameters()}
+    given = {id(p) for group in trainer.optimizer.param_groups if "lr_mult" in group for p in group["params"]}
+    if RANK < 1 and asked - given:
+        LOGGER.warning(
+            f"ela-yolo: {type(trainer).__name__} builds its own optimizer, so the gates train at its learning rate "
+            "without lr_mult; call super().build_optimizer() there"
+        )
+
+
+def _obey_environment(model: nn.Module) -> None:
+    """Take the multiple of the environment variable for every block, in the model and in the YAML that it carries."""
+    text = os.environ.get(ENVIRONMENT)
+    if not text:
+        return
+    try:
+        number = float(text)
+        multiple = check_lr_mult(int(number) if number.is_integer() else number)
+    except ValueError as error:
+        raise InputError(f"{ENVIRONMENT}={text}: {error}") from None
+    for block in _learning_blocks(model):
+        block.lr_mult = multiple
+    for module in model.modules():
+        config = getattr(module, "yaml", None)
+        if isinstance(config, dict) and "backbone" in config:
+            module.yaml = _with_multiple(config, multiple)  # type: ignore[assignment]
+
+
+def _with_multiple(config: dict[str, Any], multiple: float) -> dict[str, Any]:
+    """Return a model's mapping whose rows of blocks have the multiple, so that a model rebuilt from it has it too."""
+    config = copy.deepcopy(config)
+    for row in [*config["backbone"], *config["head"]]:
+        if names_block(row[2]) and "lr_mult" in options_of(find_block(row[2])):
+            given = read_args(row[2], row[2], find_block(row[2]), row[3])
+            row[3] = [{**given, "lr_mult": multiple}]
+    return config
+
+
+def _learning_blocks(model: nn.Module) -> Iterable[Any]:
+    return [module for module in model.modules() if hasattr(module, "gate_parameters") and hasattr(module, "lr_mult")]

@@ -1,0 +1,111 @@
+"""The study of docs/study.md: which models, data and budgets, and the calls of ``ela-yolo compare`` that run them.
+
+Start it again after an interruption: finished runs are kept. ``python tools/study.py`` runs all comparisons in their
+order, ``python tools/study.py bccd-short`` those that are named.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SHARED = HERE.parents[1] / "shared"
+RESULTS = HERE.parent / "docs" / "study"
+OUT = HERE.parent / "runs" / "study"
+SEEDS = (0, 1, 2, 3, 4, 5)
+RATES = (1, 10, 30, 100, 300)
+
+FINE_TUNED = {
+    "plain": {},
+    **{f"identity-{rate}": {"gate": "identity", "lr_mult": rate} for rate in RATES},
+    "paper": {"gate": "paper"},
+    "residual": {"gate": "residual"},
+    "scale-100": {"block": "ChannelScale", "lr_mult": 100},
+    "whole-100": {"block": "WholeELA"},
+    "se-100": {"block": "IdentitySE"},
+    "eca-100": {"block": "IdentityECA"},
+    "neck-100": {"gate": "identity", "lr_mult": 100, "where": "neck"},
+    "P3P4P5-100": {"gate": "identity", "lr_mult": 100, "after": "P3,P4,P5"},
+}
+BCCD = {"data": SHARED / "data/bccd/bccd.yaml", "imgsz": 192, "batch": 16, "cache": "ram"}
+BOARDS = {"data": SHARED / "data/deeppcb/deeppcb.yaml", "imgsz": 256, "batch": 16, "cache": "ram"}
+SCENES = {
+    **{"data": "scenes.yaml", "imgsz": 128, "batch": 8, "cache": "ram", "optimizer": "AdamW", "lr0": 0.003},
+    **{"momentum": 0.9, "cos_lr": True, "warmup_epochs": 1, "warmup_bias_lr": 0.0, "mosaic": 0, "close_mosaic": 0},
+}
+BY_HAND = {"optimizer": "AdamW", "momentum": 0.9, "warmup_bias_lr": 0.0}  # what optimizer=auto takes, but for its rate
+CORE = ("plain", "identity-100", "scale-100")
+
+# Name -> source of the models, models (the baseline first), train keys; the decisive ones first.
+COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    "bccd-short": (
+        "yolov8n.pt",
+        (*CORE, "identity-30", "identity-300", "identity-10", "identity-1", "paper"),
+        {**BCCD, "epochs": 8},
+    ),
+    "boards-short": ("yolov8n.pt", (*CORE, "identity-10", "identity-1", "paper"), {**BOARDS, "epochs": 8}),
+    "scenes-short": ("yolov8n.yaml", (*CORE, "identity-10", "identity-1", "paper"), {**SCENES, "epochs": 20}),
+    "bccd-long": ("yolov8n.pt", CORE, {**BCCD, "epochs": 60}),
+    "bccd-others": (
+        "yolov8n.pt",
+        ("plain", "se-100", "eca-100", "whole-100", "neck-100", "P3P4P5-100", "residual"),
+        {**BCCD, "epochs": 8},
+    ),
+    "bccd-0.003": ("yolov8n.pt", ("plain", "identity-30"), {**BCCD, **BY_HAND, "lr0": 0.003, "epochs": 8}),
+    "boards-long": ("yolov8n.pt", CORE, {**BOARDS, "epochs": 60}),
+    "scenes-long": ("yolov8n.yaml", (*CORE, "paper"), {**SCENES, "epochs": 100}),
+}
+
+
+def make_models(source: str, names: tuple[str, ...]) -> list[str]:
+    """Write the models of a comparison, and return their files."""
+    from study_blocks import IdentityECA, IdentitySE, WholeELA
+
+    from ela_yolo import insert, register_block
+
+    for block in (IdentityECA, IdentitySE, WholeELA):
+        register_block(block.__name__, block)
+    suffix = Path(source).suffix
+    folder = OUT / "models" / suffix[1:]
+    folder.mkdir(parents=True, exist_ok=True)
+    original = SHARED / "weights" / source if suffix == ".pt" else source
+    files = []
+    for name in names:
+        # The scale of a YAML is the letter behind "yolov8" in its name.
+        file = folder / (f"{name}.pt" if suffix == ".pt" else f"yolov8n-{name}.yaml")
+        if not file.exists() and name == "plain":
+            write_plain(original, file)
+        elif not file.exists():
+            insert(original, save=file, **FINE_TUNED[name])
+        files.append(str(file))
+    return files
+
+
+def write_plain(original: str | Path, file: Path) -> None:
+    """Write the model without blocks under a name like the others'."""
+    from ultralytics.utils.checks import check_yaml
+
+    shutil.copy(original if file.suffix == ".pt" else check_yaml("yolov8.yaml"), file)
+
+
+def main(names: list[str]) -> None:
+    """Run comparisons, and keep what they found as small files."""
+    sys.path.insert(0, str(HERE))
+    os.environ["PYTHONPATH"] = str(HERE)  # the runs import the study's blocks
+    from ela_yolo.compare import compare
+
+    for name in names or COMPARISONS:
+        source, models, keys = COMPARISONS[name]
+        files = make_models(source, models)
+        result = compare(files, seeds=SEEDS, out=OUT / name, engine="ray", workers=1, **keys)
+        for file in result.save(OUT / name):
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, RESULTS / f"{name}{file.suffix}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
