@@ -14,16 +14,20 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import yaml
 from torch import nn
 from torch.optim import Optimizer
 
 from ela_yolo.block_args import options_of, read_args
 from ela_yolo.blocks import find_block, names_block
-from ela_yolo.ela import check_lr_mult
+from ela_yolo.ela import LARGEST_LR_MULT, check_lr_mult
 from ela_yolo.errors import InputError
 
 ENVIRONMENT = "ELA_YOLO_LR_MULT"
 GROUP = "gates"
+# Adam and its kin move a parameter by about the learning rate at each step, whatever its gradient. Above this, a gate
+# runs through its sigmoid in a few of them, and trainings were seen to come to nothing.
+LARGEST_ADAPTIVE_LR = 0.5
 
 
 def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
@@ -42,7 +46,8 @@ def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., O
 def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
     """Move the gates of each multiple other than 1 to a parameter group of their own.
 
-    It has the settings of the group that they were in, but for the learning rate, and no weight decay.
+    It has the settings of the group that they were in, but for the learning rate, and no weight decay. With Adam and
+    its kin the rate is at most 0.5, which is said.
 
     Args:
         optimizer: An optimizer before its first step, and before a scheduler knows it.
@@ -54,6 +59,8 @@ def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
         if block.lr_mult != 1
         for parameter in block.gate_parameters()
     }
+    from ultralytics.utils import LOGGER
+
     moved: dict[tuple[float, float], dict[str, Any]] = {}
     for group in optimizer.param_groups:
         if "lr_mult" in group:  # the trainer's method calls another that is wrapped
@@ -64,8 +71,21 @@ def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
                 moved.setdefault((multiple, group["lr"]), {**group, "params": []})["params"].append(parameter)
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in multiples]
     for (multiple, lr), settings in moved.items():
-        own = {"lr": lr * multiple, "weight_decay": 0.0, "param_group": GROUP, "lr_mult": multiple}
+        rate = lr * multiple
+        limit = max(lr, LARGEST_ADAPTIVE_LR * (1 - settings.get("momentum", 0)))  # it adds up the steps before
+        if _is_adaptive(optimizer) and rate > limit:
+            rate = limit
+            LOGGER.info(
+                f"ela-yolo: lr_mult={multiple} of lr={lr} is more than {type(optimizer).__name__} can take, so the "
+                f"gates train at {rate:.3g}"
+            )
+        own = {"lr": rate, "weight_decay": 0.0, "param_group": GROUP, "lr_mult": multiple}
         optimizer.add_param_group({**settings, **own})
+
+
+def _is_adaptive(optimizer: Optimizer) -> bool:
+    """Whether it divides a gradient by its own size, so that only the learning rate tells how far a step goes."""
+    return any(key in optimizer.defaults for key in ("betas", "alpha"))  # those of Adam's kin and of RMSprop
 
 
 def warn_of_ordinary_rates(trainer: Any) -> None:
@@ -84,16 +104,26 @@ def warn_of_ordinary_rates(trainer: Any) -> None:
         )
 
 
-def _obey_environment(model: nn.Module) -> None:
-    """Take the multiple of the environment variable for every block, in the model and in the YAML that it carries."""
+def multiple_of_environment() -> float | None:
+    """Return the multiple of the environment variable, for experiments; None if it is not set.
+
+    Raises:
+        InputError: If it is no multiple.
+    """
     text = os.environ.get(ENVIRONMENT)
     if not text:
-        return
+        return None
     try:
-        number = float(text)
-        multiple = check_lr_mult(int(number) if number.is_integer() else number)
-    except ValueError as error:
-        raise InputError(f"{ENVIRONMENT}={text}: {error}") from None
+        return check_lr_mult(yaml.safe_load(text))  # as a row's args are read
+    except (ValueError, yaml.YAMLError):
+        raise InputError(f"{ENVIRONMENT}={text}: name a number above 0 and at most {LARGEST_LR_MULT}") from None
+
+
+def _obey_environment(model: nn.Module) -> None:
+    """Take the multiple of the environment variable for every block, in the model and in the YAML that it carries."""
+    multiple = multiple_of_environment()
+    if multiple is None:
+        return
     for block in _learning_blocks(model):
         block.lr_mult = multiple
     for module in model.modules():

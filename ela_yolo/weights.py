@@ -208,7 +208,7 @@ def _places(layers: Sequence[nn.Module]) -> list[Any]:
 
 def _settings(block: nn.Module) -> str:
     """Return what a block's weights depend on, in words: how fast they learn is not of it."""
-    return re.sub(r", lr_mult=[^,)]+", "", repr(block))
+    return re.sub(r", lr_mult=[\w.+-]+", "", repr(block))
 
 
 def _kind(layer: nn.Module) -> type[nn.Module]:

@@ -142,6 +142,7 @@ def test_metadata_tells_the_blocks(exported):
         "kernel_size": 7,
         "groups": 32,
         "num_groups": 16,
+        "lr_mult": 1,
     }
 
 

@@ -21,8 +21,10 @@ SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
 
 @pytest.fixture(autouse=True)
 def own_yaml(tmp_path):
-    """A YAML of the user's own, which is found without the plugin too."""
-    shutil.copy(REPO / "cfg/yolov8-ela.yaml", tmp_path / "yolov8-mine.yaml")
+    """A YAML of the user's own, which is found without the plugin too; its gates learn at a rate of their own."""
+    text = (REPO / "cfg/yolov8-ela.yaml").read_text()
+    assert "ELA, []" in text
+    (tmp_path / "yolov8-mine.yaml").write_text(text.replace("ELA, []", "ELA, [{lr_mult: 100}]"))
 
 
 def blocks(file):
@@ -168,6 +170,7 @@ def compare(trainer):
         assert torch.equal(tensor, ema[name]), name
     moments = [trainer.optimizer.state[p] for n, p in trainer.model.named_parameters() if ".gn." in n]
     assert len(moments) == 8 and all(state for state in moments)
+    assert len(trainer.optimizer.param_groups[-1]["params"]) == 8
     assert trainer.start_epoch == 1 and trainer.ema.updates == saved["updates"]
     print("continues")
 

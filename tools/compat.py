@@ -42,6 +42,7 @@ CHECKS = {  # column -> tests, by pytest's names
         "test_end_to_end.py::test_a_users_own_yaml_trains_validates_predicts_and_exports",
         "test_training.py::test_every_optimizer_trains_and_leaves_norms_undecayed[auto]",
         "test_training.py::test_every_optimizer_trains_and_leaves_norms_undecayed[MuSGD]",
+        "test_learning_rate.py",
     ],
     "tune": ["test_processes.py::test_tune"],
     "DDP": ["test_processes.py::test_the_worker_file_of_ddp_trains_in_a_fresh_interpreter"],

@@ -1,7 +1,7 @@
 """The study of docs/study.md: which models, data and budgets, and the calls of ``ela-yolo compare`` that run them.
 
-Start it again after an interruption: finished runs are kept. ``python tools/study.py`` runs all comparisons in their
-order, ``python tools/study.py bccd-short`` those that are named.
+Start it again after an interruption: finished runs are kept, as small files in docs/study. ``python tools/study.py``
+runs all comparisons in their order, ``python tools/study.py bccd-short`` those that are named.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-SHARED = HERE.parents[1] / "shared"
-RESULTS = HERE.parent / "docs" / "study"
-OUT = HERE.parent / "runs" / "study"
+REPO = Path(__file__).parents[1]
+SHARED = Path("../shared")  # beside the clone, as is all that is named in the results
+OUT = Path("docs/study")
 SEEDS = (0, 1, 2, 3, 4, 5)
 RATES = (1, 10, 30, 100, 300)
 
@@ -31,8 +30,8 @@ FINE_TUNED = {
     "neck-100": {"gate": "identity", "lr_mult": 100, "where": "neck"},
     "P3P4P5-100": {"gate": "identity", "lr_mult": 100, "after": "P3,P4,P5"},
 }
-BCCD = {"data": SHARED / "data/bccd/bccd.yaml", "imgsz": 192, "batch": 16, "cache": "ram"}
-BOARDS = {"data": SHARED / "data/deeppcb/deeppcb.yaml", "imgsz": 256, "batch": 16, "cache": "ram"}
+BCCD = {"data": f"{SHARED}/data/bccd/bccd.yaml", "imgsz": 192, "batch": 16, "cache": "ram"}
+BOARDS = {"data": f"{SHARED}/data/deeppcb/deeppcb.yaml", "imgsz": 256, "batch": 16, "cache": "ram"}
 SCENES = {
     **{"data": "scenes.yaml", "imgsz": 128, "batch": 8, "cache": "ram", "optimizer": "AdamW", "lr0": 0.003},
     **{"momentum": 0.9, "cos_lr": True, "warmup_epochs": 1, "warmup_bias_lr": 0.0, "mosaic": 0, "close_mosaic": 0},
@@ -94,17 +93,15 @@ def write_plain(original: str | Path, file: Path) -> None:
 
 def main(names: list[str]) -> None:
     """Run comparisons, and keep what they found as small files."""
-    sys.path.insert(0, str(HERE))
-    os.environ["PYTHONPATH"] = str(HERE)  # the runs import the study's blocks
+    os.chdir(REPO)
+    os.environ["PYTHONPATH"] = str(REPO / "tools")  # the runs import the study's blocks
     from ela_yolo.compare import compare
 
     for name in names or COMPARISONS:
         source, models, keys = COMPARISONS[name]
         files = make_models(source, models)
         result = compare(files, seeds=SEEDS, out=OUT / name, engine="ray", workers=1, **keys)
-        for file in result.save(OUT / name):
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, RESULTS / f"{name}{file.suffix}")
+        result.save(OUT / name)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,334 @@
+"""The gates' own learning rate: in the row, in the optimizer of every kind, through warm-up, schedule and resume."""
+
+import csv
+import re
+
+import pytest
+import torch
+from conftest import BIN, REPO, SHARED, python, run
+from ultralytics import YOLO
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import DetectionModel
+
+from ela_yolo import ELA, RowError, gate_health, insert
+from ela_yolo.channel_scale import ChannelScale
+from ela_yolo.gates import HealthMeter
+from ela_yolo.learning_rate import ENVIRONMENT, give_own_rates
+
+SLICE = {"data": "scenes.yaml", "fraction": 0.1, "imgsz": 64, "batch": 4, "nbs": 4, "workers": 0, "plots": False}
+OPTIMIZERS = ("SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop", "auto")
+
+
+def rows(*args):
+    """A small detector whose layer 1 is ELA with these args."""
+    return {
+        "nc": 5,
+        "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "ELA", [*args]], [-1, 1, "Conv", [16, 3, 2]]],
+        "head": [[-1, 1, "Conv", [32, 3, 2]], [[2, 3], 1, "Detect", ["nc"]]],
+    }
+
+
+@pytest.fixture
+def model_yaml(tmp_path):
+    """Write a YAML of yolov8n with ELA after its four stages, which learn at a multiple; return its file."""
+
+    def write(multiple, gate="identity"):
+        file = tmp_path / f"yolov8n-{gate}-{multiple}.yaml"
+        insert("yolov8n.yaml", gate=gate, lr_mult=multiple, save=file, exist_ok=True)
+        return file
+
+    return write
+
+
+def train(model, folder, **keys):
+    """Train on a few scenes; return the trainer, and the groups of its optimizer after each batch."""
+    seen = []
+
+    def note(trainer):
+        seen.append([{**group, "params": None} for group in trainer.optimizer.param_groups])
+
+    yolo = YOLO(model)
+    yolo.add_callback("on_train_batch_end", note)
+    yolo.train(**{**SLICE, "epochs": 1, "project": str(folder), "name": "run", "exist_ok": True, **keys})
+    return yolo.trainer, seen
+
+
+def gates(model):
+    return torch.cat([p.detach().flatten() for m in model.modules() if isinstance(m, ELA) for p in m.gn.parameters()])
+
+
+# In a row
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [{"gate": "identity", "lr_mult": 30}],
+        ["B", "identity", None, None, None, 30],
+    ],
+)
+def test_a_row_names_the_multiple(args):
+    net = DetectionModel(rows(*args), verbose=False)
+    assert net.model[1].lr_mult == 30
+    assert "num_groups=16, lr_mult=30\n" in repr(net.model[1])
+
+
+def test_without_a_multiple_nothing_is_said_of_it():
+    for args in ([], ["B", "identity"], [{"gate": "identity"}], [{"lr_mult": 1}]):
+        block = DetectionModel(rows(*args), verbose=False).model[1]
+        assert block.lr_mult == 1 and "lr_mult" not in repr(block)
+
+
+def test_the_layer_table_shows_it():
+    code = f"from ultralytics.nn.tasks import DetectionModel\nDetectionModel({rows({'lr_mult': 30})!r})"
+    shown = python(code, cwd=REPO)
+    assert re.search(r"ela_yolo\.ela\.ELA +\[16, 'B', 'paper', None, None, None, 30\]", shown.stdout + shown.stderr)
+
+
+@pytest.mark.parametrize("value", [0, -1, 301, "fast", True, float("nan"), float("inf")])
+def test_other_multiples_are_refused(value):
+    with pytest.raises(RowError, match=r"ELA row 1 .*: lr_mult must be a number above 0 and at most 300, got"):
+        DetectionModel(rows({"lr_mult": value}), verbose=False)
+    with pytest.raises(ValueError, match="lr_mult must be a number above 0 and at most 300"):
+        ELA(16, lr_mult=value)
+    with pytest.raises(ValueError, match="lr_mult must be a number above 0 and at most 300"):
+        ChannelScale(16, lr_mult=value)
+
+
+def test_a_block_that_was_saved_before_trains_as_it_did(tmp_path):
+    block = ELA(16)
+    del block.__dict__["lr_mult"]  # as in a checkpoint of the first version
+    torch.save(block, tmp_path / "block.pt")
+    loaded = torch.load(tmp_path / "block.pt", weights_only=False)
+    assert loaded.lr_mult == 1 and repr(loaded) == repr(ELA(16)) and loaded.settings == ELA(16).settings
+
+
+def test_insert_writes_it(tmp_path):
+    insertion = insert("yolov8n.yaml", gate="identity", lr_mult=100)
+    assert "[-1, 1, ELA, [{gate: identity, lr_mult: 100}]]" in insertion.text
+    assert "[-1, 1, ELA, [{variant: S, lr_mult: 0.5}]]" in insert("yolov8n.yaml", variant="S", lr_mult=0.5).text
+    assert "[-1, 1, ChannelScale, [{lr_mult: 100}]]" in insert("yolov8n.yaml", block="ChannelScale", lr_mult=100).text
+    shown = run(BIN / "ela-yolo", "insert", "model=yolov8n.yaml", "lr_mult=100", "dry_run=True", cwd=tmp_path)
+    assert "[-1, 1, ELA, [{lr_mult: 100}]]" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("keys", "said", "status"),
+    [
+        (["lr_mult=fast"], "lr_mult must be a number above 0, got 'fast'", 2),
+        (["lr_mult=1000"], "lr_mult must be a number above 0 and at most 300, got 1000", 1),
+        (["lr_mult=10", "block=SE"], "SE takes no lr_mult; leave it out", 1),
+    ],
+)
+def test_insert_refuses_it_in_one_line(keys, said, status, tmp_path):
+    refused = run(BIN / "ela-yolo", "insert", "model=yolov8n.yaml", *keys, cwd=tmp_path, ok=False)
+    assert refused.returncode == status and said in refused.stderr and "Traceback" not in refused.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+def test_weights_move_between_rates(model_yaml, tmp_path):
+    """The multiple is about training: blocks that differ in it alone take each other's weights."""
+    slow, fast = (DetectionModel(str(model_yaml(multiple)), verbose=False) for multiple in (1, 300))
+    for parameter in slow.model[3].parameters():
+        torch.nn.init.uniform_(parameter)
+    transfer = fast.load(slow, verbose=False)
+    assert transfer.kept_blocks == (3, 6, 9, 12) and torch.equal(fast.model[3].gn.weight, slow.model[3].gn.weight)
+    assert fast.model[3].lr_mult == 300
+
+
+# In the optimizer
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_batch_is_at_the_multiple(optimizer, model_yaml, tmp_path):
+    """Through warm-up, with its fast biases, and the schedule; without decay, with the momentum of the others."""
+    keys = {"optimizer": optimizer, "lr0": 0.001, "warmup_epochs": 1, "warmup_bias_lr": 0.1, "momentum": 0.9}
+    trainer, seen = train(model_yaml(10), tmp_path, epochs=2, **keys)
+    (own,) = (group for group in trainer.optimizer.param_groups if "lr_mult" in group)
+    blocks = [m for m in trainer.model.modules() if isinstance(m, ELA)]
+    assert own["lr_mult"] == 10 and own["weight_decay"] == 0 and not own.get("use_muon")
+    assert {id(p) for p in own["params"]} == {id(p) for block in blocks for p in block.gn.parameters()}
+    everything = [id(p) for group in trainer.optimizer.param_groups for p in group["params"]]
+    assert sorted(everything) == sorted(id(p) for p in trainer.model.parameters())
+    assert len(seen) > 10 and seen[0] != seen[-1]
+    for groups in seen:
+        norms = [group for group in groups if group["param_group"] == "bn"][-1]  # MuSGD has a faster one for the head
+        (gates,) = (group for group in groups if "lr_mult" in group)
+        assert gates["lr"] == pytest.approx(10 * norms["lr"])
+        alike = ("momentum", "betas", "nesterov", "alpha")
+        assert [gates.get(key) for key in alike] == [norms.get(key) for key in alike]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "MuSGD", "AdamW", "RMSprop", "auto"])
+@pytest.mark.parametrize("start", ["from scratch", "fine-tuned"])
+def test_the_largest_multiple_is_stable(optimizer, start, model_yaml, tmp_path):
+    """With AMP where the device has it: the gates have moved, and are neither shut nor wide open."""
+    file = model_yaml(300)
+    if start == "fine-tuned":
+        if not SHARED.exists():
+            pytest.skip("the official weights are in ../shared, which is not here")
+        file = tmp_path / "fine.pt"
+        insert(SHARED / "weights/yolov8n.pt", lr_mult=300, save=file)
+    rate = {"SGD": 0.01, "MuSGD": 0.01, "RMSprop": 0.0001}.get(optimizer, 0.001)
+    trainer, _ = train(file, tmp_path, optimizer=optimizer, lr0=rate, epochs=3, val=False)
+    model = trainer.model.float().eval()
+    with HealthMeter(model) as meter, torch.no_grad():
+        model(torch.rand(4, 3, 64, 64))
+    assert gates(model).isfinite().all() and gates(model).abs().max() > 0.01
+    assert max(health.saturated for health in meter.result()) < 0.2
+
+
+def test_the_gates_move_so_much_faster(model_yaml, tmp_path):
+    keys = {"optimizer": "AdamW", "lr0": 0.001, "warmup_bias_lr": 0}
+    slow, fast = (gates(train(model_yaml(each), tmp_path, **keys)[0].model).abs().mean() for each in (1, 100))
+    assert fast > 30 * slow > 0
+
+
+def test_where_no_row_has_a_multiple_the_optimizer_is_ultralytics_own(model_yaml, tmp_path):
+    trainer, _ = train(model_yaml(1), tmp_path)
+    plain, _ = train("yolov8n.yaml", tmp_path)
+    assert len(trainer.optimizer.param_groups) == len(plain.optimizer.param_groups)
+
+
+def test_adam_cannot_take_more_than_half(model_yaml, tmp_path):
+    done = run(
+        *(BIN / "yolo", "train", f"model={model_yaml(300)}", "optimizer=AdamW", "lr0=0.01", "epochs=1", "val=False"),
+        *(f"{key}={value}" for key, value in SLICE.items()),
+        f"project={tmp_path}",
+        cwd=tmp_path,
+    )
+    assert "lr_mult=300 of lr=0.01 is more than AdamW can take, so the gates train at 0.5" in done.stdout + done.stderr
+
+
+def test_two_multiples_are_two_groups():
+    model = torch.nn.Sequential(ELA(16, lr_mult=10), ELA(16), ChannelScale(16, lr_mult=100), ELA(16, lr_mult=10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    give_own_rates(optimizer, model)
+    give_own_rates(optimizer, model)  # again changes nothing
+    assert [(len(g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [
+        (5, 0.1, 0.01),
+        (4, 1.0, 0.0),
+        (1, 10.0, 0.0),
+    ]
+
+
+def test_a_trainer_with_an_optimizer_of_its_own_is_told(model_yaml, tmp_path, caplog):
+    class Own(DetectionTrainer):
+        def build_optimizer(self, model, *args, **kwargs):
+            return torch.optim.SGD([{"params": [*model.parameters()], "lr": 0.01, "param_group": "all"}])
+
+    with caplog.at_level("WARNING", logger="ultralytics"):
+        YOLO(model_yaml(30)).train(trainer=Own, **SLICE, epochs=1, project=str(tmp_path))
+    assert "ela-yolo: Own builds its own optimizer, so the gates train at its learning rate" in caplog.text
+
+
+# Beyond one training
+
+
+ENDED = """
+from ultralytics import YOLO
+def stop(trainer):
+    if trainer.epoch == 1:
+        raise SystemExit(f"LR {{trainer.optimizer.param_groups[-1]['initial_lr']}}")
+model = YOLO({model!r})
+model.add_callback("on_model_save", stop)
+model.train(epochs=3, project={folder!r}, name="run", optimizer="AdamW", lr0=0.001, **{keys!r})
+"""
+RESUMED = """
+import torch
+from ultralytics import YOLO
+saved = torch.load({last!r}, weights_only=False)["optimizer"]
+def compare(trainer):
+    group = trainer.optimizer.param_groups[-1]
+    states = [trainer.optimizer.state[p]["exp_avg"] for p in group["params"]]
+    assert group["lr_mult"] == 30 and group["initial_lr"] == 0.03, group
+    before = [saved["state"][number]["exp_avg"].float() for number in saved["param_groups"][-1]["params"]]
+    assert all(torch.equal(now, then) for now, then in zip(states, before, strict=True)) and len(states) == 8
+    print("continues")
+model = YOLO({last!r})
+model.add_callback("on_train_start", compare)
+model.train(resume=True)
+"""
+
+
+def test_a_training_resumes_at_the_multiple(model_yaml, tmp_path):
+    """The environment variable is needed for the first part alone: the checkpoint's rows name it afterwards."""
+    code = ENDED.format(model=str(model_yaml(1)), folder=str(tmp_path), keys=SLICE)
+    ended = python(code, cwd=tmp_path, env={ENVIRONMENT: "30"}, ok=False)
+    assert "LR 0.03" in ended.stderr
+    last = tmp_path / "run/weights/last.pt"
+    assert "continues" in python(RESUMED.format(last=str(last)), cwd=tmp_path).stdout.splitlines()
+    with (tmp_path / "run/results.csv").open() as table:
+        rates = [[float(row[f"lr/pg{group}"]) for group in (0, 3)] for row in csv.DictReader(table)]
+    assert len(rates) == 3 and all(gates == pytest.approx(30 * others, rel=1e-3) for others, gates in rates)
+    (block, *_) = (m for m in torch.load(last, weights_only=False)["model"].modules() if isinstance(m, ELA))
+    assert block.lr_mult == 30
+
+
+def test_the_environment_variable_holds_for_every_block(model_yaml, tmp_path, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, "50")
+    trainer, _ = train(model_yaml(10, "paper"), tmp_path)
+    saved = torch.load(trainer.last, weights_only=False)["model"]
+    assert [m.lr_mult for m in saved.modules() if isinstance(m, ELA)] == [50] * 4
+    written = [row[3] for row in [*saved.yaml["backbone"], *saved.yaml["head"]] if row[2] == "ELA"]
+    assert written == [[{"lr_mult": 50}]] * 4
+    monkeypatch.delenv(ENVIRONMENT)
+    assert [m.lr_mult for m in DetectionModel(saved.yaml, verbose=False).modules() if isinstance(m, ELA)] == [50] * 4
+
+
+def test_a_wrong_environment_variable_is_said(model_yaml, tmp_path):
+    keys = [f"{key}={value}" for key, value in SLICE.items()]
+    command = (BIN / "yolo", "train", f"model={model_yaml(10)}", "epochs=1", *keys, f"project={tmp_path}")
+    refused = run(*command, cwd=tmp_path, env={ENVIRONMENT: "fast"}, ok=False)
+    assert refused.returncode == 1
+    assert "InputError: ELA_YOLO_LR_MULT=fast: name a number above 0 and at most 300" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "said", "status"),
+    [("100", "every gate trains at 100 times the learning rate", 0), ("x", "is no multiple, and trainings fail", 1)],
+)
+def test_doctor_tells_the_environment_variable(value, said, status, tmp_path):
+    told = run(BIN / "ela-yolo", "doctor", cwd=tmp_path, env={ENVIRONMENT: value}, ok=False)
+    assert told.returncode == status and re.search(rf"{ENVIRONMENT} +{said}", told.stdout)
+
+
+def test_the_run_says_how_the_gates_move(model_yaml, tmp_path):
+    spread = {}
+    for multiple in (1, 100):
+        trainer, _ = train(model_yaml(multiple), tmp_path / str(multiple), epochs=3, optimizer="AdamW", lr0=0.001)
+        with (trainer.save_dir / "ela.csv").open() as table:
+            spread[multiple] = [float(row["ela/3/spread"]) for row in csv.DictReader(table)]
+        verdicts = {health.verdict for health in gate_health(trainer.last, data="scenes.yaml", imgsz=64).blocks}
+        assert verdicts == {"alive" if multiple > 1 else "looks everywhere alike: does nothing"}
+    assert max(spread[1]) < 0.005 < spread[100][-1]
+    assert spread[100][0] < spread[100][-1]
+
+
+def test_the_trainer_is_left_alone_without_blocks(tmp_path):
+    code = """
+from ultralytics import YOLO
+from ultralytics.engine.trainer import BaseTrainer
+before = BaseTrainer.build_optimizer
+YOLO("yolov8n.yaml")
+print(BaseTrainer.build_optimizer is before)
+YOLO("yolov8n-ela.yaml")
+print(BaseTrainer.build_optimizer.__wrapped__ is before)
+"""
+    assert python(code, cwd=tmp_path).stdout.splitlines()[-2:] == ["True", "True"]
+
+
+# The control
+
+
+def test_channel_scale_is_ela_whose_norm_weight_is_zero():
+    ela, scale = ELA(16, gate="identity"), ChannelScale(16)
+    x = torch.randn(2, 16, 9, 7)
+    assert torch.equal(scale(x), x)
+    with torch.no_grad():
+        scale.bias.normal_()
+        ela.gn.bias.copy_(scale.bias)
+    assert torch.allclose(scale(x), ela(x), atol=1e-6)
+    assert scale(x.half()).dtype == torch.half
+    scale.reset_parameters()
+    assert torch.equal(scale(x), x)
