@@ -44,8 +44,8 @@ def validate(model: Any, **keys: Any) -> tuple[Any, Scores]:
 
     metrics = model.val(validator=Recorder, save_json=True, **keys)
     (validator,) = recorded
-    objects, sizes = _by_size(validator.dataloader.dataset.labels, validator.shapes, validator.boxes)
-    return metrics, Scores(sizes, objects, _resample(validator.images))
+    objects, sizes = _by_size(validator)
+    return metrics, Scores(sizes, objects, _resample(validator.images, draw_images(len(validator.images["tp"]))))
 
 
 class _Recorder:
@@ -54,7 +54,7 @@ class _Recorder:
     def init_metrics(self, model: Any) -> None:
         super().init_metrics(model)  # type: ignore[misc]
         self.shapes: dict[str, tuple[int, int]] = {}
-        self.boxes: list[tuple[str, Any, Any, Any]] = []
+        self.boxes: list[tuple[str, dict[str, Any]]] = []
         self.images: dict[str, list[Any]] = {}
 
     def _prepare_batch(self, number: int, batch: Mapping[str, Any]) -> Any:
@@ -62,7 +62,10 @@ class _Recorder:
         return super()._prepare_batch(number, batch)  # type: ignore[misc]
 
     def pred_to_json(self, found: Mapping[str, Any], image: Mapping[str, Any]) -> None:
-        self.boxes.append((image["im_file"], *(found[key].cpu().numpy() for key in ("bboxes", "conf", "cls"))))
+        super().pred_to_json(found, image)  # type: ignore[misc]
+        # By file: the image_id of Ultralytics is the file's stem, which two folders may share.
+        self.boxes += [(image["im_file"], box) for box in self.jdict]  # type: ignore[attr-defined]
+        self.jdict.clear()  # type: ignore[attr-defined]
 
     def eval_json(self, stats: Any) -> Any:
         return stats
@@ -72,26 +75,24 @@ class _Recorder:
         return super().get_stats()  # type: ignore[misc]
 
 
-def _by_size(
-    labels: Sequence[Mapping[str, Any]],
-    shapes: Mapping[str, tuple[int, int]],
-    boxes: Sequence[tuple[str, Any, Any, Any]],
-) -> tuple[dict[str, int], dict[str, float]]:
+def _by_size(validator: Any) -> tuple[dict[str, int], dict[str, float]]:
     """Return how many objects are of each size, and the AP of each, NaN where there is none."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    numbers = {file: number for number, file in enumerate(shapes)}
+    numbers = {file: number for number, file in enumerate(validator.shapes)}
     truth: list[dict[str, Any]] = []
-    for label in labels:
-        number, (height, width) = numbers[label["im_file"]], shapes[label["im_file"]]
+    for label in validator.dataloader.dataset.labels:
+        number, (height, width) = numbers[label["im_file"]], validator.shapes[label["im_file"]]
         for kind, (x, y, w, h) in zip(label["cls"].flat, label["bboxes"] * (width, height, width, height), strict=True):
             box = {"bbox": [x - w / 2, y - h / 2, w, h], "area": w * h}
-            truth.append({"id": len(truth) + 1, "image_id": number, "category_id": int(kind), "iscrowd": 0, **box})
-    found = [
-        {"image_id": numbers[file], "category_id": int(kind), "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-        for file, corners, scores, kinds in boxes
-        for (x1, y1, x2, y2), score, kind in zip(corners.tolist(), scores.tolist(), kinds.tolist(), strict=True)
-    ]
+            category = validator.class_map[int(kind)]
+            truth.append({"id": len(truth) + 1, "image_id": number, "category_id": category, "iscrowd": 0, **box})
+    found = [{**box, "image_id": numbers[file]} for file, box in validator.boxes]
+    params = COCOeval_faster(iouType="bbox").params
+    ranges = dict(zip(params.areaRngLbl, params.areaRng, strict=True))
+    objects = {size: sum(bool(ranges[size][0] <= each["area"] < ranges[size][1]) for each in truth) for size in SIZES}
+    if not found:
+        return objects, {size: 0.0 if objects[size] else float("nan") for size in SIZES}
     coco = COCO(
         {
             "images": [{"id": number} for number in numbers.values()],
@@ -100,10 +101,6 @@ def _by_size(
         }
     )
     evaluation = COCOeval_faster(coco, coco.loadRes(found), iouType="bbox", print_function=lambda *_: None)
-    ranges = dict(zip(evaluation.params.areaRngLbl, evaluation.params.areaRng, strict=True))
-    objects = {size: sum(bool(ranges[size][0] <= each["area"] < ranges[size][1]) for each in truth) for size in SIZES}
-    if not found:
-        return objects, {size: 0.0 if objects[size] else float("nan") for size in SIZES}
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -111,12 +108,19 @@ def _by_size(
     return objects, {size: float(aps[f"AP_{size}"]) if objects[size] else float("nan") for size in SIZES}
 
 
-def _resample(images: Mapping[str, Sequence[Any]]) -> tuple[float, ...]:
-    """Return mAP50-95, as Ultralytics counts it, of draws of as many images."""
+def draw_images(count: int) -> Any:
+    """Return 300 draws of as many images with replacement: numbers of images, of shape (300, count)."""
+    return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+
+
+def _resample(images: Mapping[str, Sequence[Any]], draws: Any) -> tuple[float, ...]:
+    """Return mAP50-95, as Ultralytics counts it, of each draw."""
     from ultralytics.utils.metrics import ap_per_class
 
     keys = ("tp", "conf", "pred_cls", "target_cls")
-    count = len(images["tp"])
-    draws = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
     drawn = ([np.concatenate([images[key][i] for i in draw]) for key in keys] for draw in draws)
-    return tuple(float(ap_per_class(*arrays)[5].mean()) for arrays in drawn)  # type: ignore[arg-type]
+    return tuple(_mean_ap(ap_per_class(*arrays)[5]) for arrays in drawn)  # type: ignore[arg-type]
+
+
+def _mean_ap(aps: Any) -> float:
+    return float(aps.mean()) if len(aps) else 0.0  # which is what Ultralytics says where no image shows an object
