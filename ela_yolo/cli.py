@@ -20,7 +20,7 @@ INSERT_KEYS = ("after", "where", "variant", "gate", "lr_mult", "rewire", "block"
 EDIT_KEYS = ("model", "save", "dry_run", "exist_ok")
 DOCTOR_KEYS = ("model", "weights")
 ATTENTION_KEYS = ("model", "source", "data", "imgsz", "save", "stretch")
-COMPARE_KEYS = ("models", "seeds", "out", "engine")
+COMPARE_KEYS = ("models", "seeds", "out", "engine", "controls")
 PROFILE_KEYS = ("model", "imgsz", "device", "save")
 VERIFY_KEYS = ("model", "against", "source", "data", "conf", "iou", "agnostic_nms", "layers")
 OWN_KEYS = {"export": ("verify", "layers"), "tune": ("iterations", "use_ray")}
@@ -283,7 +283,8 @@ def _compare(args: Sequence[str]) -> int:
     models, seeds = given.pop("models"), given.pop("seeds")
     out = str(given.pop("out", "compare"))
     counted = seeds if isinstance(seeds, list | tuple) else [seeds]
-    result = compare(_names(models), given.pop("data"), counted, out, given.pop("engine", None), **given)
+    given["controls"] = _names(given.get("controls", ()))
+    result = compare(_names(models), given.pop("data"), counted, out, **given)
     files = result.save(out)
     print(f"\n{result}\n\nwritten to {out}: {', '.join(file.name for file in files)}")
     return 0

@@ -22,6 +22,7 @@ from ultralytics.utils.torch_utils import get_flops, select_device
 from ela_yolo import __version__
 from ela_yolo.compare_folder import agree_on_settings, folder_key, only_driver
 from ela_yolo.compare_result import CompareResult, ModelSize
+from ela_yolo.controls import find_controls
 from ela_yolo.cost import Time
 from ela_yolo.errors import CompareError, InputError, plain
 from ela_yolo.files import sha256
@@ -62,6 +63,7 @@ def compare(
     seeds: Sequence[int],
     out: str | Path = "compare",
     engine: str | None = None,
+    controls: Sequence[str] = (),
     **train_keys: Any,
 ) -> CompareResult:
     """Train every model with every seed, alike but for that, and compare the models seed by seed.
@@ -77,11 +79,15 @@ def compare(
         engine: None runs one after the other on this machine. ``ray`` runs as many at once as the Ray cluster has GPUs
             for, or, without GPUs, cores for: a run asks for as many as it uses threads. All its machines need the
             folders, the data and the installed packages of this one.
+        controls: What to compare with too. ``scale``: the first model that has ELA, with ``ChannelScale`` in the place
+            of each block, which scales every channel as a gate does that looks at nothing. ``next``: the baseline at
+            the next larger scale, for a checkpoint the one of Ultralytics.
         **train_keys: Train keys of Ultralytics, the same for every run. ``cfg=`` is read here, and what its file sets
             counts as if it were given.
 
     Raises:
-        InputError: If a file, a seed or a key is not as it should be, or ``out`` holds runs with other settings.
+        InputError: If a file, a seed or a key is not as it should be, there is no such control of these models, or
+            ``out`` holds runs with other settings.
         ModelYamlError: If a YAML is not that of a model.
         CheckpointError: If there is no such checkpoint.
         CompareError: If runs failed, after all others have run, or were not alike, or Ray is not installed, or another
@@ -98,6 +104,7 @@ def compare(
         raise InputError(f"data={data} is not a data-set YAML; name a .yaml file")
     check_data(data)
     opened = {name: _open_detector(model) for name, model in named.items()}
+    added = find_controls(controls, named, opened, train)
     shared = {
         "data": data,
         "sha256 of data": sha256(check_file(data)),
@@ -108,16 +115,19 @@ def compare(
         "ultralytics": host_version,
         "torch": str(torch.__version__),
     }
+    sources = {name: _file(model) for name, model in named.items()} | {each.name: each.source for each in added}
     with only_driver(Path(out)):
-        agree_on_settings(Path(out), shared, {name: sha256(_file(model)) for name, model in named.items()})
+        agree_on_settings(Path(out), shared, {name: sha256(file) for name, file in sources.items()})
+        made = {control.name: control.make(Path(out).resolve() / "models") for control in added}
+        named, opened = named | made, opened | {name: _open_detector(model) for name, model in made.items()}
         runs = run_all(named, data, seeds, Path(out), engine, train)
     refuse_unlike(runs)
     classes = 1 if train.get("single_cls") else int(check_det_dataset(data)["nc"])
     networks = {name: type(each.model)(each.model.yaml, nc=classes, verbose=False) for name, each in opened.items()}
     sizes = _measure(networks, runs[0].imgsz)
     scores = {name: [run.map50_95 for run in runs if run.model == name] for name in named}
-    baseline = scores.pop(next(iter(named)))
-    return CompareResult(data, train, machine(), sizes, runs, paired_differences(baseline, scores))
+    resampled = {name: [run.resampled for run in runs if run.model == name] for name in named}
+    return CompareResult(data, train, machine(), sizes, runs, paired_differences(scores, resampled))
 
 
 def refuse_unlike(runs: Sequence[SeedRun]) -> None:

@@ -60,7 +60,7 @@ def agree_on_settings(folder: Path, shared: Mapping[str, Any], models: Mapping[s
     Args:
         folder: Of the comparison.
         shared: What every run depends on.
-        models: Name -> hash of its file. Others than before may join.
+        models: Name -> hash of its file, for a control of the file that it is made from. Others than before may join.
 
     Raises:
         InputError: If the settings differ from those of the runs that are there.

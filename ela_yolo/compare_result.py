@@ -1,4 +1,4 @@
-"""What a comparison of models over seeds found: the numbers, their tables and their picture."""
+"""What a comparison of models over seeds found: the numbers and their tables."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ela_yolo.compare_plot import draw_comparison
 from ela_yolo.cost import Time
 from ela_yolo.files import written_whole
 from ela_yolo.json_text import write_json
 from ela_yolo.one_run import SCHEMA
 from ela_yolo.paired import Difference, deviation
+from ela_yolo.scoring import SIZES
 from ela_yolo.seed_runs import SeedRun
 
 SCORES = {"map50_95": "mAP50-95", "map50": "mAP50", "precision": "precision", "recall": "recall"}
+PRINTED = ("map50_95", "map50")  # the others would make the table wider than a page
+COSTS = ("parameters", "GFLOPs", "latency")
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,28 @@ class CompareResult:
         """Return a model's runs, seed by seed."""
         return tuple(run for run in self.runs if run.model == model)
 
+    def epochs_to_reach(self, model: str) -> int | None:
+        """Return after how many epochs a model is where the baseline ends; None if it never is.
+
+        That is the first epoch, counted from 1, whose mAP50-95, the mean over the seeds, is at least the baseline's
+        after its last epoch. The baseline may itself be there before its last epoch.
+        """
+        goal = self._curve(self.sizes[0].model)[-1:]
+        return next((epoch for epoch, score in enumerate(self._curve(model), 1) if [score] >= goal), None)
+
+    def _curve(self, model: str) -> list[float]:
+        return [mean(scores) for scores in zip(*(run.epochs for run in self.of(model)), strict=True)]
+
     def __str__(self) -> str:
         names = [size.model for size in self.sizes]
-        scores = [
+        shown = [size for size in SIZES if self.runs[0].objects.get(size)]
+        titles = [f"AP {size} ({self.runs[0].objects[size]:,})" for size in shown]
+        models = [
             [
                 size.model,
-                *(_spread([getattr(run, key) for run in self.of(size.model)]) for key in SCORES),
+                *(_spread([getattr(run, key) for run in self.of(size.model)]) for key in PRINTED),
+                *(_spread([run.sizes[each] for run in self.of(size.model)]) for each in shown),
+                str(self.epochs_to_reach(size.model) or "-"),
                 *_costs(size),
             ]
             for size in self.sizes
@@ -80,27 +100,50 @@ class CompareResult:
             [each, *(_spread([run.classes[each] for run in self.of(name) if each in run.classes]) for name in names)]
             for each in self.runs[0].classes
         ]
-        seeds = ", ".join(map(str, self.seeds))
-        keys = ", ".join(f"{key}={value}" for key, value in self.train.items()) or "the defaults"
+        head = ["", *(SCORES[key] for key in PRINTED), *titles, f"epochs to reach {names[0]}", *COSTS]
+        differences = [f"mAP50-95, to {names[0]}", "mean", "95% over seeds", "95% over images", *self._p_titles()]
         return "\n".join(
             [
-                *_table(["", *SCORES.values(), "parameters", "GFLOPs", "latency"], scores),
+                *_table(head, models),
                 "",
                 *_table(["mAP50-95 of", *names], classes),
                 "",
-                *_table([f"mAP50-95, to {names[0]}", "mean", "95% interval", *self._p_titles()], self._p_rows()),
+                *_table(differences, self._p_rows()),
                 "",
                 *(f"- {difference.verdict}" for difference in self.differences),
                 "",
-                f"{self.data}, seeds {seeds}, {self.runs[0].imgsz} px, trained with {keys}. Mean ± standard deviation "
-                "over all seeds, of the last epoch's weights: to take the best epoch, or the best seed, would be to "
-                "choose on the images that are measured on. The interval is a bootstrap of the paired differences, "
-                "too narrow with few seeds; p is from the exact sign-flip test. Both are about the seeds alone: other "
-                "images, or a longer training, may give something else.",
-                "",
-                f"Latency: fused, batch 1, median (and from the lowest to the highest tenth); {self.machine}",
+                *self._notes(names[0], bool(shown)),
             ]
         )
+
+    def _notes(self, baseline: str, has_sizes: bool) -> Iterable[str]:
+        seeds = ", ".join(map(str, self.seeds))
+        keys = ", ".join(f"{key}={value}" for key, value in self.train.items()) or "the defaults"
+        yield (
+            f"{self.data}, seeds {seeds}, {self.runs[0].imgsz} px, trained with {keys}. Mean ± standard deviation "
+            "over all seeds, of the last epoch's weights: to take the best epoch, or the best seed, would be to "
+            "choose on the images that are measured on."
+        )
+        yield ""
+        if has_sizes:
+            yield (
+                "AP small, medium, large: AP at IoU 0.5 to 0.95 of objects up to 32² px, up to 96² px and above, as "
+                "COCO counts it; in brackets, how many of them the validation images show."
+            )
+            yield ""
+        yield (
+            f"Epochs to reach {baseline}: the first epoch whose mAP50-95, the mean over the seeds, is at least that of "
+            f"{baseline} after its last epoch; - if there is none."
+        )
+        yield ""
+        yield (
+            "95% over seeds: a bootstrap of the paired differences, for what other seeds may give; too narrow with few "
+            "seeds. 95% over images: a bootstrap of the validation images, for what other images of their kind may "
+            "give to the same trained models. p is from the exact sign-flip test over the seeds. A longer training may "
+            "give something else."
+        )
+        yield ""
+        yield f"Latency: fused, batch 1, median (and from the lowest to the highest tenth); {self.machine}"
 
     def _p_titles(self) -> list[str]:
         return ["p", "p (Holm)"] if len(self.differences) > 1 else ["p"]
@@ -108,30 +151,44 @@ class CompareResult:
     def _p_rows(self) -> Iterable[list[str]]:
         for each in self.differences:
             spread = f"{each.mean:+.4f}" + ("" if each.deviation is None else f" ± {each.deviation:.4f}")
-            shown = [f"{each.low:+.4f} to {each.high:+.4f}", f"{each.p:.3g}", f"{each.adjusted:.3g}"]
-            shown = shown[: 1 + len(self._p_titles())]
+            ends = ((each.low, each.high), (each.images_low, each.images_high))
+            shown = [*(f"{low:+.4f} to {high:+.4f}" for low, high in ends), f"{each.p:.3g}", f"{each.adjusted:.3g}"]
+            shown = shown[: 2 + len(self._p_titles())]
             yield [each.model, spread, *(shown if each.sayable else [""] * len(shown))]
 
     def save(self, folder: str | Path) -> tuple[Path, ...]:
         """Write compare.md, compare.csv (a row per run), compare.json and compare.png, and return these files."""
         files = tuple(Path(folder) / f"compare.{ending}" for ending in ("md", "csv", "json", "png"))
-        verdicts = [difference.verdict for difference in self.differences]
         with written_whole(files[0]) as part:
             part.write_text(f"{self}\n", encoding="utf-8")
         with written_whole(files[1]) as part, part.open("w", newline="", encoding="utf-8") as file:
-            classes = [*self.runs[0].classes]
-            writer = csv.writer(file)
-            writer.writerow(
-                ["model", "seed", *SCORES.values(), *(f"mAP50-95 of {each}" for each in classes), "seconds"]
-            )
-            for run in self.runs:
-                numbers = [*(getattr(run, key) for key in SCORES), *map(run.classes.get, classes), run.seconds]
-                cells = (number if number is not None and isfinite(number) else "" for number in numbers)
-                writer.writerow([run.model, run.seed, *cells])
-        write_json(files[2], {"schema": SCHEMA, **asdict(self), "verdicts": verdicts})
+            csv.writer(file).writerows(self._csv_rows())
+        write_json(files[2], self._json())
         with written_whole(files[3]) as part:
-            _draw(self).savefig(part, format="png", dpi=120)
+            draw_comparison(self).savefig(part, format="png", dpi=120)
         return files
+
+    def _csv_rows(self) -> Iterable[list[Any]]:
+        classes = [*self.runs[0].classes]
+        by_class = [f"mAP50-95 of {each}" for each in classes]
+        by_size = [*(f"AP {size}" for size in SIZES), *(f"{size} objects" for size in SIZES)]
+        yield ["model", "seed", *SCORES.values(), *by_size, *by_class, "seconds"]
+        for run in self.runs:
+            numbers = [
+                *(getattr(run, key) for key in SCORES),
+                *map(run.sizes.get, SIZES),
+                *map(run.objects.get, SIZES),
+                *map(run.classes.get, classes),
+                run.seconds,
+            ]
+            cells = (number if number is not None and isfinite(number) else "" for number in numbers)
+            yield [run.model, run.seed, *cells]
+
+    def _json(self) -> dict[str, Any]:
+        runs = [{key: value for key, value in asdict(run).items() if key != "resampled"} for run in self.runs]
+        epochs = {size.model: self.epochs_to_reach(size.model) for size in self.sizes}
+        verdicts = [difference.verdict for difference in self.differences]
+        return {"schema": SCHEMA, **asdict(self), "runs": runs, "epochs_to_reach": epochs, "verdicts": verdicts}
 
 
 def _costs(size: ModelSize) -> tuple[str, ...]:
@@ -148,43 +205,3 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
     yield "|---" * len(head) + "|"
     for row in rows:
         yield f"| {' | '.join(row)} |"
-
-
-def _draw(result: CompareResult) -> Any:
-    """Return a figure: each model's seeds, joined seed by seed, and their differences to the baseline."""
-    from matplotlib.figure import Figure
-
-    names = [size.model for size in result.sizes]
-    scores = [[run.map50_95 for run in result.of(name)] for name in names]
-    if len(names) > 6:  # side by side they would be too wide for a page
-        figure = Figure(figsize=(1 + 0.9 * len(names), 7), layout="constrained")
-        left, right = figure.subplots(2, 1)
-    else:
-        figure = Figure(figsize=(max(8, 3 + 1.4 * len(names)), 4.2), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(len(names), max(1.2, len(names) - 1)))
-    for by_seed in zip(*scores, strict=True):
-        left.plot(range(len(names)), by_seed, color="#9aa5b1", linewidth=0.8, zorder=1)
-    for place, values in enumerate(scores):
-        left.scatter([place] * len(values), values, color="#3b6fb6", s=28, zorder=2)
-        left.hlines(mean(values), place - 0.22, place + 0.22, color="black", linewidth=2, zorder=3)
-    left.set(title="mAP50-95 of each seed, and the mean", xticks=range(len(names)), xticklabels=names)
-    left.set_xlim(-0.6, len(names) - 0.4)
-    right.axhline(0, color="black", linewidth=1)
-    for place, each in enumerate(result.differences):
-        right.scatter([place - 0.1] * len(each.values), each.values, color="#d1793c", s=28)
-        spread = [[each.mean - each.low], [each.high - each.mean]] if each.sayable else None
-        right.errorbar([place + 0.1], [each.mean], yerr=spread, color="black", fmt="_", ms=14, mew=2, capsize=4)
-    right.set(
-        title=f"difference to {names[0]},\nand 95% interval of the mean",
-        xticks=range(len(result.differences)),
-        xticklabels=[each.model for each in result.differences],
-        xlim=(-0.6, len(result.differences) - 0.4),
-    )
-    for axes in (left, right):
-        axes.title.set_size(10)
-        axes.tick_params(axis="x", rotation=20 if len(names) > 2 else 0)
-        axes.grid(axis="y", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    data, seeds = Path(result.data).name, ", ".join(map(str, result.seeds))
-    figure.suptitle(f"{data}, {result.runs[0].imgsz} px, seeds {seeds}", fontsize=11)
-    return figure

@@ -2,7 +2,9 @@
 
 A seed is one draw of the initial weights and, as far as the host gives it (8.4.190 does, 8.4.108 does not), of the
 order and the augmentation of the images. Two models trained with the same seeds are compared seed by seed; what is
-tested is whether the sign of the difference could as well be chance.
+tested is whether the sign of the difference could as well be chance. How far the difference depends on which images it
+is measured on is another question: an interval over draws of the validation images tells, the seeds being what they
+are.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ class Difference:
         deviation: Their standard deviation; None with one seed.
         low: Lower end of the bootstrap's 95% interval of the mean.
         high: Its upper end. With few seeds the interval is too narrow, so the verdict is left to the test.
+        images_low: Lower end of the 95% interval of the mean over draws of the validation images.
+        images_high: Its upper end.
         p: Of the exact two-sided sign-flip test.
         adjusted: ``p`` adjusted by Holm's method for the number of models compared.
         smallest: The smallest adjusted p that these numbers of seeds and models can give at all.
@@ -40,6 +44,8 @@ class Difference:
     deviation: float | None
     low: float
     high: float
+    images_low: float
+    images_high: float
     p: float
     adjusted: float
     smallest: float
@@ -69,31 +75,40 @@ class Difference:
         return f"{self.model}: a {'gain' if self.mean > 0 else 'loss'} is shown; {numbers}"
 
 
-def paired_differences(baseline: Sequence[float], others: Mapping[str, Sequence[float]]) -> tuple[Difference, ...]:
-    """Compare models with a baseline, seed by seed.
+def paired_differences(
+    scores: Mapping[str, Sequence[float]], resampled: Mapping[str, Sequence[Sequence[float]]]
+) -> tuple[Difference, ...]:
+    """Compare models with the first one, the baseline, seed by seed.
 
     Args:
-        baseline: A value per seed.
-        others: Model -> its values, seeds in the same order.
+        scores: Model -> a value per seed, seeds in the same order.
+        resampled: Model -> for each seed, a value per draw of the images, draws in the same order.
     """
-    values = {model: [b - a for a, b in zip(baseline, theirs, strict=True)] for model, theirs in others.items()}
+    baseline, *others = scores
+    values = {model: [b - a for a, b in zip(scores[baseline], scores[model], strict=True)] for model in others}
     p_values = [sign_flip_p(each) for each in values.values()]
     needed = next(n for n in range(FEWEST_SEEDS, 64) if smallest_p(n, len(others)) < LEVEL)
-    return tuple(
-        Difference(
-            model=model,
-            values=tuple(each),
-            mean=float(np.mean(each)),
-            deviation=deviation(each),
-            low=bootstrap_interval(each)[0],
-            high=bootstrap_interval(each)[1],
-            p=p,
-            adjusted=adjusted,
-            smallest=smallest_p(len(each), len(others)),
-            needed=needed,
+    differences = []
+    for (model, each), p, adjusted in zip(values.items(), p_values, holm(p_values), strict=True):
+        low, high = bootstrap_interval(each)
+        images_low, images_high = interval_over_images(resampled[baseline], resampled[model])
+        differences.append(
+            Difference(
+                model=model,
+                values=tuple(each),
+                mean=float(np.mean(each)),
+                deviation=deviation(each),
+                low=low,
+                high=high,
+                images_low=images_low,
+                images_high=images_high,
+                p=p,
+                adjusted=adjusted,
+                smallest=smallest_p(len(each), len(others)),
+                needed=needed,
+            )
         )
-        for (model, each), p, adjusted in zip(values.items(), p_values, holm(p_values), strict=True)
-    )
+    return tuple(differences)
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -107,6 +122,18 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     draws = np.random.default_rng(0).integers(len(sample), size=(RESAMPLES, len(sample)))
     means = sample[0] + (sample - sample[0])[draws].mean(axis=1)  # so that equal values have exactly their own mean
     low, high = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2))
+    return float(low), float(high)
+
+
+def interval_over_images(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the 95% percentile interval, over draws of the images, of the difference of two models' means over seeds.
+
+    Args:
+        baseline: For each seed, a value per draw.
+        other: Likewise, of the same draws.
+    """
+    differences = np.mean(other, axis=0) - np.mean(baseline, axis=0)
+    low, high = np.quantile(differences, (LEVEL / 2, 1 - LEVEL / 2))
     return float(low), float(high)
 
 

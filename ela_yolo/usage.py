@@ -101,19 +101,23 @@ their mean, their spread across positions, the share that is saturated, the scal
   save     default: best-attention for best.pt, in this folder
   stretch  True stretches the colours to each picture's own values; by default all pictures can be compared""",
     "compare": """\
-ela-yolo compare models=yolov8n.yaml,yolov8n-ela.yaml data=my.yaml seeds=0,1,2 [out=compare] [engine=ray]
-                 [key=value ...]
+ela-yolo compare models=yolov8n.yaml,yolov8n-ela.yaml data=my.yaml seeds=0,1,2 [controls=scale,next] [out=compare]
+                 [engine=ray] [key=value ...]
 
 Trains every model with every seed, with the same data, budget and keys, measures the weights of the last epoch, and
-compares the models to the first one, seed by seed: means, differences with a bootstrap interval and an exact test, and
-a sentence on what that shows. A run that is finished is kept: the same command goes on after an interruption, and more
-seeds or models may join.
+compares the models to the first one, seed by seed: scores, AP of small, medium and large objects, epochs until the
+first one's final score, and cost; differences with bootstrap intervals over seeds and over images and an exact test;
+and a sentence on what that shows. A run that is finished is kept: the same command goes on after an interruption, and
+more seeds or models may join.
 
-  models   model YAMLs or checkpoints, the one to compare with first. `ela-yolo insert model=yolov8n.pt block=CA` makes
-           controls: CA, CBAM, ECA and SE of timm
-  seeds    fewer than three say nothing, fewer than six can show nothing
-  out      folder of the runs, compare.md, .csv, .json and .png; default: compare
-  engine   ray runs as many at once as there are cores or GPUs (pip install 'ela-yolo[ray]')
+  models     model YAMLs or checkpoints, the one to compare with first. `ela-yolo insert model=yolov8n.pt block=CA`
+             makes more of them: CA, CBAM, ECA and SE of timm
+  seeds      fewer than three say nothing, fewer than six can show nothing; each model more needs more of them
+  controls   models to compare with too. scale: the first model with ELA, with ChannelScale in the place of each block:
+             a learned factor for each channel, which is ELA without attention. next: the first model at the next larger
+             scale, such as yolov8s for yolov8n; for a checkpoint, the one of Ultralytics
+  out        folder of the runs, the controls, compare.md, .csv, .json and .png; default: compare
+  engine     ray runs as many at once as there are cores or GPUs (pip install 'ela-yolo[ray]')
 
 All other keys are the host's train keys, such as epochs=50 or imgsz=640.""",
     "profile": """\

@@ -26,12 +26,11 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from ela_yolo import seed_runs
 from ela_yolo.compare import compare, refuse_unlike
-from ela_yolo.compare_result import CompareResult, ModelSize
-from ela_yolo.cost import Time
 from ela_yolo.errors import CheckpointError, CompareError, InputError
 from ela_yolo.files import sha256
 from ela_yolo.json_text import write_json
-from ela_yolo.paired import bootstrap_interval, holm, paired_differences, sign_flip_p, smallest_p
+from ela_yolo.one_run import SCHEMA
+from ela_yolo.paired import bootstrap_interval, holm, interval_over_images, paired_differences, sign_flip_p, smallest_p
 from ela_yolo.seed_runs import SeedRun, check_engine, run_all, run_job
 
 MODELS = ["yolov8n.yaml", "yolov8n-ela.yaml"]
@@ -42,6 +41,12 @@ result = compare({MODELS}, "scenes.yaml", SEEDS, "compare", ENGINE, **{KEYS})
 print(result)
 result.save("compare")
 """
+
+
+def differences(baseline, others):
+    """Of scores by seed; the images have no part in them."""
+    scores = {"plain": baseline, **others}
+    return paired_differences(scores, {name: [[0.0]] * len(baseline) for name in scores})
 
 
 def tiny(seeds, engine=None):
@@ -110,6 +115,8 @@ def test_what_a_comparison_leaves(compared):
     assert {each.name for each in (out / "runs").iterdir()} == {"yolov8n-0", "yolov8n-ela-0"}
     run = json.loads((out / "runs/yolov8n-ela-0/run.json").read_text(encoding="utf-8"))
     assert run["classes"].keys() == {"ball", "cube", "leaf", "ring", "star"} and len(run["epochs"]) == 1
+    assert run["sizes"].keys() == run["objects"].keys() == {"small", "medium", "large"}
+    assert len(run["resampled"]) == 300 and sum(run["objects"].values()) > 100
     args = (out / "runs/yolov8n-ela-0/args.yaml").read_text(encoding="utf-8")
     for line in ("patience: 0", "seed: 0", "plots: false", "epochs: 1", "imgsz: 64"):
         assert line in args.splitlines()
@@ -126,7 +133,7 @@ def test_what_a_comparison_leaves(compared):
     assert [(row["model"], row["seed"]) for row in rows] == [("yolov8n", "0"), ("yolov8n-ela", "0")]
     assert float(rows[1]["mAP50-95"]) == run["map50_95"]
     found = json.loads((out / "compare.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
-    assert found["schema"] == 1 and found["verdicts"][0] in table
+    assert found["schema"] == SCHEMA and found["verdicts"][0] in table
     assert [each["map50_95"] for each in found["runs"]] == [float(row["mAP50-95"]) for row in rows]
     assert cv2.imread(str(out / "compare.png")).std() > 10
 
@@ -198,10 +205,12 @@ def test_names_that_share_a_folder_on_some_disks_are_refused(compared, tmp_path,
 
 def test_a_run_without_numbers_reads_back_as_one_and_is_refused(tmp_path):
     """As it is written: null, which JSON has, and not NaN, which it has not."""
-    run = SeedRun("a", 0, float("nan"), float("nan"), 0.8, 0.7, {"cat": float("nan")}, (float("nan"),), 60, 64, 8)
+    nan = float("nan")
+    sizes, objects = {"small": 0.5, "medium": nan, "large": nan}, {"small": 3, "medium": 0, "large": 0}
+    run = SeedRun("a", 0, nan, nan, 0.8, 0.7, {"cat": nan}, sizes, objects, (nan, 0.5), (nan,), 60, 64, 8)
     numbers = {key: value for key, value in asdict(run).items() if key not in ("model", "seed")}
     (tmp_path / "runs/a-0").mkdir(parents=True)
-    write_json(tmp_path / "runs/a-0/run.json", {"schema": 1, **numbers})
+    write_json(tmp_path / "runs/a-0/run.json", {"schema": SCHEMA, **numbers})
     (read,) = run_all({"a": "a.yaml"}, "x.yaml", [0], tmp_path, None, {})
     assert repr(read) == repr(run)
     with pytest.raises(CompareError, match="a with seed 0 has no mAP50-95"):
@@ -335,7 +344,7 @@ def test_bad_input_is_one_line(changed, error, message, tmp_path):
     ],
 )
 def test_runs_that_are_not_alike_are_not_compared(change, message):
-    run = SeedRun("a", 0, 0.9, 0.5, 0.8, 0.7, {}, (), 60, 64, 8)
+    run = SeedRun("a", 0, 0.9, 0.5, 0.8, 0.7, {}, {}, {}, (), (), 60, 64, 8)
     refuse_unlike([run, replace(run, seed=1)])
     with pytest.raises(CompareError, match=message):
         refuse_unlike([run, replace(run, model="b", **change)])
@@ -384,6 +393,15 @@ def test_the_interval_of_many_values_is_that_of_the_normal_distribution():
     assert bootstrap_interval(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
 
 
+def test_the_interval_over_images_is_of_the_same_draws_and_of_the_mean_over_the_seeds():
+    """A model that is better by the same on every draw is better by just that, however much the draws differ."""
+    draws = np.random.default_rng(0).normal(size=(2, 300))
+    assert interval_over_images(draws, draws + np.array([[0.1], [0.3]])) == pytest.approx((0.2, 0.2))
+    assert interval_over_images([[0.0] * 101], [range(101)]) == (2.5, 97.5)
+    (found,) = paired_differences({"plain": [1, 2], "ela": [2, 3]}, {"plain": draws, "ela": draws + 0.5})
+    assert (found.images_low, found.images_high) == pytest.approx((0.5, 0.5)) and (found.low, found.high) == (1, 1)
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm(p_values):
     """Against the definition: the largest of what it and all smaller ones are multiplied to."""
@@ -396,7 +414,7 @@ def test_holm(p_values):
 
 
 @pytest.mark.parametrize(
-    ("differences", "verdict"),
+    ("values", "verdict"),
     [
         ([0.1], "nothing can be said with 1 seed; take 3 or more, and 6 or more to show anything"),
         ([0.1, 0.2], "nothing can be said with 2 seeds; take 3 or more, and 6 or more to show anything"),
@@ -407,51 +425,18 @@ def test_holm(p_values):
         ([0.0] * 8, "neither a gain nor a loss is shown; +0.0000"),
     ],
 )
-def test_verdicts(differences, verdict):
-    (found,) = paired_differences([0.0] * len(differences), {"ela": differences})
+def test_verdicts(values, verdict):
+    (found,) = differences([0.0] * len(values), {"ela": values})
     assert found.verdict.startswith(f"ela: {verdict}")
-    if len(differences) >= 3:
-        assert found.verdict.endswith(
-            f"{2 / 2 ** len(differences):.2g} is the smallest that {len(differences)} can give)"
-        )
+    if len(values) >= 3:
+        assert found.verdict.endswith(f"{2 / 2 ** len(values):.2g} is the smallest that {len(values)} can give)")
 
 
 def test_more_models_need_more_seeds():
     """With two models compared, six seeds give 2 * 2/64 at least."""
-    six = paired_differences([0.0] * 6, {"a": [0.1] * 6, "b": [0.2] * 6})
+    six = differences([0.0] * 6, {"a": [0.1] * 6, "b": [0.2] * 6})
     assert [each.adjusted for each in six] == [4 / 64] * 2
     assert all("cannot be shown with 6 seeds" in each.verdict and "fewer than 7" in each.verdict for each in six)
-    seven = paired_differences([0.0] * 7, {"a": [0.1] * 7, "b": [0.1, -0.1] * 3 + [0.0]})
+    seven = differences([0.0] * 7, {"a": [0.1] * 7, "b": [0.1, -0.1] * 3 + [0.0]})
     assert ["a gain is shown" in each.verdict for each in seven] == [True, False]
     assert seven[1].verdict.startswith("b: neither")
-
-
-def test_the_tables_of_several_models():
-    scores = {"plain": [0.5, 0.6, 0.7], "a": [0.51, 0.61, 0.71], "b": [0.4, 0.6, 0.8]}
-    runs = tuple(
-        SeedRun(name, seed, 0.9, scores[name][seed], 0.8, 0.7, {"cat": 0.25}, (0.1, 0.2), 60, 64, 16)
-        for seed in range(3)
-        for name in scores
-    )
-    sizes = tuple(ModelSize(name, 1000, 1.5, Time(2, 1, 3)) for name in scores)
-    others = {name: values for name, values in scores.items() if name != "plain"}
-    result = CompareResult("x.yaml", {}, "a machine", sizes, runs, paired_differences(scores["plain"], others))
-    lines = str(result).splitlines()
-    cells = "0.6000 ± 0.1000 | 0.9000 ± 0.0000 | 0.8000 ± 0.0000 | 0.7000 ± 0.0000 | 1,000 | 1.50 | 2 ms (1 to 3)"
-    assert f"| plain | {cells} |" in lines
-    assert "| cat | 0.2500 ± 0.0000 | 0.2500 ± 0.0000 | 0.2500 ± 0.0000 |" in lines
-    assert "| mAP50-95, to plain | mean | 95% interval | p | p (Holm) |" in lines
-    assert "| a | +0.0100 ± 0.0000 | +0.0100 to +0.0100 | 0.25 | 0.5 |" in lines
-    assert "| b | +0.0000 ± 0.1000 | -0.1000 to +0.1000 | 1 | 1 |" in lines
-    assert any("seeds 0, 1, 2, 64 px, trained with the defaults." in line for line in lines)
-
-
-def test_the_files_of_a_result_hold_no_nan(tmp_path):
-    nan = float("nan")
-    runs = tuple(SeedRun(name, 0, 0.9, 0.5, nan, 0.7, {"cat": nan}, (nan,), 60, 64, 16) for name in "ab")
-    sizes = tuple(ModelSize(name, 1000, 1.5, Time(2, 1, 3)) for name in "ab")
-    result = CompareResult("x.yaml", {}, "a machine", sizes, runs, paired_differences([0.5], {"b": [0.5]}))
-    _, table, file, _ = result.save(tmp_path)
-    read = json.loads(file.read_text(encoding="utf-8"), parse_constant=pytest.fail)
-    assert read["runs"][1] | {"precision": None, "classes": {"cat": None}, "epochs": [None]} == read["runs"][1]
-    assert table.read_text(encoding="utf-8").splitlines()[1] == "a,0,0.5,0.9,,0.7,,60"
