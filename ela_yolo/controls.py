@@ -111,8 +111,7 @@ def _write_checkpoint(source: Path, target: Path) -> None:
     blocks = _ela_rows(model.yaml)
     kept = {layer: layer for layer in range(len(model.model)) if layer not in blocks}
     reseat(source, model, _with_channel_scale(model.yaml), kept)
-    with target.open("wb") as file:  # to a path, torch writes that path's name into the file
-        torch.save(checkpoint, file)
+    torch.save(checkpoint, target)
 
 
 def _ela_rows(config: Mapping[str, Any]) -> list[int]:
