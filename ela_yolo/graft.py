@@ -51,10 +51,10 @@ def insert(
             resolution before it changes, such as C2f in YOLOv8 and C3k2 in YOLO11; the result's ``stages`` names them.
         where: ``backbone``, ``neck`` or ``all``. None means ``backbone``, and for layer numbers ``all``.
         variant: ``T``, ``B``, ``S`` or ``L``; None means ``B``.
-        gate: ``paper``, ``residual`` or ``identity``. None means ``paper`` in a YAML and, so that a trained detector
-            detects what it did before, ``identity`` in a checkpoint. Of another ELA class: what that one computes,
-            ``paper`` (the default) or ``residual``.
-        lr_mult: Multiple of the learning rate at which the gates are trained; None means 1.
+        gate: ``paper``, ``residual`` or ``identity``. None means ``identity``, by which a trained detector detects
+            what it did before. Of another ELA class: what that one computes, ``paper`` (the default) or ``residual``.
+        lr_mult: Multiple of the learning rate at which the gates are trained. None means 10 in the ``identity`` form
+            and of ``ChannelScale``, else 1.
         rewire: ``all``: every reader of a stage reads its ELA. ``next``: only the row behind it does.
         block: Another one than ELA: ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or one of ``register_block``.
         save: Where to write the result; None writes nothing.
@@ -84,13 +84,12 @@ def insert(
             )
         target = None if save is None else _check_target(file, Path(save), exist_ok)
         return _save(*convert(file, foreign, gate), target)
-    default_gate = "identity" if block == "ELA" and file.suffix not in YAML else None
-    ours = row_args(variant, gate or default_gate, lr_mult, block)
+    args = row_args(variant, gate, lr_mult, block)
 
     def edit(text: str, build: Callable[[], Any]) -> Insertion:
         rows = read_rows(text, file.name)
         stages = choose_stages(rows, file.name, after, where, lambda: _measure_strides(file.name, build))
-        return insert_rows(text, file.name, stages, ours, rewire, block)
+        return insert_rows(text, file.name, stages, args, rewire, block)
 
     return _edit(file, edit, save, exist_ok)
 

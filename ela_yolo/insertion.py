@@ -25,6 +25,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "gate": get_args(Gate),
     "rewire": ("all", "next"),
 }
+LR_MULT = 10  # what docs/study.md chose by its rule
 _NO_FEATURE_MAP = {"CBLinear": "a list of feature maps", "ImagePoolingAttn": "text features"}
 
 
@@ -130,10 +131,16 @@ def remove_rows(text: str, name: str) -> Insertion:
     return Insertion(new, blocks, layer_map, show_diff(text, new, name, "without ELA"))
 
 
-def row_args(variant: str | None, gate: str | None, lr_mult: float | None = None, block: str = "ELA") -> str:
-    """Return the args of a block's row as YAML, without what is its default: ``[]``, ``[S]``, ``[B, identity]``.
+def row_args(
+    variant: str | None = None, gate: str | None = None, lr_mult: float | None = None, block: str = "ELA"
+) -> str:
+    """Return the args of a block's row as YAML: ``[{gate: identity, lr_mult: 10}]``, ``[]`` for the paper's form.
 
-    A multiple of the learning rate makes it a mapping: ``[{gate: identity, lr_mult: 100}]``.
+    Args:
+        variant: Of ELA; None means ``B``.
+        gate: Of ELA; None means ``identity``.
+        lr_mult: Multiple of the learning rate; None means 10 in the ``identity`` form and of ``ChannelScale``, else 1.
+        block: What the row names.
 
     Raises:
         InsertionError: If there is no such variant, gate form or multiple, or one is given for a block that has none.
@@ -147,13 +154,15 @@ def row_args(variant: str | None, gate: str | None, lr_mult: float | None = None
             check_lr_mult(lr_mult)
         except ValueError as error:
             raise InsertionError(str(error)) from None
-    variant, gate = check_choice("variant", variant or "B"), check_choice("gate", gate or "paper")
-    given = {"variant": variant != "B" and variant, "gate": gate != "paper" and gate, "lr_mult": lr_mult}
-    if lr_mult is not None:
-        return f"[{{{', '.join(f'{key}: {value}' for key, value in given.items() if value)}}}]"
-    if gate != "paper":
-        return f"[{variant}, {gate}]"
-    return "[]" if variant == "B" else f"[{variant}]"
+    given: dict[str, object] = {}
+    if block == "ELA":
+        variant, gate = check_choice("variant", variant or "B"), check_choice("gate", gate or "identity")
+        given = {"variant": variant, "gate": gate}
+    if lr_mult is None and (block == "ChannelScale" or gate == "identity"):
+        lr_mult = LR_MULT
+    given["lr_mult"] = lr_mult
+    written = [f"{key}: {value}" for key, value in given.items() if value not in (None, "B", "paper")]
+    return f"[{{{', '.join(written)}}}]" if written else "[]"
 
 
 def check_choice(key: str, value: str) -> str:

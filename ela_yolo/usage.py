@@ -55,7 +55,7 @@ does. The file, or the folder that OpenVINO, NCNN and ExecuTorch have, keeps the
   conf, iou, agnostic_nms   for a file with NMS in it: what it was exported with. Files of models with ELA tell;
                             for others the defaults are those of Ultralytics: 0.25, 0.7, False""",
     "insert": """\
-ela-yolo insert model=best.pt [after=C2f] [where=backbone] [variant=B] [gate=identity] [lr_mult=100] [rewire=all]
+ela-yolo insert model=best.pt [after=C2f] [where=backbone] [variant=B] [gate=identity] [lr_mult=10] [rewire=all]
                 [block=ELA] [save=FILE] [dry_run=True] [exist_ok=True]
 
 Puts an ELA row after stages of a checkpoint (.pt) or of a model YAML, renumbers the rows behind, and prints what
@@ -70,8 +70,9 @@ meaning, and save=, dry_run= and exist_ok=.
             C3k2 in YOLO11, whatever it is called in others
   where     backbone, neck or all; default: backbone, for layer numbers all
   variant   T, B, S or L; default: B
-  gate      paper, residual or identity; default: identity in a checkpoint, so that it detects what it did; else paper
-  lr_mult   multiple of the learning rate at which the gates are trained, up to 300; default: 1
+  gate      paper, residual or identity; default: identity, by which a checkpoint detects what it did
+  lr_mult   multiple of the learning rate at which the gates are trained, up to 300; default: 10 for gate=identity and
+            block=ChannelScale, else 1
   rewire    all: every reader of a stage reads its ELA (default); next: only the row behind it does
   block     another one: CA, CBAM, ECA or SE of timm (pip install timm), ChannelScale (ELA's control: a learned factor
             for each channel), or one that ela_yolo.register_block knows

@@ -62,7 +62,7 @@ class TestModes:
         file = tmp_path / "mine.yaml"
         file.touch(0o600)
         insert("yolov8n.yaml", save=file, exist_ok=True)
-        assert "ELA, []]" in file.read_text(encoding="utf-8") and mode(file) == oct(0o600)
+        assert "ELA, [{gate" in file.read_text(encoding="utf-8") and mode(file) == oct(0o600)
 
 
 def test_a_failure_leaves_the_file_as_it_was(tmp_path):

@@ -130,7 +130,7 @@ def test_maps_of_classes_and_of_depths(name, options, tmp_path):
     """Files hold the class of each pixel, or its logits; the depth of each pixel; enlarged to the image."""
     kind, *half = options.split()
     needs(kind)
-    ela_yolo.insert(f"{name}.yaml", save=tmp_path / f"{name}-ela.yaml")
+    ela_yolo.insert(f"{name}.yaml", gate="paper", save=tmp_path / f"{name}-ela.yaml")
     model = calibrated(str(tmp_path / f"{name}-ela.yaml"), tmp_path)
     overrides = {"format": kind, "imgsz": 96, **({"half": True} if half else {})}
     file, report = export(model, overrides, PHOTOGRAPHS)
@@ -162,7 +162,7 @@ def test_every_task(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolov10n"])
 def test_end_to_end_heads(name, tmp_path):
-    ela_yolo.insert(f"{name}.yaml", save=tmp_path / f"{name}-ela.yaml")
+    ela_yolo.insert(f"{name}.yaml", gate="paper", save=tmp_path / f"{name}-ela.yaml")
     model = calibrated(str(tmp_path / f"{name}-ela.yaml"), tmp_path)
     file = model.export(format="onnx", imgsz=96, end2end=True)
     report = verify_export(model, file, PHOTOGRAPHS)

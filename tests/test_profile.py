@@ -46,12 +46,14 @@ def test_a_model_beside_its_plain_host(tmp_path):
 
 def test_a_checkpoint_and_a_file_to_save_to(trained, tmp_path):
     done = profile(f"model={trained}/weights/best.pt", "imgsz=64", "save=costs.json", cwd=tmp_path)
-    assert "| 3 | ELA-B paper | 32x16x16 | 288 |" in done.stdout
+    assert "| 3 | ELA-B identity | 32x16x16 | 288 |" in done.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == ["costs.json", "costs.png"]
 
 
 def test_stacked_blocks_are_measured_one_by_one(tmp_path):
-    text = insert("yolov8n.yaml", after=21).text.replace("[-1, 1, ELA, []]", "[-1, 6, ELA, []]")  # 2 at scale n
+    text = insert("yolov8n.yaml", after=21, gate="paper").text.replace(
+        "[-1, 1, ELA, []]", "[-1, 6, ELA, []]"
+    )  # 2 at scale n
     (tmp_path / "yolov8-stacked.yaml").write_text(text)
     printed = profile("model=yolov8n-stacked.yaml", "imgsz=64", cwd=tmp_path).stdout
     assert [line.split(" | ")[0] for line in printed.splitlines() if "ELA-B paper" in line] == ["| 22.0", "| 22.1"]

@@ -179,7 +179,7 @@ ROWS = {
     ),
     "[-1, 1, ELA, [{}]]": "160, variant=B, gate=paper, kernel_size=7, groups=160, num_groups=16",
 }
-NAMED = "allowed, in this order or named in one mapping: variant, gate, kernel_size, groups, num_groups"
+NAMED = "allowed, in this order or named in one mapping: variant, gate, kernel_size, groups, num_groups, lr_mult"
 BAD_ROWS = {
     "[-1, 1, ELA, [X]]": "ELA row 2 [-1, 1, ELA, ['X']]: variant must be one of T, B, S, L, got 'X'",
     "[-1, 1, ELA, [B, soft]]": "gate must be one of paper, residual, identity, got 'soft'",
@@ -188,7 +188,7 @@ BAD_ROWS = {
     "[-1, 1, ELA, [B, paper, seven]]": "kernel_size must be a positive integer, got 'seven'",
     "[-1, 1, ELA, [B, paper, ch]]": "kernel_size must be a positive integer, got 'ch'",
     "[-1, 1, ELA, [B, paper, 7, 3]]": "groups must divide the 160 channels, got 3",
-    "[-1, 1, ELA, [B, paper, 7, 1, 1, 1]]": f"6 args; {NAMED}",
+    "[-1, 1, ELA, [B, paper, 7, 1, 1, 1, 1]]": f"7 args; {NAMED}",
     "[-1, 1, ELA, [{kernelsize: 9}]]": f"unknown key 'kernelsize', did you mean 'kernel_size'? {NAMED}",
     "[-1, 1, ELA, [S, {gate: paper}]]": f"give the args by position or in one mapping, not both; {NAMED}",
     "[-1, 1, ELA, S]": "args must be a list such as [], got S",
