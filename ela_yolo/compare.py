@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -33,6 +33,7 @@ from ela_yolo.registration import register
 from ela_yolo.seed_runs import SeedRun, check_engine, run_all
 from ela_yolo.timing import alternate, machine
 
+Value = TypeVar("Value")
 ROUNDS = 40
 OURS = {  # train keys that are not for the user to set here -> why
     "model": "models= names them",
@@ -127,7 +128,14 @@ def compare(
     sizes = _measure(networks, runs[0].imgsz)
     scores = {name: [run.map50_95 for run in runs if run.model == name] for name in named}
     resampled = {name: [run.resampled for run in runs if run.model == name] for name in named}
-    return CompareResult(data, train, machine(), sizes, runs, paired_differences(scores, resampled))
+    differences = paired_differences(scores, resampled)
+    pairs = [(control.name, control.of) for control in added if control.of]
+    attention = [paired_differences(_of(scores, pair), _of(resampled, pair))[0] for pair in pairs]
+    return CompareResult(data, train, machine(), sizes, runs, differences, *attention)
+
+
+def _of(values: Mapping[str, Value], models: Sequence[str]) -> dict[str, Value]:
+    return {model: values[model] for model in models}
 
 
 def refuse_unlike(runs: Sequence[SeedRun]) -> None:

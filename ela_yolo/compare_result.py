@@ -52,6 +52,7 @@ class CompareResult:
         sizes: Each model, the baseline first.
         runs: Every model with every seed.
         differences: Each model but the first, to the first.
+        attention: The model with ELA, to the same without attention, which ``controls=scale`` adds.
     """
 
     data: str
@@ -60,6 +61,7 @@ class CompareResult:
     sizes: tuple[ModelSize, ...]
     runs: tuple[SeedRun, ...]
     differences: tuple[Difference, ...]
+    attention: Difference | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -111,6 +113,7 @@ class CompareResult:
                 *_table(differences, self._p_rows()),
                 "",
                 *(f"- {difference.verdict}" for difference in self.differences),
+                *([f"- To the same without attention, {self.attention.verdict}"] if self.attention else []),
                 "",
                 *self._notes(names[0], bool(shown)),
             ]

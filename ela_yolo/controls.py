@@ -35,11 +35,13 @@ class Control:
         name: Its name in tables, files and folders.
         source: The file that it is made from; as long as that is the same, so is the control.
         make: Writes it into a folder, unless Ultralytics has it, and returns the name by which Ultralytics finds it.
+        of: The model that it is without attention; None if it is another.
     """
 
     name: str
     source: Path
     make: Callable[[Path], str]
+    of: str | None = None
 
 
 def find_controls(
@@ -93,17 +95,17 @@ def _without_attention(models: Mapping[str, str], opened: Mapping[str, Any]) -> 
         else:
             _write_checkpoint(source, target)
 
-    return _written(file, source, write)
+    return _written(file, source, write, of=name)
 
 
-def _written(file: str, source: Path, write: Callable[[Path], None]) -> Control:
+def _written(file: str, source: Path, write: Callable[[Path], None], of: str | None = None) -> Control:
     def make(folder: Path) -> str:
         folder.mkdir(exist_ok=True)
         with written_whole(folder / file) as part:
             write(part)
         return str(folder / file)
 
-    return Control(Path(file).stem, source, make)
+    return Control(Path(file).stem, source, make, of)
 
 
 def _write_checkpoint(source: Path, target: Path) -> None:

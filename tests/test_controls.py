@@ -200,6 +200,9 @@ def test_a_comparison_with_controls_goes_on_where_it_was(tmp_path, monkeypatch, 
     names = ["yolov8n", "yolov8n-mine", "yolov8n-mine-channelscale"]
     assert [size.model for size in result.sizes] == names == [run.model for run in result.runs]
     assert [difference.model for difference in result.differences] == names[1:]
+    _, ela, scale = (run.map50_95 for run in result.runs)
+    assert result.attention.model == "yolov8n-mine" and result.attention.values == (ela - scale,)
+    assert "- To the same without attention, yolov8n-mine: nothing can be said with 1 seed;" in str(result)
     log = (tmp_path / "compare/runs/yolov8n-mine-channelscale-0/log.txt").read_text(encoding="utf-8")
     assert log.count("ela_yolo.channel_scale.ChannelScale") == 4
     files = [tmp_path / "compare/models/yolov8n-mine-channelscale.yaml", tmp_path / "compare/settings.json"]
@@ -210,7 +213,7 @@ def test_a_comparison_with_controls_goes_on_where_it_was(tmp_path, monkeypatch, 
     assert compare(models, controls=["scale"], **call).runs == result.runs
     assert "3 of 3 runs are finished" in capsys.readouterr().out
     assert [file.read_bytes() for file in files] == before
-    compare(models, **call)
+    assert compare(models, **call).attention is None
     assert "2 of 2 runs are finished" in capsys.readouterr().out
     with open("yolov8n-mine.yaml", "a", encoding="utf-8") as file:
         file.write("# changed\n")
