@@ -53,14 +53,14 @@ def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
         optimizer: An optimizer before its first step, and before a scheduler knows it.
         model: The model whose parameters it has.
     """
+    from ultralytics.utils import LOGGER
+
     multiples = {
         id(parameter): block.lr_mult
         for block in _learning_blocks(model)
         if block.lr_mult != 1
         for parameter in block.gate_parameters()
     }
-    from ultralytics.utils import LOGGER
-
     moved: dict[tuple[float, float], dict[str, Any]] = {}
     for group in optimizer.param_groups:
         if "lr_mult" in group:  # the trainer's method calls another that is wrapped
