@@ -352,7 +352,7 @@ def test_other_tasks_have_pictures_too(task, tmp_path):
 def test_health_over_a_data_set(best):
     report = gate_health(best, "scenes.yaml", imgsz=64)
     assert report.images == len(scenes())
-    assert [(each.layer, each.block) for each in report.blocks] == [(layer, "ELA-B identity") for layer in LAYERS]
+    assert [(each.layer, each.block) for each in report.blocks] == [(layer, "ELA-B paper") for layer in LAYERS]
     assert {each.verdict for each in report.blocks} == {"alive"}
 
 

@@ -49,7 +49,7 @@ def test_a_whole_installation(tmp_path):
 def test_a_checkpoint(trained, tmp_path):
     done = doctor(f"model={trained}/weights/best.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "n, as it was trained\n" in done.stdout and "4 (ELA-B identity) as layers 3, 6, 9, 12\n" in done.stdout
+    assert "n, as it was trained\n" in done.stdout and "4 (ELA-B paper) as layers 3, 6, 9, 12\n" in done.stdout
 
 
 def test_a_name_without_a_scale_and_weights_of_another_family(tmp_path):

@@ -119,7 +119,7 @@ def with_metadata(file, folder, key, change):
         ("names", lambda text: text.replace("cube", "x").replace("ball", "cube").replace("'x'", "'ball'"), "class "),
         ("names", lambda text: text.replace("cube", "Cube"), "'Cube' in the file's metadata and 'cube' in the model"),
         ("stride", lambda text: "16", "the stride is 16 in the file's metadata and 32 in the model"),
-        ("ela", lambda text: text.replace('"identity"', '"paper"', 1), "the ELA blocks in the file's metadata"),
+        ("ela", lambda text: text.replace('"paper"', '"identity"', 1), "the ELA blocks in the file's metadata"),
     ],
     ids=["classes in another order", "another name", "another stride", "another gate"],
 )
@@ -137,12 +137,12 @@ def test_metadata_tells_the_blocks(exported):
     assert told["blocks"][0] == {
         "layer": "3",
         "variant": "B",
-        "gate": "identity",
+        "gate": "paper",
         "channels": 32,
         "kernel_size": 7,
         "groups": 32,
         "num_groups": 16,
-        "lr_mult": 10,
+        "lr_mult": 1,
     }
 
 

@@ -178,7 +178,8 @@ def test_the_model_builds_and_runs(name, data, tmp_path_factory):
     model = (RTDETR if "rtdetr" in name else YOLO)(str(file)).model.eval()
     assert model.yaml["scale"] == (scale if len(scales) > 1 else model.yaml["scale"])
     blocks = [layer for layer in model.model if isinstance(layer, ELA)]
-    expected = ELA(blocks[0].channels, *load(args))
+    (given,) = load(args) or [{}]
+    expected = ELA(blocks[0].channels, **given)
     assert len(blocks) == len(stages)
     assert {(block.variant, block.gate) for block in blocks} == {(expected.variant, expected.gate)}
     assert [layer.f if isinstance(layer.f, list) else [layer.f] for layer in model.model] == [

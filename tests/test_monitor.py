@@ -19,7 +19,7 @@ def rows(folder, name):
 
 
 def test_a_row_for_each_epoch_and_a_picture_and_verdicts(tmp_path):
-    done = train(tmp_path, "model=yolov8n-ela.yaml", "epochs=3", "val=False")
+    done = train(tmp_path, "model=yolov8n-ela.yaml", "epochs=3", "val=False", "nbs=4")
     found = rows(tmp_path, "ela.csv")
     assert [row["epoch"] for row in found] == ["1", "2", "3"]
     assert list(found[0]) == [

@@ -46,7 +46,7 @@ def test_a_model_beside_its_plain_host(tmp_path):
 
 def test_a_checkpoint_and_a_file_to_save_to(trained, tmp_path):
     done = profile(f"model={trained}/weights/best.pt", "imgsz=64", "save=costs.json", cwd=tmp_path)
-    assert "| 3 | ELA-B identity | 32x16x16 | 288 |" in done.stdout
+    assert "| 3 | ELA-B paper | 32x16x16 | 288 |" in done.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == ["costs.json", "costs.png"]
 
 

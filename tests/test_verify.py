@@ -241,7 +241,7 @@ def test_layers_are_compared_in_order_and_the_first_that_differs_is_named(name, 
     wrong = verify_export(model, file, scenes(3), layers=True)
     assert not wrong.passed
     assert next(each.layer for each in wrong.layers if each.verdict == "differs") == 9
-    assert "the first that differs is layer 9 ELA-B identity" in str(wrong)
+    assert "the first that differs is layer 9 ELA-B paper" in str(wrong)
     saved = json.loads(wrong.save().read_text(encoding="utf-8"))
     assert next(each["layer"] for each in saved["layers"] if each["verdict"] == "differs") == 9
 

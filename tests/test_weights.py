@@ -167,8 +167,11 @@ def test_ela_blocks_go_where_they_stood(tmp_path, lines):
     assert len(landed(plain, values)) == 355
 
     ela_yolo.insert("yolov8n.yaml", after=[2, 4, 12], variant="S", save=tmp_path / "yolov8n-other.yaml")
-    text = (tmp_path / "yolov8n-other.yaml").read_text().replace("ELA, [S]", "ELA, []", 1)
-    (tmp_path / "yolov8n-other.yaml").write_text(text)
+    text = (tmp_path / "yolov8n-other.yaml").read_text()
+    assert text.count("[{variant: S, gate: identity, lr_mult: 10}]") == 3
+    (tmp_path / "yolov8n-other.yaml").write_text(
+        text.replace("variant: S, ", "", 1).replace("lr_mult: 10", "lr_mult: 1", 1)
+    )
     other = build(tmp_path / "yolov8n-other.yaml")
     before = state(other.model[6])
     assert other.load(source) == WeightTransfer(
@@ -238,7 +241,7 @@ def test_a_detectors_weights_start_another_task_as_with_the_host(name, kept, tot
 def test_repeated_blocks_are_ela_too(tmp_path):
     stack = nn.Sequential(ELA(8), ELA(8))
     assert is_block(ELA(8)) and is_block(stack) and not is_block(nn.Sequential()) and not is_block(nn.Conv2d(1, 1, 1))
-    ela_yolo.insert("yolov8l.yaml", save=tmp_path / "yolov8l-mine.yaml")
+    ela_yolo.insert("yolov8l.yaml", gate="paper", save=tmp_path / "yolov8l-mine.yaml")
     text = (tmp_path / "yolov8l-mine.yaml").read_text()
     (tmp_path / "yolov8l-mine.yaml").write_text(text.replace("[-1, 1, ELA, []]", "[-1, 3, ELA, []]"))
     model, source = build(tmp_path / "yolov8l-mine.yaml"), build("yolov8l.yaml")
