@@ -26,7 +26,7 @@ from ela_yolo.errors import InputError
 ENVIRONMENT = "ELA_YOLO_LR_MULT"
 GROUP = "gates"
 # Adam and its kin move a parameter by about the learning rate at each step, whatever its gradient. Above this, a gate
-# runs through its sigmoid in a few of them, and trainings were seen to come to nothing.
+# runs through its sigmoid in a few of them, and is then shut or wide open.
 LARGEST_ADAPTIVE_LR = 0.5
 
 
