@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import yaml
@@ -33,7 +33,6 @@ from ela_yolo.registration import register
 from ela_yolo.seed_runs import SeedRun, check_engine, run_all
 from ela_yolo.timing import alternate, machine
 
-Value = TypeVar("Value")
 ROUNDS = 40
 OURS = {  # train keys that are not for the user to set here -> why
     "model": "models= names them",
@@ -130,12 +129,8 @@ def compare(
     resampled = {name: [run.resampled for run in runs if run.model == name] for name in named}
     differences = paired_differences(scores, resampled)
     pairs = [(control.name, control.of) for control in added if control.of]
-    attention = [paired_differences(_of(scores, pair), _of(resampled, pair))[0] for pair in pairs]
+    attention = [paired_differences(scores, resampled, pair)[0] for pair in pairs]
     return CompareResult(data, train, machine(), sizes, runs, differences, *attention)
-
-
-def _of(values: Mapping[str, Value], models: Sequence[str]) -> dict[str, Value]:
-    return {model: values[model] for model in models}
 
 
 def refuse_unlike(runs: Sequence[SeedRun]) -> None:

@@ -55,12 +55,7 @@ def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
     """
     from ultralytics.utils import LOGGER
 
-    multiples = {
-        id(parameter): block.lr_mult
-        for block in _learning_blocks(model)
-        if block.lr_mult != 1
-        for parameter in block.gate_parameters()
-    }
+    multiples = _multiples(model)
     moved: dict[tuple[float, float], dict[str, Any]] = {}
     for group in optimizer.param_groups:
         if "lr_mult" in group:  # the trainer's method calls another that is wrapped
@@ -95,7 +90,7 @@ def warn_of_ordinary_rates(trainer: Any) -> None:
     """
     from ultralytics.utils import LOGGER, RANK
 
-    asked = {id(p) for block in _learning_blocks(trainer.model) if block.lr_mult != 1 for p in block.gate_parameters()}
+    asked = _multiples(trainer.model).keys()
     given = {id(p) for group in trainer.optimizer.param_groups if "lr_mult" in group for p in group["params"]}
     if RANK < 1 and asked - given:
         LOGGER.warning(
@@ -140,6 +135,16 @@ def _with_multiple(config: dict[str, Any], multiple: float) -> dict[str, Any]:
             given = read_args(row[2], row[2], find_block(row[2]), row[3])
             row[3] = [{**given, "lr_mult": multiple}]
     return config
+
+
+def _multiples(model: nn.Module) -> dict[int, float]:
+    """Return the multiples other than 1: id of a parameter -> its multiple."""
+    return {
+        id(parameter): block.lr_mult
+        for block in _learning_blocks(model)
+        if block.lr_mult != 1
+        for parameter in block.gate_parameters()
+    }
 
 
 def _learning_blocks(model: nn.Module) -> Iterable[Any]:

@@ -76,15 +76,18 @@ class Difference:
 
 
 def paired_differences(
-    scores: Mapping[str, Sequence[float]], resampled: Mapping[str, Sequence[Sequence[float]]]
+    scores: Mapping[str, Sequence[float]],
+    resampled: Mapping[str, Sequence[Sequence[float]]],
+    models: Sequence[str] | None = None,
 ) -> tuple[Difference, ...]:
     """Compare models with the first one, the baseline, seed by seed.
 
     Args:
         scores: Model -> a value per seed, seeds in the same order.
         resampled: Model -> for each seed, a value per draw of the images, draws in the same order.
+        models: Those to compare, the baseline first; None means all.
     """
-    baseline, *others = scores
+    baseline, *others = models or scores
     values = {model: [b - a for a, b in zip(scores[baseline], scores[model], strict=True)] for model in others}
     p_values = [sign_flip_p(each) for each in values.values()]
     needed = next(n for n in range(FEWEST_SEEDS, 64) if smallest_p(n, len(others)) < LEVEL)

@@ -18,7 +18,7 @@ OUT = Path("docs/study")
 SEEDS = (0, 1, 2, 3, 4, 5)
 RATES = (1, 10, 30, 100, 300)
 
-FINE_TUNED = {
+MODELS = {
     "plain": {},
     **{f"identity-{rate}": {"gate": "identity", "lr_mult": rate} for rate in RATES},
     "paper": {"gate": "paper"},
@@ -83,7 +83,7 @@ def make_models(source: str, names: tuple[str, ...]) -> list[str]:
         if not file.exists() and name == "plain":
             write_plain(original, file)
         elif not file.exists():
-            insert(original, save=file, **FINE_TUNED[name])
+            insert(original, save=file, **MODELS[name])
         files.append(str(file))
     return files
 
