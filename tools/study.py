@@ -1,7 +1,7 @@
 """The study of docs/study.md: which models, data and budgets, and the calls of ``ela-yolo compare`` that run them.
 
 Start it again after an interruption: finished runs are kept, as small files in docs/study. ``python tools/study.py``
-runs all comparisons in their order, ``python tools/study.py bccd-short`` those that are named.
+runs all comparisons for a CPU in their order, ``python tools/study.py bccd-short`` those that are named.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
         {**BCCD, "epochs": 8},
     ),
     "bccd-0.003": ("yolov8n.pt", ("plain", "identity-10"), {**BCCD, **BY_HAND, "lr0": 0.003, "epochs": 8}),
+    # For a GPU, where Ray gives each run one.
+    "bccd-gpu": ("yolov8n.pt", ("plain", "identity-10", "scale-10"), {**BCCD, "imgsz": 320, "epochs": 100}),
+    "boards-gpu": ("yolov8n.pt", ("plain", "identity-10", "scale-10"), {**BOARDS, "imgsz": 320, "epochs": 60}),
 }
+ON_CPU = [name for name in COMPARISONS if not name.endswith("-gpu")]
 
 
 def make_models(source: str, names: tuple[str, ...]) -> list[str]:
@@ -101,7 +105,7 @@ def main(names: list[str]) -> None:
     os.environ["PYTHONPATH"] = str(REPO / "tools")  # the runs import the study's blocks
     from ela_yolo.compare import compare
 
-    for name in names or COMPARISONS:
+    for name in names or ON_CPU:
         source, models, keys = COMPARISONS[name]
         files = make_models(source, models)
         result = compare(files, seeds=SEEDS, out=OUT / name, engine="ray", workers=1, **keys)
