@@ -174,7 +174,7 @@ def test_the_largest_multiple_is_stable(optimizer, start, model_yaml, tmp_path):
         insert(SHARED / "weights/yolov8n.pt", lr_mult=300, save=file)
     rate = {"SGD": 0.01, "MuSGD": 0.01, "RMSprop": 0.0001}.get(optimizer, 0.001)
     trainer, _ = train(file, tmp_path, optimizer=optimizer, lr0=rate, epochs=3, val=False)
-    model = trainer.model.float().eval()
+    model = trainer.model.float().cpu().eval()
     with HealthMeter(model) as meter, torch.no_grad():
         model(torch.rand(4, 3, 64, 64))
     assert gates(model).isfinite().all() and gates(model).abs().max() > 0.01

@@ -53,13 +53,13 @@ COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
         ("plain", "identity-10", "identity-1", "identity-100", "paper"),
         {**SCENES, "epochs": 20},
     ),
-    "boards-long": ("yolov8n.pt", ("plain", "identity-10"), {**BOARDS, "epochs": 60}),
-    "scenes-long": ("yolov8n.yaml", ("plain", "identity-10", "paper"), {**SCENES, "epochs": 100}),
+    "scenes-long": ("yolov8n.yaml", ("plain", "identity-10"), {**SCENES, "epochs": 100}),
     "bccd-others": (
         "yolov8n.pt",
         ("plain", "scale-10", "se-100", "eca-100", "whole-100", "neck-100", "P3P4P5-100", "residual"),
         {**BCCD, "epochs": 8},
     ),
+    "boards-long": ("yolov8n.pt", ("plain", "identity-10"), {**BOARDS, "epochs": 60}),
     "bccd-0.003": ("yolov8n.pt", ("plain", "identity-10"), {**BCCD, **BY_HAND, "lr0": 0.003, "epochs": 8}),
     # For a GPU, where Ray gives each run one.
     "bccd-gpu": ("yolov8n.pt", ("plain", "identity-10", "scale-10"), {**BCCD, "imgsz": 320, "epochs": 100}),
