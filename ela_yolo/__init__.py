@@ -4,87 +4,76 @@ Importing this arms the registration; an installed ``ela-yolo`` does it at every
 ultralytics is loaded until a public name that needs them is used.
 """
 
+from ela_yolo._version import __version__ as __version__
 from ela_yolo.autoload import arm as _arm
 
 TYPE_CHECKING = False  # typing itself would cost more than all the rest here
 if TYPE_CHECKING:
-    from ela_yolo.attention import gate_health
-    from ela_yolo.blocks import register_block
-    from ela_yolo.ela import ELA
-    from ela_yolo.errors import (
-        CheckpointError,
-        CompareError,
-        ELAError,
-        ExportError,
-        InputError,
-        InsertionError,
-        ModelYamlError,
-        RegistrationError,
-        RenderError,
-        RowError,
-    )
-    from ela_yolo.gate_plot import plot_attention
-    from ela_yolo.gates import capture_gates
-    from ela_yolo.graft import insert, layer_map, remove
-    from ela_yolo.insertion import Insertion
-    from ela_yolo.parity import ParityReport
-    from ela_yolo.registration import register
-    from ela_yolo.verify import verify_export
-    from ela_yolo.weights import WeightTransfer
-
-__version__ = "0.1.0"
+    from ela_yolo.cost.measure import profile as profile
+    from ela_yolo.cost.result import Profile as Profile
+    from ela_yolo.edit.insert import insert as insert
+    from ela_yolo.edit.insert import layer_map as layer_map
+    from ela_yolo.edit.insert import remove as remove
+    from ela_yolo.edit.insertion import Insertion as Insertion
+    from ela_yolo.ela import ELA as ELA
+    from ela_yolo.errors import CheckpointError as CheckpointError
+    from ela_yolo.errors import CompareError as CompareError
+    from ela_yolo.errors import ELAError as ELAError
+    from ela_yolo.errors import ExportError as ExportError
+    from ela_yolo.errors import InputError as InputError
+    from ela_yolo.errors import InsertionError as InsertionError
+    from ela_yolo.errors import ModelYamlError as ModelYamlError
+    from ela_yolo.errors import RegistrationError as RegistrationError
+    from ela_yolo.errors import RenderError as RenderError
+    from ela_yolo.errors import RowError as RowError
+    from ela_yolo.gates.attention import attention as attention
+    from ela_yolo.gates.attention import gate_health as gate_health
+    from ela_yolo.gates.capture import capture_gates as capture_gates
+    from ela_yolo.gates.health import GateReport as GateReport
+    from ela_yolo.gates.picture import plot_attention as plot_attention
+    from ela_yolo.host.blocks import register_block as register_block
+    from ela_yolo.host.weights import WeightTransfer as WeightTransfer
+    from ela_yolo.parity.export import export as export
+    from ela_yolo.parity.report import ParityReport as ParityReport
+    from ela_yolo.parity.verify import verify_export as verify_export
+    from ela_yolo.plugin import register as register
+    from ela_yolo.study.compare import compare as compare
+    from ela_yolo.study.result import CompareResult as CompareResult
 
 _HOME = {
     "CheckpointError": "errors",
     "CompareError": "errors",
+    "CompareResult": "study.result",
     "ELA": "ela",
     "ELAError": "errors",
     "ExportError": "errors",
+    "GateReport": "gates.health",
     "InputError": "errors",
-    "Insertion": "insertion",
+    "Insertion": "edit.insertion",
     "InsertionError": "errors",
     "ModelYamlError": "errors",
-    "ParityReport": "parity",
+    "ParityReport": "parity.report",
+    "Profile": "cost.result",
     "RegistrationError": "errors",
     "RenderError": "errors",
     "RowError": "errors",
-    "WeightTransfer": "weights",
-    "capture_gates": "gates",
-    "gate_health": "attention",
-    "insert": "graft",
-    "layer_map": "graft",
-    "plot_attention": "gate_plot",
-    "register": "registration",
-    "register_block": "blocks",
-    "remove": "graft",
-    "verify_export": "verify",
+    "WeightTransfer": "host.weights",
+    "attention": "gates.attention",
+    "capture_gates": "gates.capture",
+    "compare": "study.compare",
+    "export": "parity.export",
+    "gate_health": "gates.attention",
+    "insert": "edit.insert",
+    "layer_map": "edit.insert",
+    "plot_attention": "gates.picture",
+    "profile": "cost.measure",
+    "register": "plugin",
+    "register_block": "host.blocks",
+    "remove": "edit.insert",
+    "verify_export": "parity.verify",
 }
 
-__all__ = [
-    "ELA",
-    "CheckpointError",
-    "CompareError",
-    "ELAError",
-    "ExportError",
-    "InputError",
-    "Insertion",
-    "InsertionError",
-    "ModelYamlError",
-    "ParityReport",
-    "RegistrationError",
-    "RenderError",
-    "RowError",
-    "WeightTransfer",
-    "capture_gates",
-    "gate_health",
-    "insert",
-    "layer_map",
-    "plot_attention",
-    "register",
-    "register_block",
-    "remove",
-    "verify_export",
-]
+__all__ = (*_HOME,)
 
 
 def __getattr__(name: str) -> object:

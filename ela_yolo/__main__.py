@@ -2,7 +2,7 @@
 
 import sys
 
-from ela_yolo.cli import main
+from ela_yolo.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

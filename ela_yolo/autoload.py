@@ -24,7 +24,7 @@ def arm() -> None:
             it: the reason goes to standard error, and models without ELA work as ever.
     """
     if PARSER in sys.modules:
-        from ela_yolo.registration import register
+        from ela_yolo.plugin import register
 
         register()
     elif not any(_is_ours(finder) for finder in sys.meta_path):
@@ -78,7 +78,7 @@ class _RegisteringLoader:
 
 def _register_or_say_why() -> None:
     try:
-        from ela_yolo.registration import register
+        from ela_yolo.plugin import register
 
         register()
     except Exception as error:  # whatever it is, Ultralytics must go on without us

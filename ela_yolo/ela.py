@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ela_yolo.ela_cpu import Form, apply_gates, scale_by_gates, serves
+from ela_yolo._ela_cpu import Form, apply_gates, scale_by_gates, serves
 
 Variant = Literal["T", "B", "S", "L"]
 Gate = Literal["paper", "residual", "identity"]

@@ -16,11 +16,6 @@
         └── UsageError           a command line is wrong (exit 2)
 """
 
-import re
-import reprlib
-from collections.abc import Iterable
-from difflib import get_close_matches
-
 
 class ELAError(Exception):
     """Any error of this package; the message is one line and names the remedy."""
@@ -67,25 +62,3 @@ class CompareError(ELAError):
 
 class UsageError(ELAError):
     """A command line is wrong."""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``, did you mean 'WORD'?`` with the nearest of the known words, whatever its case; "" if none is near."""
-    by_lower = {name.lower(): name for name in known}
-    near = get_close_matches(word.lower(), by_lower, n=1)
-    return f", did you mean '{by_lower[near[0]]}'?" if near else ""
-
-
-def plain(error: BaseException) -> str:
-    """Return the message of an error of the host in one line, without its colours and pictures."""
-    text = re.sub(r"\x1b\[[0-9;]*m|❌\ufe0f?|⚠️|ERROR ", "", str(error))
-    return " ".join(text.split()).replace(" .", ".")[:400] or type(error).__name__
-
-
-def short(value: object) -> str:
-    """Return a value of a YAML as text, of bounded length however deep aliases nest it."""
-    if isinstance(value, str):
-        return value[:200]
-    bounded = reprlib.Repr()
-    bounded.maxlevel, bounded.maxlist, bounded.maxdict, bounded.maxstring, bounded.maxother = 3, 12, 12, 100, 100
-    return bounded.repr(value)

@@ -16,23 +16,16 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.utils import ops
 
 from ela_yolo import ELA
-from ela_yolo.attention import _prediction, attention, gate_health
+from ela_yolo.cost.measure import peak_memory
+from ela_yolo.data.scenes import render
 from ela_yolo.errors import CheckpointError, InputError
-from ela_yolo.export_hook import describe_blocks
-from ela_yolo.gate_plot import WHOLE, along_image, covered, over_image, plot_attention
-from ela_yolo.gates import (
-    GateHealth,
-    GateReport,
-    Gates,
-    HealthMeter,
-    _sum_of_squares,
-    capture_gates,
-    gates_of,
-    named_blocks,
-)
-from ela_yolo.profile import peak_memory
-from ela_yolo.registration import register
-from ela_yolo.scenes import render
+from ela_yolo.gates.attention import _prediction, attention, gate_health
+from ela_yolo.gates.capture import Gates, capture_gates, gates_of
+from ela_yolo.gates.health import GateHealth, GateReport, HealthMeter, _sum_of_squares
+from ela_yolo.gates.picture import WHOLE, along_image, covered, over_image, plot_attention
+from ela_yolo.host.model_blocks import named_blocks
+from ela_yolo.parity.hook import describe_blocks
+from ela_yolo.plugin import register
 
 register()
 FORMS = ("paper", "residual", "identity")

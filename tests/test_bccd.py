@@ -13,7 +13,8 @@ import pytest
 import yaml
 from conftest import BIN, HOME, REPO, SHARED, python, run
 
-from ela_yolo import InputError, RenderError, bccd
+from ela_yolo import InputError, RenderError
+from ela_yolo.data import bccd
 
 REAL = SHARED / "data/bccd"
 ROOT = f"BCCD_Dataset-{bccd.COMMIT}"
@@ -285,7 +286,7 @@ def test_the_hosts_download_field_converts_at_first_use(url, digests, tmp_path):
     assert "file:///none.zip cannot be fetched: " in failed.stderr.splitlines()[-1]
     assert not list((HOME / "datasets").glob("*bccd*"))
 
-    made_up = f"import ela_yolo.bccd; ela_yolo.bccd.DIGESTS.update({digests}); "
+    made_up = f"import ela_yolo.data.bccd; ela_yolo.data.bccd.DIGESTS.update({digests}); "
     (tmp_path / "bccd.yaml").write_text(text.replace(call, f'{made_up}download_bccd(yaml["path"], url="{url}")\n'))
     code = "from ultralytics.data.utils import check_det_dataset; print(check_det_dataset('bccd.yaml')['val'])"
     for _ in range(2):

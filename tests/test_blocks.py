@@ -12,7 +12,7 @@ from torch import nn
 
 import ela_yolo
 from ela_yolo import InputError, InsertionError, RowError, insert, register_block, remove
-from ela_yolo.blocks import ENVIRONMENT, is_block, known_blocks
+from ela_yolo.host.blocks import ENVIRONMENT, is_block, known_blocks
 
 FAST = ("data=scenes.yaml", "epochs=1", "fraction=0.05", "imgsz=64", "batch=4", "workers=0", "plots=False")
 MINE = """

@@ -11,12 +11,12 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 import ela_yolo
-from ela_yolo.attention import attention, gate_health
+from ela_yolo.data.scenes import render
 from ela_yolo.errors import InputError
-from ela_yolo.gate_plot import plot_attention
-from ela_yolo.gates import Gates
-from ela_yolo.registration import register
-from ela_yolo.scenes import render
+from ela_yolo.gates.attention import attention, gate_health
+from ela_yolo.gates.capture import Gates
+from ela_yolo.gates.picture import plot_attention
+from ela_yolo.plugin import register
 
 register()
 LAYERS = ["3", "6", "9", "12"]

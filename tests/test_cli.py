@@ -15,8 +15,8 @@ from conftest import BIN, REPO, run
 from ultralytics.cfg import MODES
 
 import ela_yolo
-from ela_yolo.cli import _names, _overrides, main
-from ela_yolo.usage import COMMAND_HELP
+from ela_yolo.cli.help import COMMAND_HELP
+from ela_yolo.cli.main import _names, _overrides, main
 
 ELA_YOLO = BIN / "ela-yolo"
 

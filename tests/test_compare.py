@@ -24,19 +24,26 @@ from hypothesis import strategies as st
 from ultralytics import YOLO
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from ela_yolo import seed_runs
-from ela_yolo.compare import compare, refuse_unlike
 from ela_yolo.errors import CheckpointError, CompareError, InputError
-from ela_yolo.files import sha256
-from ela_yolo.json_text import write_json
-from ela_yolo.one_run import SCHEMA
-from ela_yolo.paired import bootstrap_interval, holm, interval_over_images, paired_differences, sign_flip_p, smallest_p
-from ela_yolo.seed_runs import SeedRun, check_engine, run_all, run_job
+from ela_yolo.study import runs as seed_runs
+from ela_yolo.study.compare import compare, refuse_unlike
+from ela_yolo.study.runs import SeedRun, check_engine, run_all, run_job
+from ela_yolo.study.statistics import (
+    bootstrap_interval,
+    holm,
+    interval_over_images,
+    paired_differences,
+    sign_flip_p,
+    smallest_p,
+)
+from ela_yolo.study.worker import SCHEMA
+from ela_yolo.util.files import sha256
+from ela_yolo.util.json import write_json
 
 MODELS = ["yolov8n.yaml", "yolov8n-ela.yaml"]
 KEYS = {"epochs": 1, "fraction": 0.05, "imgsz": 64, "batch": 8, "workers": 0}
 TINY = f"""
-from ela_yolo.compare import compare, refuse_unlike
+from ela_yolo.study.compare import compare, refuse_unlike
 result = compare({MODELS}, "scenes.yaml", SEEDS, "compare", ENGINE, **{KEYS})
 print(result)
 result.save("compare")
@@ -239,7 +246,7 @@ def test_more_seeds_join_by_ray(compared):
 def test_other_settings_are_refused(changed, message, compared, monkeypatch):
     folder, _ = compared
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("ela_yolo.compare.check_data", lambda data: None)
+    monkeypatch.setattr("ela_yolo.study.compare.check_data", lambda data: None)
     before = state(folder / "compare/settings.json")
     with pytest.raises(InputError, match=message):
         compare(MODELS, **{"data": "scenes.yaml", "seeds": [0], **KEYS, **changed})

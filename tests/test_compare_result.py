@@ -7,10 +7,10 @@ from dataclasses import replace
 import cv2
 import pytest
 
-from ela_yolo.compare_result import CompareResult, ModelSize
-from ela_yolo.cost import Time
-from ela_yolo.paired import paired_differences
-from ela_yolo.seed_runs import SeedRun
+from ela_yolo.cost.result import Time
+from ela_yolo.study.result import CompareResult, ModelSize
+from ela_yolo.study.runs import SeedRun
+from ela_yolo.study.statistics import paired_differences
 
 NAN = float("nan")
 RUN = SeedRun(

@@ -13,11 +13,11 @@ from ultralytics.utils import ROOT
 
 import ela_yolo
 from ela_yolo.channel_scale import ChannelScale
-from ela_yolo.cli import main
-from ela_yolo.compare import compare
-from ela_yolo.controls import find_controls
+from ela_yolo.cli.main import main
 from ela_yolo.ela import ELA
 from ela_yolo.errors import InputError
+from ela_yolo.study.compare import compare
+from ela_yolo.study.controls import find_controls
 
 YAML_OF_V8 = ROOT / "cfg/models/v8/yolov8.yaml"
 KEYS = {"epochs": 1, "fraction": 0.05, "imgsz": 64, "batch": 8, "workers": 0}
@@ -92,7 +92,7 @@ def test_a_control_has_the_same_bytes_whenever_it_is_made(with_ela, tmp_path):
 from pathlib import Path
 from ultralytics import YOLO
 from ultralytics.utils import ROOT
-from ela_yolo.controls import find_controls
+from ela_yolo.study.controls import find_controls
 for model in ("yolov8n-ela.yaml", {str(with_ela)!r}):
     for control in find_controls(["scale"], {{"x": model}}, {{"x": YOLO(model)}}, {{}}):
         control.make(Path("FOLDER"))

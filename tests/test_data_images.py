@@ -10,8 +10,8 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
 
 from ela_yolo.errors import InputError
-from ela_yolo.images import spread_evenly
-from ela_yolo.inputs import data_images
+from ela_yolo.host.lookup import data_images
+from ela_yolo.parity.images import spread_evenly
 
 
 @pytest.fixture

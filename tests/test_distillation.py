@@ -13,9 +13,9 @@ from ultralytics.utils import ASSETS, LOGGER
 
 import ela_yolo
 from ela_yolo import ELA
-from ela_yolo.export import export
-from ela_yolo.gates import ALIKE
-from ela_yolo.registration import register
+from ela_yolo.gates.health import ALIKE
+from ela_yolo.parity.export import export
+from ela_yolo.plugin import register
 
 register()
 LAYERS = ["3", "6", "9", "12"]

@@ -10,7 +10,7 @@ import pytest
 from conftest import REPO, run
 
 import ela_yolo
-from ela_yolo.usage import COMMAND_HELP
+from ela_yolo.cli.help import COMMAND_HELP
 
 COMMANDS = REPO / "docs/commands.md"
 

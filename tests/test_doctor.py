@@ -127,7 +127,7 @@ SHELL = "#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n"
     ],
 )
 def test_the_yolo_command(script, wrong, tmp_path, monkeypatch):
-    from ela_yolo.doctor import _yolo_command
+    from ela_yolo.cli.doctor import _yolo_command
 
     (tmp_path / "yolo").write_text(script)
     (tmp_path / "yolo").chmod(0o755)
@@ -166,7 +166,7 @@ def test_a_torchvision_that_does_not_fit(tmp_path):
 @pytest.mark.parametrize("version", ["9.0.0", "8.3.0", ultralytics.__version__])
 def test_a_host_that_is_not_as_expected(version, tmp_path):
     """Newer than any that was tested, older than the oldest, or one whose files were edited."""
-    from ela_yolo.probes import TESTED
+    from ela_yolo.host.probes import TESTED
 
     env = overlay(tmp_path, ultralytics)
     file = tmp_path / "ultralytics/nn/tasks.py"
@@ -221,8 +221,8 @@ def test_what_is_no_block_is_not_called_one(entry, said, monkeypatch):
     from ultralytics.nn.tasks import parse_model
 
     from ela_yolo import RowError, insert
-    from ela_yolo.blocks import ENVIRONMENT
-    from ela_yolo.doctor import _blocks
+    from ela_yolo.cli.doctor import _blocks
+    from ela_yolo.host.blocks import ENVIRONMENT
 
     monkeypatch.setenv(ENVIRONMENT, entry)
     (finding,) = _blocks()
@@ -242,7 +242,7 @@ if "-c" in sys.orig_argv:
 
 
 def test_the_new_process_starts_in_an_empty_folder_and_has_a_limit(tmp_path, monkeypatch):
-    from ela_yolo import doctor as module
+    from ela_yolo.cli import doctor as module
 
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
     monkeypatch.chdir(tmp_path)

@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 from ultralytics import RTDETR, YOLO
 
 from ela_yolo import ELA, ExportError, __version__, verify_export
-from ela_yolo.export import check_before_export
-from ela_yolo.images import find_images
+from ela_yolo.parity.export import check_before_export
+from ela_yolo.parity.images import find_images
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
 
@@ -375,7 +375,7 @@ def test_onnx_missing_is_found_out_before_the_export(tmp_path):
 import sys
 sys.modules["onnxslim"] = None
 import importlib.util
-from ela_yolo.runtimes import check_runtime
+from ela_yolo.parity.runtimes import check_runtime
 try: check_runtime("onnx")
 except Exception as error: print(type(error).__name__, error)
 """

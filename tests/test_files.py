@@ -6,8 +6,8 @@ from stat import S_IMODE
 import pytest
 
 from ela_yolo import insert
-from ela_yolo.files import written_whole
-from ela_yolo.json_text import write_json
+from ela_yolo.util.files import written_whole
+from ela_yolo.util.json import write_json
 
 
 def mode(file):

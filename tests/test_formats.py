@@ -17,9 +17,9 @@ from ultralytics.utils.checks import check_version
 
 import ela_yolo
 from ela_yolo import ELA, ExportError, verify_export
-from ela_yolo.export import export
-from ela_yolo.images import network_input, packaged_photographs
-from ela_yolo.runtimes import RUNTIMES
+from ela_yolo.parity.export import export
+from ela_yolo.parity.images import network_input, packaged_photographs
+from ela_yolo.parity.runtimes import RUNTIMES
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
 PHOTOGRAPHS = sorted(ASSETS.glob("*.jpg"))

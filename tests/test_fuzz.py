@@ -11,7 +11,7 @@ from ultralytics.nn.tasks import parse_model
 
 import ela_yolo
 from ela_yolo import ELAError, RowError
-from ela_yolo.inputs import check_rows
+from ela_yolo.host.lookup import check_rows
 
 HOST = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
 TEXTS = [HOST.read_text(), (REPO / "cfg/yolov8-ela.yaml").read_text()]

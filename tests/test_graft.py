@@ -20,9 +20,9 @@ from ultralytics.utils import ASSETS
 
 import ela_yolo
 from ela_yolo import ELA, CheckpointError, ELAError, InputError, InsertionError, WeightTransfer
-from ela_yolo.cli import main
-from ela_yolo.inputs import find_model
-from ela_yolo.model_yaml import read_model_yaml
+from ela_yolo.cli.main import main
+from ela_yolo.host.lookup import find_model
+from ela_yolo.host.model_yaml import read_model_yaml
 
 ELA_YOLO = BIN / "ela-yolo"
 COCO = SHARED / "weights/yolov8n.pt"

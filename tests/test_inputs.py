@@ -9,8 +9,8 @@ from conftest import REPO
 from ultralytics.nn.tasks import yaml_model_load
 
 from ela_yolo import CheckpointError, InputError
-from ela_yolo.errors import plain
-from ela_yolo.inputs import check_inputs, check_model, check_rows, find_model
+from ela_yolo.host.lookup import check_inputs, check_model, check_rows, find_model
+from ela_yolo.util.text import plain
 
 HOST = Path(ultralytics.__file__).parent
 YAMLS = [*sorted((HOST / "cfg/models").rglob("*.yaml")), *sorted((REPO / "cfg").glob("*.yaml"))]

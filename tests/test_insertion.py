@@ -12,9 +12,9 @@ from ultralytics import RTDETR, YOLO
 
 import ela_yolo
 from ela_yolo import ELA, InsertionError
-from ela_yolo.insertion import insert_rows, remove_rows, row_args
-from ela_yolo.model_yaml import read_rows
-from ela_yolo.stages import choose_stages
+from ela_yolo.edit.insertion import insert_rows, remove_rows, row_args
+from ela_yolo.edit.stages import choose_stages
+from ela_yolo.edit.yaml_text import read_rows
 
 TEXTS = {file.stem: file.read_text() for file in HOST_YAMLS}
 NEEDS_DOWNLOAD = {"yolo11-cls-resnet18"}  # torchvision's weights

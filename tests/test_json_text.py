@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ela_yolo.json_text import to_json, write_json
+from ela_yolo.util.json import to_json, write_json
 
 
 def test_what_is_no_finite_number_is_null_wherever_it_stands():

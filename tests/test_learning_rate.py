@@ -12,8 +12,8 @@ from ultralytics.nn.tasks import DetectionModel
 
 from ela_yolo import ELA, RowError, gate_health, insert
 from ela_yolo.channel_scale import ChannelScale
-from ela_yolo.gates import HealthMeter
-from ela_yolo.learning_rate import ENVIRONMENT, give_own_rates
+from ela_yolo.gates.health import HealthMeter
+from ela_yolo.host.learning_rate import ENVIRONMENT, give_own_rates
 
 SLICE = {"data": "scenes.yaml", "fraction": 0.1, "imgsz": 64, "batch": 4, "nbs": 4, "workers": 0, "plots": False}
 OPTIMIZERS = ("SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop", "auto")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from ultralytics.utils.ops import xywh2xyxy
 
-from ela_yolo.matching import Matcher, NmsSettings
-from ela_yolo.tolerances import FLOAT16, FLOAT32, INT8
+from ela_yolo.parity.detections import Matcher, NmsSettings
+from ela_yolo.parity.tolerances import FLOAT16, FLOAT32, INT8
 
 DETECTOR = Matcher("detect", 2, FLOAT32)
 

@@ -101,18 +101,18 @@ print(Path(model.trainer.save_dir, "weights/last.pt").is_file())
 
 def test_a_failure_within_a_forward_and_a_batch_that_ran_out_of_memory_do_no_harm(tmp_path):
     code = """
-import ela_yolo.monitor
+import ela_yolo.gates.training
 from ela_yolo.ela import ELA
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
 heard = []
-update = ela_yolo.monitor.HealthMeter._update
+update = ela_yolo.gates.training.HealthMeter._update
 def count(self, *args):
     heard.append(1)
     if len(heard) == 5:
         raise RuntimeError("the fifth fails")
     update(self, *args)
-ela_yolo.monitor.HealthMeter._update = count
+ela_yolo.gates.training.HealthMeter._update = count
 prepare, failed = DetectionTrainer.preprocess_batch, []
 def once(self, batch):
     if not failed:

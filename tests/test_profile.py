@@ -9,9 +9,9 @@ import torch
 from conftest import BIN, python, run
 
 from ela_yolo import ELA, insert
-from ela_yolo.cost import ModelCost, Profile, Time
-from ela_yolo.profile import _ratio, _train, _wait, peak_memory
-from ela_yolo.timing import WARM_UP, alternate
+from ela_yolo.cost.measure import _ratio, _train, _wait, peak_memory
+from ela_yolo.cost.result import ModelCost, Profile, Time
+from ela_yolo.cost.timing import WARM_UP, alternate
 
 ROWS = {"parameters", "gflops", "latency", "onnx", "training", "memory", "training_memory"}
 
@@ -66,7 +66,7 @@ sys.modules["onnxslim"] = None
 import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "onnxslim" else find(name, *rest)
-from ela_yolo.profile import profile
+from ela_yolo.cost.measure import profile
 print(profile("yolov8n-ela.yaml", 64))
 """
     printed = python(code, cwd=tmp_path).stdout
@@ -79,7 +79,7 @@ def test_the_callers_logging_threads_and_standard_error_are_left_alone(tmp_path)
     code = """
 import logging, os, threading
 import torch
-from ela_yolo.profile import profile
+from ela_yolo.cost.measure import profile
 logging.disable(logging.WARNING)
 torch.set_num_threads(1)
 done = threading.Event()

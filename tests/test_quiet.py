@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from ela_yolo.quiet import quiet
+from ela_yolo.util.quiet import quiet
 
 
 @pytest.mark.parametrize("former", [logging.NOTSET, logging.INFO, logging.CRITICAL + 5])

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from conftest import BIN, REPO, environment, python, run
 
-from ela_yolo.probes import TESTED
+from ela_yolo.host.probes import TESTED
 
 OFF = {"ELA_YOLO_AUTOLOAD": "0"}
 MODEL = """
@@ -299,7 +299,7 @@ from torch import nn
 from ultralytics.nn import tasks
 {USERS_ELA if first == "the user's class" else "import ela_yolo"}
 {"tasks.ELA = ELA; import ela_yolo" if first == "the user's class" else USERS_ELA + "tasks.ELA = ELA"}
-from ela_yolo.blocks import is_block
+from ela_yolo.host.blocks import is_block
 from ultralytics.utils.checks import check_yaml
 ela_yolo.register()
 assert tasks.ELA is ELA

@@ -7,9 +7,9 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from ela_yolo import InputError, ModelYamlError, RowError, insert
-from ela_yolo.block_names import recognise, row_hint
-from ela_yolo.blocks import ENVIRONMENT
-from ela_yolo.inputs import check_rows
+from ela_yolo.host.blocks import ENVIRONMENT
+from ela_yolo.host.lookup import check_rows
+from ela_yolo.host.row_hints import recognise, row_hint
 
 MODEL = """
 nc: 3

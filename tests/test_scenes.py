@@ -9,7 +9,8 @@ import pytest
 import yaml
 from conftest import HOME, REPO, python
 
-from ela_yolo import RenderError, scenes
+from ela_yolo import RenderError
+from ela_yolo.data import scenes
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_the_yaml_names_the_classes_in_order():
 
 
 def test_a_killed_rendering_is_never_taken_for_a_finished_one(tmp_path):
-    code = f"from ela_yolo.scenes import render; render({str(tmp_path / 'data')!r})"
+    code = f"from ela_yolo.data.scenes import render; render({str(tmp_path / 'data')!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob(".*/images/train/*.jpg"))) < 5:
@@ -104,7 +105,7 @@ def test_a_finished_rendering_is_left_alone(rendered):
 
 
 def test_two_processes_at_once_end_with_one_finished_folder(tmp_path):
-    code = f"from ela_yolo.scenes import render; render({str(tmp_path / 'data')!r})"
+    code = f"from ela_yolo.data.scenes import render; render({str(tmp_path / 'data')!r})"
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

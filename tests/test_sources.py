@@ -67,4 +67,4 @@ def test_every_child_process_has_a_time_limit():
 def test_only_a_run_of_a_comparison_is_started_without_waiting_for_it():
     """Its time limit is that of its silence."""
     started = [place.partition(":")[0] for place, call in calls() if getattr(call.func, "attr", "") == "Popen"]
-    assert started == ["ela_yolo/seed_runs.py"]
+    assert started == ["ela_yolo/study/runs.py"]

@@ -10,7 +10,7 @@ import yaml
 from conftest import BIN, HOME, run
 from ultralytics import YOLO
 
-import ela_yolo.runtimes
+import ela_yolo.parity.runtimes
 from ela_yolo import ExportError, verify_export
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
@@ -80,7 +80,7 @@ def test_modules_beside_a_file_or_in_this_folder_are_not_imported(weights, ncnn_
 
 
 def test_a_runtime_that_does_not_end_is_ended(weights, ncnn_model, monkeypatch):
-    monkeypatch.setattr(ela_yolo.runtimes, "NCNN_SECONDS", 0.01)
+    monkeypatch.setattr(ela_yolo.parity.runtimes, "NCNN_SECONDS", 0.01)
     with pytest.raises(ExportError, match=r"still running after 0\.01 s of one image"):
         verify_export(weights, ncnn_model, images())
 

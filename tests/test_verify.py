@@ -16,10 +16,10 @@ from ultralytics.utils import ASSETS
 
 import ela_yolo
 from ela_yolo import ELA, ExportError, InputError, verify_export
-from ela_yolo.export import export
-from ela_yolo.images import Images, batches, network_input
-from ela_yolo.runtimes import ExportedFile
-from ela_yolo.verify import _sha256
+from ela_yolo.parity.export import export
+from ela_yolo.parity.images import Images, batches, network_input
+from ela_yolo.parity.runtimes import ExportedFile
+from ela_yolo.parity.verify import _sha256
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
 

@@ -16,8 +16,8 @@ from ultralytics.utils.checks import check_version
 
 import ela_yolo
 from ela_yolo import ELA
-from ela_yolo.blocks import is_block
-from ela_yolo.weights import LeftOut, WeightTransfer, seat_layers
+from ela_yolo.host.blocks import is_block
+from ela_yolo.host.weights import LeftOut, WeightTransfer, seat_layers
 
 sys.path.insert(0, str(REPO / "tools"))
 from transfer_table import MODELS, landed, mark, names, transfer

@@ -8,8 +8,8 @@ import yaml
 from conftest import python, run
 
 from ela_yolo import InputError, ModelYamlError, RowError
-from ela_yolo.inputs import check_inputs, check_model, check_rows, open_model
-from ela_yolo.rows import read_block_row
+from ela_yolo.host.lookup import check_inputs, check_model, check_rows, open_model
+from ela_yolo.host.rows import read_block_row
 
 PLAIN = {
     "nc": 3,
@@ -159,7 +159,7 @@ COMMANDS = [
 ]
 EVERY_COMMAND = """
 import contextlib, io, os, sys
-from ela_yolo.cli import main
+from ela_yolo.cli.main import main
 for command in sys.argv[1:]:
     name, *rest = command.split()
     models = "models=yolov8n-small.yaml,yolov8n.yaml" if name == "compare" else "model=yolov8n-small.yaml"

@@ -18,8 +18,8 @@ from timm.layers import create_attn
 from torch import nn
 
 from ela_yolo import ELA
-from ela_yolo.profile import infer
-from ela_yolo.timing import alternate, machine
+from ela_yolo.cost.measure import infer
+from ela_yolo.cost.timing import alternate, machine
 
 SHAPES = ((1, 32, 160, 160), (1, 64, 80, 80), (1, 128, 40, 40), (1, 256, 20, 20), (8, 64, 80, 80))
 ROUNDS, MODEL_ROUNDS = 300, 100

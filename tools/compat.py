@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from ela_yolo.probes import TESTED
+from ela_yolo.host.probes import TESTED
 
 REPO = Path(__file__).parent.parent
 HOSTS = Path(sys.prefix) / "hosts"

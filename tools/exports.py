@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ela_yolo.timing import alternate, processor
+from ela_yolo.cost.timing import alternate, processor
 
 FOLDER = Path(sys.prefix) / "runtimes"
 # What lies beside the pinned environment, without the packages that it has: each was found to work with it.
@@ -145,8 +145,8 @@ def one(job: dict) -> dict:
     from ultralytics import YOLO
 
     import ela_yolo
-    from ela_yolo.export import export, export_file
-    from ela_yolo.runtimes import ExportedFile
+    from ela_yolo.parity.export import export, export_file
+    from ela_yolo.parity.runtimes import ExportedFile
 
     name = job["row"].partition(",")[0]
     folder = Path(job["folder"])

@@ -168,7 +168,7 @@ def draw(curves, epochs, file):
 
 def main(args):
     """Run the study; exit 2 for a wrong key, 1 for data or weights that are not there."""
-    from ela_yolo.json_text import write_json
+    from ela_yolo.util.json import write_json
 
     keys = {**DEFAULTS, **dict(arg.partition("=")[::2] for arg in args)}
     if unknown := keys.keys() - DEFAULTS.keys():

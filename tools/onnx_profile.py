@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from ela_yolo.timing import alternate
+from ela_yolo.cost.timing import alternate
 
 OPSETS = (12, 13, 17, 18, 20, 21)
 ROUNDS, RUNS = 100, 30
@@ -85,7 +85,7 @@ def main(arguments):
     threads = int(given.get("threads", os.cpu_count()))
     os.environ["YOLO_VERBOSE"] = "false"
     import ela_yolo
-    from ela_yolo.inputs import find_model
+    from ela_yolo.host.lookup import find_model
 
     ela_yolo.register()
     with tempfile.TemporaryDirectory() as name:

@@ -24,9 +24,9 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from ultralytics import YOLO
 
-from ela_yolo.export import export_file
-from ela_yolo.images import Images, network_input
-from ela_yolo.inputs import data_images
+from ela_yolo.host.lookup import data_images
+from ela_yolo.parity.export import export_file
+from ela_yolo.parity.images import Images, network_input
 
 WEIGHTED = {"Conv", "Gemm", "MatMul"}  # what Ultralytics quantises in ONNX
 

@@ -103,7 +103,7 @@ def main(names: list[str]) -> None:
     """Run comparisons, and keep what they found as small files."""
     os.chdir(REPO)
     os.environ["PYTHONPATH"] = str(REPO / "tools")  # the runs import the study's blocks
-    from ela_yolo.compare import compare
+    from ela_yolo.study.compare import compare
 
     for name in names or ON_CPU:
         source, models, keys = COMPARISONS[name]

@@ -1,0 +1,1 @@
+"""What ELA costs: parameters, FLOPs, latency and memory, beside the plain model."""

@@ -1,0 +1,208 @@
+"""Measures what ELA costs: a model beside its plain host, and each of its blocks."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
+from itertools import accumulate, chain
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.utils.torch_utils import get_flops, select_device
+
+from ela_yolo.cost.result import BlockCost, ModelCost, Profile, Time
+from ela_yolo.cost.timing import alternate, machine
+from ela_yolo.edit.insert import remove
+from ela_yolo.errors import ExportError, InputError
+from ela_yolo.host.blocks import describe, is_block
+from ela_yolo.host.lookup import YAML, find_model, open_model
+from ela_yolo.host.patches import require_registered
+from ela_yolo.parity.export import export_file
+from ela_yolo.parity.runtimes import ExportedFile, check_runtime
+from ela_yolo.util.quiet import quiet
+
+SIDES = ("plain", "ela")
+ROUNDS, TRAINING_ROUNDS = 60, 12
+REST = 0.02  # s
+
+
+def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile:
+    """Measure a model with ELA beside its plain host, in one run and alternating.
+
+    Args:
+        model: A model YAML or a checkpoint (.pt) with ELA, found as the host finds it.
+        imgsz: Side of the square image, in px.
+        device: As the host takes it: ``cpu``, ``0``.
+
+    Raises:
+        InputError: If there is no such YAML, it has no ELA, or ``imgsz`` does not suit its stride.
+        ModelYamlError: If the YAML is not that of a model.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+        RegistrationError: If the host is not as this package expects.
+    """
+    require_registered()
+    threads = torch.get_num_threads()
+    where = select_device(device, verbose=False)  # sets the number of threads on a CPU, as in all of its commands
+    try:
+        return _profile(model, imgsz, where)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
+    file = find_model(model)
+    with tempfile.TemporaryDirectory() as name:
+        plain_file = Path(name) / f"plain-{Path(model).name}"
+        opened = [open_model(str(model) if file.suffix in YAML else file)]
+        if not any(map(is_block, opened[0].model.model)):
+            raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
+        remove(file, save=plain_file)
+        opened.insert(0, open_model(plain_file))
+        stride = int(max(opened[1].model.stride))
+        if imgsz % stride or imgsz == stride:  # from a map of one pixel no BatchNorm can learn
+            raise InputError(f"imgsz={imgsz} is no multiple, 2 or more, of the model's stride {stride}; take 640")
+        image = torch.rand(1, opened[1].model.yaml.get("channels", 3), imgsz, imgsz, device=device)
+        sessions = _sessions(opened, imgsz, Path(name))
+        measured = _measure([each.model.float().to(device) for each in opened], image, sessions)
+    plain, ela = (ModelCost(**{key: _cost(values[i]) for key, values in measured.items()}) for i in (0, 1))
+    ratios = {key: _ratio(*values) for key, values in measured.items() if values[0] is not None}
+    blocks = tuple(_measure_blocks(opened[1].model, image))
+    return Profile(str(model), imgsz, str(device), machine(), plain, ela, ratios, blocks)
+
+
+def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> dict[str, tuple[Any, Any]]:
+    """Return for each row what was measured of both models: numbers, lists of seconds, or None."""
+    fused = [deepcopy(model).eval().fuse(verbose=False) for model in models]
+    for model in models:
+        model.train().requires_grad_(True)
+    inferring = {side: partial(infer, model, image) for side, model in zip(SIDES, fused, strict=True)}
+    train = {side: partial(_train, model, image) for side, model in zip(SIDES, models, strict=True)}
+    onnx = {side: partial(each.run, image.cpu()) for side, each in zip(SIDES, sessions, strict=False)}
+    sides = {
+        "parameters": [sum(parameter.numel() for parameter in model.parameters()) for model in models],
+        "gflops": [get_flops(model, image.shape[2]) for model in models],
+        "latency": alternate(inferring, ROUNDS).values(),
+        "onnx": alternate(onnx, ROUNDS, REST).values() if onnx else (None, None),
+        "training": alternate(train, TRAINING_ROUNDS).values(),
+        "memory": [peak_memory(call, image.device) for call in inferring.values()],
+        "training_memory": [peak_memory(call, image.device) for call in train.values()],
+    }
+    return {key: tuple(values) for key, values in sides.items()}
+
+
+def _sessions(models: list[Any], imgsz: int, folder: Path) -> list[ExportedFile]:
+    try:
+        check_runtime("onnx")
+    except ExportError:
+        return []
+    sessions = []
+    with quiet(logging.INFO):  # Ultralytics names the files and what to do with them, and they are gone soon
+        for side, model in zip(SIDES, models, strict=True):
+            model.ckpt_path = model.model.pt_path = str(folder / f"{side}-export.pt")  # which names the file
+            sessions.append(ExportedFile(export_file(model, {"format": "onnx", "imgsz": imgsz, "device": "cpu"})))
+    return sessions
+
+
+def infer(model: nn.Module, image: Tensor) -> None:
+    """Run a model as a detector does."""
+    with torch.inference_mode():
+        model(image)
+    _wait(image.device)
+
+
+def _train(model: nn.Module, image: Tensor) -> None:
+    """Run forward and backward; the mean of all outputs stands for the loss, which needs labels."""
+    loss: Any = sum(output.mean() for output in _tensors(model(image)) if output.requires_grad)
+    loss.backward()
+    _wait(image.device)
+    model.zero_grad()  # so that the next step holds the gradients as its own
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, dict | list | tuple):
+        for output in outputs.values() if isinstance(outputs, dict) else outputs:
+            yield from _tensors(output)
+
+
+def _wait(device: torch.device) -> None:
+    """Wait until a device has done what it was told: ``torch.cuda``, ``torch.mps`` and so on, each its own way."""
+    of_its_kind = getattr(torch, device.type)
+    if device.type == "mps":
+        of_its_kind.synchronize()
+    else:
+        of_its_kind.synchronize(device)
+
+
+def peak_memory(call: Callable[[], None], device: torch.device) -> float | None:
+    """Return the most that a call holds of its own, in MB; None if the device does not say."""
+    call()
+    if device.type == "cpu":
+        return _peak_on_cpu(call)
+    memory = getattr(torch, device.type)
+    if not hasattr(memory, "max_memory_allocated"):
+        return None
+    before = memory.memory_allocated(device)
+    memory.reset_peak_memory_stats(device)
+    call()
+    return float(memory.max_memory_allocated(device) - before) / 1e6
+
+
+def _peak_on_cpu(call: Callable[[], None]) -> float | None:
+    # The newer profiler prints lines about itself to the process's standard error, whatever its log level.
+    try:
+        from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
+        from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
+    except ImportError:  # private names of PyTorch, which may go
+        return None
+    settings = False, True, False, False, False  # memory alone: no shapes, stacks, FLOPs or modules
+    _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, *settings, _ExperimentalConfig()))
+    try:
+        call()
+    finally:
+        events: list[Any] = [*chain(*_disable_profiler_legacy())]
+    events = [event for event in events if event.kind() == "memory_alloc"]
+    return max(accumulate(event.cpu_memory_usage() for event in events), default=0) / 1e6
+
+
+def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
+    """Measure each block within a run of the model, where it finds the caches as its neighbours leave them."""
+    model = model.eval().fuse(verbose=False)
+    modules = model.named_modules()
+    blocks = {name: each for name, each in modules if is_block(each) and not isinstance(each, nn.Sequential)}
+    shapes: dict[str, tuple[int, int, int]] = {}
+    marks: dict[str, list[float]] = {name: [] for name in blocks}
+
+    def mark(_: nn.Module, inputs: tuple[Tensor, ...], *output: Tensor, name: str) -> None:
+        _wait(image.device)
+        marks[name].append(time.perf_counter())
+        shapes[name] = tuple(inputs[0].shape[1:])  # type: ignore[assignment]
+
+    for name, block in blocks.items():
+        block.register_forward_pre_hook(partial(mark, name=name))
+        block.register_forward_hook(partial(mark, name=name))
+    whole = alternate({"model": partial(infer, model, image)}, ROUNDS)["model"]
+    for name, block in blocks.items():
+        times = marks[name][-2 * ROUNDS :]
+        seconds = [after - before for before, after in zip(times[::2], times[1::2], strict=True)]
+        parameters = sum(parameter.numel() for parameter in block.parameters())
+        share = median(seconds) / median(whole)
+        yield BlockCost(name.removeprefix("model."), describe(block), shapes[name], parameters, Time.of(seconds), share)
+
+
+def _cost(measured: Any) -> Any:
+    return Time.of(measured) if isinstance(measured, list) else measured
+
+
+def _ratio(plain: Any, ela: Any) -> float | None:
+    if isinstance(plain, list):
+        return float(median(b / a for a, b in zip(plain, ela, strict=True)))
+    return float(ela / plain) if plain else None

@@ -1,0 +1,191 @@
+"""What a model with ELA costs beside its plain host: the numbers, their table and their picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from ela_yolo.errors import InputError
+from ela_yolo.util.files import written_whole
+from ela_yolo.util.json import write_json
+
+SCHEMA = 1  # of the JSON; raised when a key changes its name or meaning
+ROWS = {  # attribute -> title
+    "parameters": "parameters",
+    "gflops": "GFLOPs",
+    "latency": "PyTorch, fused",
+    "onnx": "ONNX Runtime",
+    "training": "training step",
+    "memory": "peak memory",
+    "training_memory": "peak memory, training",
+}
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long something took, in ms: the median, and what a tenth of the runs was below and above."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Time:
+        """Return what many runs took."""
+        tenths = quantiles(seconds, n=10)
+        return cls(1000 * median(seconds), 1000 * tenths[0], 1000 * tenths[-1])
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ms ({self.low:.3g} to {self.high:.3g})"
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What a model costs at one image size and batch 1.
+
+    Attributes:
+        parameters: How many.
+        gflops: Of one image, as the host counts them: of convolutions and linear layers alone.
+        latency: Of the fused model in PyTorch.
+        onnx: Of its export in ONNX Runtime on the CPU; None if that is not installed.
+        training: Of forward and backward.
+        memory: The most that inference holds beside weights and image, in MB; None if the device does not say.
+        training_memory: The most that a training step holds beside weights and image, likewise.
+    """
+
+    parameters: int
+    gflops: float
+    latency: Time
+    onnx: Time | None
+    training: Time
+    memory: float | None
+    training_memory: float | None
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """What an ELA block costs.
+
+    Attributes:
+        layer: Its layer, as ``"3"``.
+        block: Variant and gate form.
+        input: Channels, height and width of the map it gets.
+        parameters: How many.
+        latency: Within a run of the fused model.
+        share: Of the model's, as medians.
+    """
+
+    layer: str
+    block: str
+    input: tuple[int, int, int]
+    parameters: int
+    latency: Time
+    share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model beside its plain host; printed, it is two Markdown tables.
+
+    Attributes:
+        model: As it was named.
+        imgsz: Side of the square image, in px.
+        device: Where it ran.
+        machine: Processor, threads and version of PyTorch.
+        plain: The host without its ELA rows.
+        ela: The model.
+        ratios: Row -> the model's to the host's, None if the host's is 0; of times the median over the rounds.
+        blocks: Its ELA blocks.
+    """
+
+    model: str
+    imgsz: int
+    device: str
+    machine: str
+    plain: ModelCost
+    ela: ModelCost
+    ratios: Mapping[str, float | None]
+    blocks: tuple[BlockCost, ...]
+
+    @property
+    def kind(self) -> str:
+        """What the blocks are: ``ELA``, or the class of others."""
+        return ", ".join(dict.fromkeys("ELA" if each.block.startswith("ELA-") else each.block for each in self.blocks))
+
+    def __str__(self) -> str:
+        lines = [f"| | plain host | with {self.kind} | ratio |", "|---|---|---|---|"]
+        for key, title in ROWS.items():
+            if getattr(self.ela, key) is not None:
+                cells = (_cell(key, getattr(side, key)) for side in (self.plain, self.ela))
+                ratio = self.ratios.get(key)
+                lines.append(f"| {title} | {' | '.join(cells)} | {'-' if ratio is None else f'{ratio:.3f}'} |")
+        lines += ["", "| layer | block | input | parameters | latency | of the model's |", "|---|---|---|---|---|---|"]
+        for block in self.blocks:
+            shape = "x".join(map(str, block.input))
+            shown = [block.layer, block.block, shape, f"{block.parameters:,}", str(block.latency), f"{block.share:.1%}"]
+            lines.append(f"| {' | '.join(shown)} |")
+        lines += ["", f"{self.model} at {self.imgsz} px, batch 1, {self.device}; {self.machine}"]
+        if self.ela.onnx is None:
+            lines.append("ONNX Runtime was not measured: pip install 'ela-yolo[export]'")
+        return "\n".join(lines)
+
+    def save(self, file: str | Path | None = None) -> tuple[Path, Path]:
+        """Write it as JSON and as a picture of bars, and return both files, as :func:`target_files` names them."""
+        target, picture = target_files(self.model, file)
+        write_json(target, {"schema": SCHEMA, **asdict(self)})
+        with written_whole(picture) as part:
+            _draw(self).savefig(part, format="png", dpi=120)
+        return target, picture
+
+
+def target_files(model: str | Path, file: str | Path | None = None) -> tuple[Path, Path]:
+    """Return the JSON file and the picture that a profile is written to; files of these names are replaced.
+
+    Args:
+        model: As it was named.
+        file: The JSON file; None means ``MODEL-profile.json`` in this folder.
+
+    Raises:
+        InputError: If it cannot be written there.
+    """
+    target = Path(f"{Path(model).stem}-profile.json" if file is None else file)
+    if target.suffix != ".json" or target.is_dir():
+        raise InputError(f"save={target}: a profile is a .json file with a picture beside it; name one that ends so")
+    if not target.parent.is_dir():
+        raise InputError(f"save={target}: there is no folder {target.parent}; make it first")
+    return target, target.with_suffix(".png")
+
+
+def _cell(key: str, value: Any) -> str:
+    if key == "parameters":
+        return f"{value:,}"
+    return f"{value:.1f} MB" if key.endswith("memory") else f"{value:.3f}" if key == "gflops" else str(value)
+
+
+def _draw(result: Profile) -> Any:
+    """Return a figure: by how much each row is above the plain host's, and the blocks' latencies."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    added = {ROWS[key]: 100 * (ratio - 1) for key, ratio in result.ratios.items() if ratio is not None}
+    left.barh(list(added), list(added.values()), color="#3b6fb6", height=0.6)
+    left.bar_label(left.containers[0], [f"{percent:+.1f}%" for percent in added.values()], padding=3)
+    left.axvline(0, color="black", linewidth=1)
+    left.margins(x=0.2)
+    left.set(title=f"what {result.kind} adds to the plain host", xlabel="%")
+    names = [f"layer {block.layer}\n{'x'.join(map(str, block.input))}" for block in result.blocks]
+    spread = [
+        [block.latency.median - block.latency.low for block in result.blocks],
+        [block.latency.high - block.latency.median for block in result.blocks],
+    ]
+    right.barh(names, [block.latency.median for block in result.blocks], xerr=spread, color="#d1793c", height=0.6)
+    right.set(title="each block", xlabel="ms")
+    for axes in (left, right):
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{result.model} at {result.imgsz} px, batch 1, {result.device}", fontsize=11)
+    return figure

@@ -1,0 +1,126 @@
+"""Checkpoints of the host: read, described as a model YAML, and given the layers of another YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from ela_yolo.errors import CheckpointError
+from ela_yolo.host.foreign_ela import check_classes
+
+_SEED = 0  # of new blocks, so that the same graft gives the same file
+
+
+def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
+    """Return a checkpoint and the model in it, with its running average in the model's place where there is one.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds no model that was built from a YAML.
+    """
+    from ultralytics.nn.tasks import torch_safe_load
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    official = str(file) in GITHUB_ASSETS_NAMES  # which the host fetches
+    if not file.is_file() and not official:
+        raise CheckpointError(f"there is no {file}; name a checkpoint (.pt) that is there")
+    check_classes(file)
+    try:
+        checkpoint = torch_safe_load(file)[0]
+        checkpoint.get("ema")
+    except Exception as error:  # whatever damage there is, the host reports it by many types
+        if not file.is_file():
+            raise CheckpointError(f"{file} is not here and could not be downloaded; put the file here") from error
+        reason = (
+            (str(error).strip() or type(error).__name__).removeprefix("ERROR ❌️ ").partition(" (")[0].splitlines()[0]
+        )
+        raise CheckpointError(f"{file} cannot be read as a checkpoint: {reason}") from error
+    return find_model_in(file, checkpoint)
+
+
+def find_model_in(file: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return a checkpoint as it can be saved again, and the model in it.
+
+    Raises:
+        CheckpointError: If it holds no model that was built from a YAML, or one that cannot be changed.
+    """
+    model = checkpoint.get("ema") or checkpoint.get("model")
+    if not isinstance(getattr(model, "model", None), nn.Sequential) or not isinstance(getattr(model, "yaml", 0), dict):
+        raise CheckpointError(
+            f"{file} holds a {type(model).__name__}, not a model that was built from a YAML; "
+            "name the best.pt of a finished training, or weights of Ultralytics such as yolov8n.pt"
+        )
+    if checkpoint.get("modelopt"):
+        raise CheckpointError(f"{file} is quantized, which counts layers too; graft the checkpoint that it came from")
+    # The optimizer's state and the running average belong to the model as it was.
+    stale = dict.fromkeys(checkpoint.keys() & {"ema", "optimizer", "updates", "scaler"})
+    return {**checkpoint, **stale, "epoch": -1, "model": model}, model
+
+
+def yaml_text(file: Path, config: Mapping[str, Any]) -> str:
+    """Return a model's mapping as a YAML with a line for each row, as people write it.
+
+    Raises:
+        CheckpointError: If the mapping is not that of a model.
+    """
+    try:
+        text = yaml.safe_dump({k: v for k, v in config.items() if k not in ("backbone", "head")}, sort_keys=False)
+        for part in ("backbone", "head"):
+            rows = (yaml.safe_dump(row, default_flow_style=True, width=float("inf")).strip() for row in config[part])
+            text += f"{part}:\n" + "".join(f"  - {row}\n" for row in rows)
+    except (KeyError, TypeError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{file} holds a model whose YAML cannot be written down: {error}") from error
+    return text
+
+
+def build_anew(file: Path, model: Any, config: Mapping[str, Any]) -> Any:
+    """Return a new model of the same class from a mapping, which is left as it is.
+
+    Raises:
+        CheckpointError: If the host cannot build it, such as where it lacks a module.
+    """
+    channels = config.get("channels", config.get("ch", 3))
+    try:
+        return type(model)(deepcopy(dict(config)), ch=channels, verbose=False)
+    except Exception as error:  # of the host or of a user's module
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{file} holds a model that Ultralytics cannot build here ({reason})") from error
+
+
+def reseat(file: Path, model: Any, config: Mapping[str, Any], layer_map: Mapping[int, int]) -> None:
+    """Give a model the layers of another YAML: its own where it has them, numbered anew, and new ones between.
+
+    Args:
+        file: Where the model comes from, for errors.
+        model: The model; changed in place, but for the weights of its layers.
+        config: The other YAML as a mapping.
+        layer_map: Its layers -> the layers of the other YAML.
+
+    Raises:
+        CheckpointError: If Ultralytics cannot build the other YAML, would train from a third one, or the model is not
+            what its own YAML says.
+    """
+    if hasattr(model, "set_classes"):
+        raise CheckpointError(
+            f"{file} is of YOLO-World or YOLOE, which Ultralytics trains from the YAML that it names, without ELA; "
+            "insert into that YAML, and load the weights"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        built = build_anew(file, model, config)
+    example = next(model.parameters())
+    seats = list(built.model)
+    for old, new in layer_map.items():
+        if old >= len(model.model) or type(model.model[old]) is not type(seats[new]):
+            raise CheckpointError(f"{file} holds a model that is not what its own YAML says, from layer {old} on")
+        layer = model.model[old]
+        layer.i, layer.f = new, seats[new].f
+        seats[new] = layer
+    for number in set(range(len(seats))) - set(layer_map.values()):
+        seats[number].to(example).train(model.training).requires_grad_(example.requires_grad)
+    model.model, model.save, model.yaml = nn.Sequential(*seats), built.save, built.yaml

@@ -1,0 +1,215 @@
+"""Puts ELA into the host's model YAMLs and checkpoints, and takes it out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ela_yolo.edit.checkpoint import build_anew, read_checkpoint, reseat, yaml_text
+from ela_yolo.edit.conversion import convert
+from ela_yolo.edit.insertion import Insertion, insert_rows, remove_rows, row_args
+from ela_yolo.edit.stages import choose_stages
+from ela_yolo.edit.yaml_text import read_rows
+from ela_yolo.errors import InsertionError
+from ela_yolo.host.blocks import check_block, names_block
+from ela_yolo.host.foreign_ela import read_foreign
+from ela_yolo.host.lookup import YAML, find_model, open_model
+from ela_yolo.host.model_yaml import read_model_yaml
+from ela_yolo.host.patches import require_registered
+from ela_yolo.host.weights import report_transfer
+from ela_yolo.util.files import written_whole
+from ela_yolo.util.quiet import quiet
+from ela_yolo.util.text import plain
+
+
+def insert(
+    model: str | Path,
+    *,
+    after: str | int | Iterable[str | int] | None = None,
+    where: str | None = None,
+    variant: str | None = None,
+    gate: str | None = None,
+    lr_mult: float | None = None,
+    rewire: str = "all",
+    block: str = "ELA",
+    save: str | Path | None = None,
+    exist_ok: bool = False,
+) -> Insertion:
+    """Put ELA, or another block, after stages, renumber what reads them, and keep every weight of a checkpoint.
+
+    A checkpoint of a changed Ultralytics with an ELA class of its own, which is not here, is converted instead: its
+    blocks become ELA where they stand, with their weights, and the result's ``notes`` say what was compared.
+
+    Args:
+        model: A model YAML or a checkpoint (.pt), found as the host finds it: ``yolov8n.yaml``, ``path/to/best.pt``.
+        after: What to follow by ELA: module names (``C2f``), layer numbers (``4``) or pyramid levels (``P3``: the last
+            stage of stride 8), in a list or with commas between them. None means every stage, the last row of a
+            resolution before it changes, such as C2f in YOLOv8 and C3k2 in YOLO11; the result's ``stages`` names them.
+        where: ``backbone``, ``neck`` or ``all``. None means ``backbone``, and for layer numbers ``all``.
+        variant: ``T``, ``B``, ``S`` or ``L``; None means ``B``.
+        gate: ``paper``, ``residual`` or ``identity``. None means ``identity``, by which a trained detector detects
+            what it did before. Of another ELA class: what that one computes, ``paper`` (the default) or ``residual``.
+        lr_mult: Multiple of the learning rate at which the gates are trained. None means 10 in the ``identity`` form
+            and of ``ChannelScale``, else 1.
+        rewire: ``all``: every reader of a stage reads its ELA. ``next``: only the row behind it does.
+        block: Another one than ELA: ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or one of ``register_block``.
+        save: Where to write the result; None writes nothing.
+        exist_ok: Whether a file that exists may be replaced.
+
+    Raises:
+        InputError: If there is no such YAML, or no such block.
+        InsertionError: If ELA cannot go there, or the result cannot be written.
+        ModelYamlError: If the YAML is not that of a model.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+        RowError: If the block cannot be imported.
+        RegistrationError: If the host is not as this package expects.
+
+    Example:
+        >>> insert("yolov8n.yaml", after="C2f", where="neck").rows
+        (13, 17, 21, 25)
+    """
+    require_registered()
+    file = find_model(model)
+    check_block(block)
+    foreign = None if file.suffix in YAML else read_foreign(file)
+    if foreign:
+        if after is not None or where or variant or lr_mult or rewire != "all" or block != "ELA":
+            raise InsertionError(
+                f"{file} has another ELA class ({', '.join(foreign.classes)}), which is converted where it stands, so "
+                "only gate= and save= have a meaning; leave the others out, and insert into the new file what you want"
+            )
+        target = None if save is None else _check_target(file, Path(save), exist_ok)
+        return _save(*convert(file, foreign, gate), target)
+    args = row_args(variant, gate, lr_mult, block)
+
+    def edit(text: str, build: Callable[[], Any]) -> Insertion:
+        rows = read_rows(text, file.name)
+        stages = choose_stages(rows, file.name, after, where, lambda: _measure_strides(file.name, build))
+        return insert_rows(text, file.name, stages, args, rewire, block)
+
+    return _edit(file, edit, save, exist_ok)
+
+
+def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool = False) -> Insertion:
+    """Take ELA, and other blocks that are known, out of a model; all other weights of a checkpoint stay.
+
+    Args:
+        model: A model YAML or a checkpoint (.pt), found as the host finds it.
+        save: Where to write the result; None writes nothing.
+        exist_ok: Whether a file that exists may be replaced.
+
+    Raises:
+        InputError: If there is no such YAML.
+        InsertionError: If there is no ELA row, or the result cannot be written.
+        ModelYamlError: If the YAML is not that of a model.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+        RegistrationError: If the host is not as this package expects.
+    """
+    require_registered()
+    file = find_model(model)
+    return _edit(file, lambda text, _: remove_rows(text, file.name), save, exist_ok)
+
+
+def layer_map(model: str | Path) -> dict[int, int]:
+    """Return where the layers of the plain host stand in a model with ELA: host layer -> layer.
+
+    The host's ``freeze=`` counts layers of the model with ELA; ``[layer_map(model)[i] for i in range(10)]`` names the
+    first ten of the plain host.
+
+    Args:
+        model: A model YAML or a checkpoint (.pt), found as the host finds it.
+
+    Raises:
+        InputError: If there is no such YAML.
+        ModelYamlError: If the YAML is not that of a model.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+        RegistrationError: If the host is not as this package expects.
+
+    Example:
+        >>> layer_map("yolov8n-ela.yaml")[9]
+        13
+    """
+    require_registered()
+    file = find_model(model)
+    text = read_model_yaml(file) if file.suffix in YAML else yaml_text(file, read_checkpoint(file)[1].yaml)
+    return dict(enumerate(row.layer for row in read_rows(text, file.name) if not names_block(row.module)))
+
+
+def _edit(
+    file: Path, edit: Callable[[str, Callable[[], Any]], Insertion], save: str | Path | None, exist_ok: bool
+) -> Insertion:
+    target = None if save is None else _check_target(file, Path(save), exist_ok)
+    if file.suffix in YAML:
+        insertion = edit(read_model_yaml(file), lambda: open_model(file).model)
+        if target is not None:
+            with _writing(target) as part:
+                part.write_bytes(insertion.text.encode())
+        return insertion
+
+    checkpoint, model = read_checkpoint(file)
+    layers = list(model.model)
+    insertion = edit(yaml_text(file, model.yaml), lambda: build_anew(file, model, model.yaml))
+    reseat(file, model, yaml.safe_load(insertion.text), insertion.layer_map)
+    return _save(checkpoint, layers, insertion, target)
+
+
+def _save(checkpoint: dict[str, Any], layers: list[Any], insertion: Insertion, target: Path | None) -> Insertion:
+    """Write a checkpoint, and say what came over of the layers that it had."""
+    model = checkpoint["model"]
+    if target is not None:
+        with _writing(target) as part:
+            torch.save(checkpoint, part)
+            model = torch.load(part, map_location="cpu", weights_only=False)["model"]  # what arrived on the disk
+    origin = {new: old for old, new in insertion.layer_map.items()}
+    seats = [origin.get(number) for number in range(len(model.model))]
+    return replace(insertion, transfer=report_transfer(layers, [*model.model], seats))
+
+
+def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:
+    kinds = YAML if file.suffix in YAML else (".pt",)
+    if target.suffix not in kinds:
+        raise InsertionError(f"save={target}: {file.name} gives a {kinds[0]} file; name one that ends so")
+    if not target.parent.is_dir():
+        raise InsertionError(f"save={target}: there is no folder {target.parent}; make it first")
+    if target.is_dir() or (target.exists() and not exist_ok):
+        raise InsertionError(f"{target} exists; name another file with save=, or replace it with exist_ok=True")
+    return target
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[Path]:
+    try:
+        with written_whole(target) as part:
+            yield part
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise InsertionError(f"{target} cannot be written: {reason}; choose another place with save=") from error
+
+
+def _measure_strides(name: str, build: Callable[[], Any]) -> dict[int, int]:
+    """Return layer -> stride, measured on an empty image; layers that give no feature map are left out."""
+    size = 256  # P7 has 2 x 2 cells
+    strides = {}
+
+    def note(layer: Any, _: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 4:
+            strides[layer.i] = size // output.shape[-1]
+
+    try:
+        # A scale that the file's name does not tell makes no difference here, so no warning of it.
+        with quiet(), torch.random.fork_rng(devices=[]), torch.inference_mode():
+            model = build()
+            for layer in model.model:
+                layer.register_forward_hook(note)
+            model.eval()(torch.zeros(1, next(model.parameters()).shape[1], size, size))
+    except Exception as error:  # of Ultralytics, which may want to download something, or of a user's module
+        raise InsertionError(
+            f"{name} does not run here, so its strides are unknown ({plain(error)}); give layer numbers"
+        ) from error
+    return strides

@@ -1,0 +1,231 @@
+"""Puts an ELA row after each of some layers and renumbers what reads them; and takes the rows out again.
+
+Two maps, never one: where layer i lives now, and what the readers of layer i read now.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, get_args
+
+from ela_yolo.edit.yaml_text import Row, Span, edit, read_rows
+from ela_yolo.ela import Gate, Variant, check_lr_mult
+from ela_yolo.errors import InsertionError
+from ela_yolo.host.blocks import find_block, names_block
+from ela_yolo.host.row_args import options_of
+
+if TYPE_CHECKING:
+    from ela_yolo.host.weights import WeightTransfer
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "where": ("backbone", "neck", "all"),
+    "variant": get_args(Variant),
+    "gate": get_args(Gate),
+    "rewire": ("all", "next"),
+}
+LR_MULT = 10  # what docs/study.md chose by its rule
+_NO_FEATURE_MAP = {"CBLinear": "a list of feature maps", "ImagePoolingAttn": "text features"}
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """What ``insert`` or ``remove`` did to a model; printed, it is the diff.
+
+    Attributes:
+        text: The new YAML.
+        rows: The layer numbers of the ELA rows: in the new YAML if they were inserted, in the old one if removed.
+        layer_map: Old layer number -> new layer number, for every layer that is in both.
+        diff: The lines that changed, as a unified diff.
+        stages: What the ELA rows were put after, in the old YAML: layer number -> module; empty if they were removed.
+        transfer: What came over of a checkpoint's weights; None for a YAML.
+        notes: What else there is to say, a sentence each: of a checkpoint that another ELA class was converted in.
+    """
+
+    text: str
+    rows: tuple[int, ...]
+    layer_map: Mapping[int, int]
+    diff: str
+    stages: Mapping[int, str] = field(default_factory=dict)
+    transfer: WeightTransfer | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.diff
+
+
+def insert_rows(
+    text: str, name: str, stages: Collection[int], args: str = "[]", rewire: str = "all", block: str = "ELA"
+) -> Insertion:
+    """Insert a block's row after each of the stages.
+
+    Args:
+        text: The model YAML.
+        name: What to call it in an error and in the diff, such as its file.
+        stages: Layer numbers.
+        args: The args of each new row, as YAML.
+        rewire: ``all``: every reader of the stage reads its ELA; ``next``: only the row that follows the stage does.
+        block: What the rows name.
+
+    Raises:
+        InsertionError: If a stage is not there, cannot be followed by ELA, or is followed by its ELA already.
+        ModelYamlError: If the text is not a model YAML.
+    """
+    check_choice("rewire", rewire)
+    rows = read_rows(text, name)
+    chosen = frozenset(stages)
+    for stage in sorted(chosen):
+        _check_stage(rows, name, stage, rewire)
+
+    def home(layer: int) -> int:
+        return layer + sum(stage < layer for stage in chosen)
+
+    def read_now(layer: int, reader: int) -> int:
+        return home(layer) + (layer in chosen and (rewire == "all" or reader == layer + 1))
+
+    added = {rows[stage].end: _new_row(text, rows[stage], block, args) for stage in chosen}
+    new = edit(text, _renumber(rows, home, read_now), added, ())
+    return Insertion(
+        text=new,
+        rows=tuple(home(stage) + 1 for stage in sorted(chosen)),
+        layer_map={row.layer: home(row.layer) for row in rows},
+        diff=show_diff(text, new, name, f"with {block}"),
+        stages={stage: rows[stage].module for stage in sorted(chosen)},
+    )
+
+
+def remove_rows(text: str, name: str) -> Insertion:
+    """Take the rows of every block out: what read one reads what that read, and the text is as before it was inserted.
+
+    Args:
+        text: The model YAML.
+        name: What to call it in an error and in the diff, such as its file.
+
+    Raises:
+        InsertionError: If there is no ELA row.
+        ModelYamlError: If the text is not a model YAML, or not one without its ELA rows.
+    """
+    rows = read_rows(text, name)
+    blocks = tuple(row.layer for row in rows if names_block(row.module))
+    several = [layer for layer in blocks if len(rows[layer].sources) != 1]
+    if several:
+        module = rows[several[0]].module
+        raise InsertionError(f"{name}: layer {several[0]} {module} must read one layer; mend its 'from' first")
+    if not blocks:
+        raise InsertionError(f"{name} has no ELA rows to remove")
+
+    def home(layer: int) -> int:
+        return layer - sum(block < layer for block in blocks)
+
+    def read_now(layer: int, reader: int) -> int:
+        while layer in blocks:
+            layer = rows[layer].reads[0]
+        return home(layer)
+
+    kept = [row for row in rows if row.layer not in blocks]
+    if any(home(row.layer) and read_now(source, row.layer) < 0 for row in kept for source in row.reads):
+        raise InsertionError(f"{name}: an ELA row that reads the image is read by a later layer, so it cannot go")
+    new = edit(text, _renumber(kept, home, read_now), {}, [_whole_line(text, rows[block]) for block in blocks])
+    layer_map = {row.layer: home(row.layer) for row in kept}
+    return Insertion(new, blocks, layer_map, show_diff(text, new, name, "without ELA"))
+
+
+def row_args(
+    variant: str | None = None, gate: str | None = None, lr_mult: float | None = None, block: str = "ELA"
+) -> str:
+    """Return the args of a block's row as YAML: ``[{gate: identity, lr_mult: 10}]``, ``[]`` for the paper's form.
+
+    Args:
+        variant: Of ELA; None means ``B``.
+        gate: Of ELA; None means ``identity``.
+        lr_mult: Multiple of the learning rate; None means 10 in the ``identity`` form and of ``ChannelScale``, else 1.
+        block: What the row names.
+
+    Raises:
+        InsertionError: If there is no such variant, gate form or multiple, or one is given for a block that has none.
+    """
+    if block != "ELA" and (variant or gate):
+        raise InsertionError(f"variant and gate are ELA's, and {block} has neither; leave them out")
+    if lr_mult is not None:
+        if "lr_mult" not in options_of(find_block(block)):
+            raise InsertionError(f"{block} takes no lr_mult; leave it out")
+        try:
+            check_lr_mult(lr_mult)
+        except ValueError as error:
+            raise InsertionError(str(error)) from None
+    given: dict[str, object] = {}
+    if block == "ELA":
+        variant, gate = check_choice("variant", variant or "B"), check_choice("gate", gate or "identity")
+        given = {"variant": variant, "gate": gate}
+    if lr_mult is None and (block == "ChannelScale" or gate == "identity"):
+        lr_mult = LR_MULT
+    given["lr_mult"] = lr_mult
+    written = [f"{key}: {value}" for key, value in given.items() if value not in (None, "B", "paper")]
+    return f"[{{{', '.join(written)}}}]" if written else "[]"
+
+
+def check_choice(key: str, value: str) -> str:
+    """Return the value of a key that has a few.
+
+    Raises:
+        InsertionError: If it is none of them.
+    """
+    if value not in CHOICES[key]:
+        raise InsertionError(f"{key} must be one of {', '.join(CHOICES[key])}, got {value!r}")
+    return value
+
+
+def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> None:
+    if not 0 <= stage < len(rows):
+        raise InsertionError(f"{name} has no layer {stage}, only 0 to {len(rows) - 1}")
+    module = rows[stage].module
+    where = f"{name}: layer {stage} {module}"
+    if stage == len(rows) - 1:
+        raise InsertionError(f"{where} is the head, and nothing reads it; choose a layer before it")
+    if names_block(module):
+        raise InsertionError(f"{where} is a block itself; choose the layer that it reads, or another")
+    if module in _NO_FEATURE_MAP:
+        raise InsertionError(f"{where} gives {_NO_FEATURE_MAP[module]}, and ELA needs one feature map; choose another")
+    behind = rows[stage + 1]
+    if names_block(behind.module) and behind.reads == (stage,):
+        already = f"is followed by its {behind.module} already (layer {stage + 1})"
+        raise InsertionError(f"{where} {already}; choose others with after=")
+    readers = [row.layer for row in rows if stage in row.reads]
+    if not readers:
+        raise InsertionError(f"{where} is read by no layer, so its ELA would do nothing; choose another")
+    if rewire == "next" and stage + 1 not in readers:
+        raise InsertionError(f"{where} is not read by the row behind it, so rewire=next has no reader; use rewire=all")
+
+
+def _renumber(rows: Iterable[Row], home: Callable[[int], int], read_now: Callable[[int, int], int]) -> dict[Span, int]:
+    """Return the numbers that change. A ``from`` keeps its kind: -1, negative or counted from 0, where it can."""
+    changes = {}
+    for row in rows:
+        for span, layer in zip(row.sources, row.reads, strict=True):
+            source = read_now(layer, row.layer)
+            back = source - home(row.layer)
+            changes[span] = back if span.value < -1 or (span.value == -1 and back == -1) else source
+        if row.number is not None:
+            changes[row.number] = home(row.layer)
+    return {span: value for span, value in changes.items() if value != span.value}
+
+
+def _new_row(text: str, stage: Row, block: str, args: str) -> str:
+    line = text[stage.start : stage.end]
+    ending = line[len(line.rstrip("\r\n")) :]
+    row = f"{text[stage.start : stage.bracket]}[-1, 1, {block}, {args}]"
+    return row + ending if ending else ("\r\n" if "\r\n" in text else "\n") + row
+
+
+def _whole_line(text: str, row: Row) -> tuple[int, int]:
+    """Return the place of a row's lines with one line end: the one after, or before it where the file ends there."""
+    if text[row.end - 1] == "\n":
+        return row.start, row.end
+    return row.start - (2 if text[: row.start].endswith("\r\n") else 1), row.end
+
+
+def show_diff(old: str, new: str, name: str, change: str) -> str:
+    """Return the lines in which two texts differ, as a unified diff."""
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), name, f"{name} {change}", n=1, lineterm="")
+    return "\n".join(lines)

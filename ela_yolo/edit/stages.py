@@ -1,0 +1,135 @@
+"""Which rows of a model are stages, found by how they stand, and which of its rows blocks are asked for after.
+
+A stage is what a model does at one resolution: rows that each read the one before, give a width as their first arg,
+and neither change the resolution nor merge maps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ela_yolo.edit.insertion import check_choice
+from ela_yolo.edit.yaml_text import Row
+from ela_yolo.errors import InsertionError
+from ela_yolo.host.blocks import names_block
+
+_CONVOLUTIONS = {"Conv", "Conv2", "ConvTranspose", "DWConv", "GhostConv", "LightConv", "RepConv"}
+_RESAMPLE = {"ADown", "AConv", "SCDown", "HGStem", "Focus", "ConvTranspose", "DWConvTranspose2d"}
+_BEHIND_A_STAGE = {"SPP", "SPPF", "SPPELAN", "PSA", "C2PSA", "C2fPSA", "AIFI"}  # pooling or attention
+_NO_ONE_MAP = {"TorchVision", "CBLinear", "Index", "ImagePoolingAttn"}  # they give several maps, or none
+_LARGEST_KERNEL = 15
+
+
+def find_stages(rows: Sequence[Row]) -> tuple[int, ...]:
+    """Return the layers that end a stage, and those of the same module in that stage.
+
+    The rows of a stage are often of one module, which may be unknown here. Where there are several, such as a user's
+    pooling behind the last stage, that one counts which most stages of the model have, and the later one of equals.
+
+    Args:
+        rows: The rows of the model; the last one, the head, is no stage.
+    """
+    stages = [[row for row in run if _may_be_stage(row)] for run in _runs(rows[:-1])]
+    common = Counter(module for stage in stages for module in {row.module for row in stage})
+    chosen = []
+    for stage in filter(None, stages):
+        main = max(reversed(stage), key=lambda row: common[row.module]).module
+        chosen += [row.layer for row in stage if row.module == main]
+    return tuple(chosen)
+
+
+def _runs(rows: Sequence[Row]) -> list[list[Row]]:
+    """Split rows where the resolution changes, where maps are merged, and where a row reads another than the last."""
+    runs: list[list[Row]] = []
+    for row in rows:
+        follows = runs and row.part == runs[-1][-1].part and row.reads == (row.layer - 1,)
+        if not follows or _resamples(row):
+            runs.append([])
+        runs[-1].append(row)
+    return runs
+
+
+def _resamples(row: Row) -> bool:
+    if row.module in _RESAMPLE or (row.module.startswith("nn.") and row.module != "nn.Identity"):
+        return True
+    return _strided(row) or bool(re.search(r"down|sampl", row.module, re.IGNORECASE))
+
+
+def _strided(row: Row) -> bool:
+    """Whether the args are those of a convolution with a stride: width, kernel, stride."""
+    width, kernel, stride = (*row.args, None, None, None)[:3]
+    return width is not None and kernel is not None and kernel <= _LARGEST_KERNEL and stride == 2
+
+
+def _may_be_stage(row: Row) -> bool:
+    one_map = len(row.sources) == 1 and row.module not in _NO_ONE_MAP and not names_block(row.module)
+    gives_width = bool(row.args) and row.args[0] is not None
+    plain = row.module in _CONVOLUTIONS and row.repeats == 1
+    return one_map and gives_width and not (plain or row.module in _BEHIND_A_STAGE or _resamples(row))
+
+
+def choose_stages(
+    rows: Sequence[Row],
+    name: str,
+    after: str | int | Iterable[str | int] | None,
+    where: str | None,
+    measure_strides: Callable[[], Mapping[int, int]],
+) -> tuple[int, ...]:
+    """Return the layers to put ELA after.
+
+    Args:
+        rows: The rows of the model.
+        name: What to call the model in an error.
+        after: Module names, layer numbers or pyramid levels such as ``P3``, in a list or with commas between them;
+            None means every stage.
+        where: ``backbone``, ``neck`` (the head's rows but the last) or ``all``. None means ``backbone`` for names and
+            levels, and ``all`` for numbers.
+        measure_strides: Gives layer -> stride; called for levels alone, since a model must be built for it.
+
+    Raises:
+        InsertionError: If there is nothing of the kind there.
+    """
+    given = [after] if isinstance(after, str | int) else after or ()
+    if not isinstance(given, Iterable) or not all(isinstance(item, str | int) for item in given):
+        raise InsertionError(f"after= takes module names, layer numbers and levels such as P3, got {after!r}")
+    items = [part.strip() for item in given for part in str(item).split(",") if part.strip()]
+    if after is not None and not items:
+        raise InsertionError(f"after= is empty; name stages of {name}, such as after={rows[-2].module}")
+    place = check_choice("where", where or "backbone")
+    inside = [row for row in rows[:-1] if place == "all" or row.part == ("head" if place == "neck" else place)]
+    found_stages = find_stages(rows)
+    stages = [row for row in inside if row.layer in found_stages]
+    if not inside:
+        raise InsertionError(f"{name} has no rows in where={place}; choose another where=")
+    if after is None and not stages:
+        raise InsertionError(
+            f"{name}: no stage is recognised in where={place}; "
+            f"name rows with after=, by number or of {_modules(inside)}"
+        )
+    numerals = [item for item in items if re.fullmatch(r"-?\d+", item)]
+    numbers = {int(item) for item in numerals}
+    wrong = numbers - {row.layer for row in inside} if where else set()
+    if wrong:
+        raise InsertionError(f"{name}: layer {min(wrong)} is not in where={where}; leave where= out or choose another")
+    levels = [item for item in items if re.fullmatch(r"P\d+", item)]
+    strides = measure_strides() if levels else {}
+    chosen = numbers | {row.layer for row in stages if after is None}
+    for level in levels:
+        found = [row.layer for row in stages if strides.get(row.layer) == 2 ** int(level[1:])]
+        if not found:
+            there = sorted({strides[row.layer] for row in stages if row.layer in strides})
+            have = ", ".join(f"P{stride.bit_length() - 1}" for stride in there) or "none"
+            raise InsertionError(f"{name}: no stage at {level} in where={place}; there are: {have}")
+        chosen.add(found[-1])
+    for module in (item for item in items if item not in (*levels, *numerals)):
+        found = [row.layer for row in inside if row.module == module]
+        if not found:
+            raise InsertionError(f"{name}: no {module} in where={place}; there are: {_modules(inside)}")
+        chosen.update(found)
+    return tuple(sorted(chosen))
+
+
+def _modules(rows: Iterable[Row]) -> str:
+    return ", ".join(dict.fromkeys(row.module for row in rows))

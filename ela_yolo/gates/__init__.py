@@ -1,0 +1,1 @@
+"""What the gates of ELA blocks do, in pictures and numbers."""

@@ -1,0 +1,186 @@
+"""What the gates do while a model is trained: a table and a picture in the run's folder, and for the host's loggers.
+
+The host calls these functions at the events of a training. Once an epoch the blocks are watched for one batch.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ela_yolo.gates.health import GateHealth, HealthMeter
+from ela_yolo.host.model_blocks import named_blocks
+from ela_yolo.util.files import written_whole
+
+SWITCH = "ELA_YOLO_MONITOR"
+TABLE, PICTURE = "ela.csv", "ela.png"
+FIGURES = {  # of GateHealth -> what the picture calls it
+    "mean": "mean of the gates",
+    "spread": "spread across positions",
+    "saturated": "share saturated",
+    "scale": "scale, out to in",
+}
+PREFIX = "ela/"
+_STATE = "ela_monitor"
+
+
+def _harmless(watch: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Let no failure to watch, such as a full disk, end a training that goes well."""
+
+    @functools.wraps(watch)
+    def attempt(trainer: Any) -> None:
+        try:
+            watch(trainer)
+        except Exception as error:
+            from ultralytics.utils import LOGGER
+
+            meter = getattr(trainer, _STATE, None)
+            if meter is not None:
+                meter.__exit__()
+            setattr(trainer, _STATE, None)
+            LOGGER.warning(f"ELA: the gates are no longer watched ({error!r})")
+
+    return attempt
+
+
+class _Meter(HealthMeter):
+    """A meter whose failure is not that of the forward within which it listens."""
+
+    def _update(self, *heard: Any) -> None:
+        try:
+            super()._update(*heard)
+        except Exception as error:
+            from ultralytics.utils import LOGGER
+
+            self.__exit__()
+            LOGGER.warning(f"ELA: the gates of this epoch are not watched ({error!r})")
+
+
+@_harmless
+def start(trainer: Any) -> None:
+    """Begin to watch a training whose model has ELA, unless ``ELA_YOLO_MONITOR=0``: the event ``on_train_start``."""
+    from ultralytics.utils import RANK
+
+    model = _network(trainer)
+    if RANK > 0 or os.environ.get(SWITCH) == "0" or not named_blocks(model):
+        return
+    if not trainer.args.resume:
+        for name in (TABLE, PICTURE):
+            (Path(trainer.save_dir) / name).unlink(missing_ok=True)
+    setattr(trainer, _STATE, _Meter(model))
+
+
+@_harmless
+def watch(trainer: Any) -> None:
+    """Listen to the blocks until the next batch is through: ``on_train_epoch_start``."""
+    if getattr(trainer, _STATE, None) is None:
+        return
+    # Where an epoch is not validated the host keeps the last metrics, and would write these into its own table.
+    for key in [key for key in trainer.metrics or {} if key.startswith(PREFIX)]:
+        del trainer.metrics[key]
+    # Where memory ran out, the host begins an epoch again, and no batch has ended.
+    getattr(trainer, _STATE).__exit__()
+    meter = _Meter(_network(trainer))
+    setattr(trainer, _STATE, meter)
+    meter.__enter__()
+
+
+@_harmless
+def leave(trainer: Any) -> None:
+    """Stop listening: ``on_train_batch_end``."""
+    meter = getattr(trainer, _STATE, None)
+    if meter is not None:
+        meter.__exit__()
+
+
+@_harmless
+def record(trainer: Any) -> None:
+    """Write down the epoch, and hand it to the loggers by the trainer's metrics: ``on_fit_epoch_end``.
+
+    The host's own callbacks for TensorBoard, W&B, MLflow and others log whatever is there, and come after this one.
+    """
+    meter = getattr(trainer, _STATE, None)
+    if meter is None or not meter.images:
+        return
+    found = {
+        f"{PREFIX}{health.layer}/{figure}": float(getattr(health, figure))
+        for health in meter.result()
+        for figure in FIGURES
+    }
+    trainer.metrics = {**(trainer.metrics or {}), **found}
+    table = Path(trainer.save_dir) / TABLE
+    is_new = not table.exists()
+    with table.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(["epoch", *found])
+        writer.writerow([trainer.epoch + 1, *(f"{value:.6g}" for value in found.values())])
+    setattr(trainer, _STATE, _Meter(_network(trainer)))  # the final evaluation is no epoch
+
+
+@_harmless
+def finish(trainer: Any) -> None:
+    """Draw the epochs and say what the blocks ended as: ``on_train_end``."""
+    table = Path(trainer.save_dir) / TABLE
+    if getattr(trainer, _STATE, None) is None or not table.exists():
+        return
+    setattr(trainer, _STATE, None)
+    with table.open(encoding="utf-8") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    from ultralytics.utils import LOGGER
+
+    last = rows[-1]
+    for layer in dict.fromkeys(_layer(key) for key in last if key.startswith(PREFIX)):
+        health = GateHealth(layer, "ELA", **{figure: last[f"{PREFIX}{layer}/{figure}"] for figure in FIGURES})
+        LOGGER.info(f"ELA {layer}: {health.verdict} (gates {health.mean:.3f}, spread {health.spread:.4f})")
+    if trainer.args.plots:
+        with written_whole(table.with_name(PICTURE)) as part:
+            _draw(rows).savefig(part, format="png", dpi=120)
+
+
+EVENTS = {
+    "on_train_start": start,
+    "on_train_epoch_start": watch,
+    "on_train_batch_end": leave,
+    "on_fit_epoch_end": record,
+    "on_train_end": finish,
+}
+
+
+def _network(trainer: Any) -> nn.Module:
+    """Return the model that is trained: with ``distill_model=`` the student, and not the teacher beside it."""
+    from ultralytics.utils.torch_utils import unwrap_model
+
+    model = unwrap_model(trainer.model)
+    return unwrap_model(getattr(model, "student_model", model))
+
+
+def _layer(key: str) -> str:
+    return key.removeprefix(PREFIX).rpartition("/")[0]
+
+
+def _draw(rows: list[dict[str, float]]) -> Any:
+    """Return a figure with a curve for each block, a panel for each number."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
+    epochs = [row["epoch"] for row in rows]
+    for axes, (name, title) in zip(panels.flat, FIGURES.items(), strict=True):
+        for key in (key for key in rows[0] if key.endswith(f"/{name}")):
+            axes.plot(epochs, [row[key] for row in rows], marker="o", markersize=3, label=f"layer {_layer(key)}")
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+    for axes in panels[1]:
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0, 0].legend(frameon=False)
+    figure.suptitle("the gates of the ELA blocks, on one training batch an epoch")
+    return figure

@@ -1,0 +1,173 @@
+"""The blocks that rows may put into a model beside Ultralytics' own modules: ELA, some of timm's, and the user's.
+
+A block is known by name and by where its class is found, such as ``CA`` and ``timm.layers.coord_attn:CoordAttn``. An
+environment variable holds those of the user, so that the processes that this one starts know them too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from functools import cache, reduce
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from ela_yolo.ela import ELA
+from ela_yolo.errors import InputError, RowError
+from ela_yolo.host.row_args import try_block
+from ela_yolo.util.text import did_you_mean, plain
+
+ENVIRONMENT = "ELA_YOLO_BLOCKS"  # NAME=module:Class, with commas between them
+_ENTRY = re.compile(r"([^\W\d]\w*)\s*=\s*([\w.]+:[\w.]+)")
+_OWN = {"ELA": "ela_yolo.ela:ELA", "ChannelScale": "ela_yolo.channel_scale:ChannelScale"}
+_TIMM = {
+    "CA": "timm.layers.coord_attn:CoordAttn",
+    "CBAM": "timm.layers.cbam:CbamModule",
+    "ECA": "timm.layers.eca:EcaModule",
+    "SE": "timm.layers.squeeze_excite:SEModule",
+}
+
+
+def register_block(name: str, block: type[nn.Module]) -> None:
+    """Make a block known under a name that rows of a model YAML may use, here and in processes that start from here.
+
+    ``insert``, ``remove`` and the loading of weights then treat its rows like those of ELA. To make it known in every
+    process, stock ``yolo`` commands too, set the environment variable ``ELA_YOLO_BLOCKS`` to ``NAME=module:Class``.
+
+    Args:
+        name: What the rows say, such as ``Mine`` in ``[-1, 1, Mine, []]``.
+        block: A class whose first argument is the number of channels, and which gives a map of the shape that it got.
+            The args of a row follow the channels. Other processes import it, so its module must be importable.
+
+    Raises:
+        InputError: If the name is taken, or the block is not as said.
+    """
+    path = _path(block)
+    if not name.isidentifier():
+        raise InputError(f"a block's name is one word of letters and digits, got {name!r}")
+    if known_blocks().get(name, path) != path:
+        raise InputError(f"{name} is {known_blocks()[name]} already; take another name")
+    problem = _unfit(block)
+    if problem:
+        raise InputError(f"{name}: {problem}")
+    if block.__module__ == "__main__" or _import(path)[0] is not block:
+        raise InputError(f"{name}: other processes import the block, so put {block.__qualname__} into a module's file")
+    from ultralytics.nn import tasks
+
+    if getattr(tasks, name, block) is not block:
+        raise InputError(f"Ultralytics has a module {name} of its own; take another name for {block.__qualname__}")
+    given = {**user_blocks(), name: path}
+    os.environ[ENVIRONMENT] = ",".join(f"{word}={place}" for word, place in given.items() if word not in _built_in())
+
+
+def known_blocks() -> dict[str, str]:
+    """Return the blocks that rows may name: name -> module:Class."""
+    return {**user_blocks(), **_built_in()}
+
+
+def names_block(module: object) -> bool:
+    """Whether a row's module is a block of ours, and not what Ultralytics, or whoever changed it, calls so."""
+    return isinstance(module, str) and module in known_blocks() and foreign_class(module) is None
+
+
+def foreign_class(name: str) -> Any:
+    """Return what Ultralytics' parser finds under a block's name if that is not the block, else None."""
+    path = known_blocks()[name]
+    found = getattr(sys.modules.get("ultralytics.nn.tasks"), name, None)
+    return None if found is None or _path(found) == path or _import(path)[0] is found else found
+
+
+def find_block(name: str) -> type[nn.Module]:
+    """Return the class of a block.
+
+    Raises:
+        RowError: If it cannot be imported, or is no block.
+    """
+    path = known_blocks()[name]
+    found, reason = _import(path)
+    if found is None:
+        remedy = "pip install timm" if name in _TIMM else f"mend {ENVIRONMENT}, or install what has it"
+        raise RowError(f"{name} is {path}, which cannot be imported ({reason}); {remedy}")
+    problem = None if name in _built_in() else _unfit(found)
+    if problem:
+        raise RowError(f"{name} is {path}, and {problem}; mend {ENVIRONMENT}")
+    block: type[nn.Module] = found
+    return block
+
+
+def check_block(name: str) -> None:
+    """Find out whether a block of this name can be put into a model here.
+
+    Raises:
+        InputError: If there is none, or Ultralytics has something else of that name.
+        RowError: If it cannot be imported, or is no block.
+    """
+    if name not in known_blocks():
+        from ela_yolo.host.row_hints import recognise
+
+        meant = recognise(name)
+        near = f"; {meant.block} is meant: block={meant.block}" if meant else ""
+        if meant and meant.part_of:
+            near += f" after={meant.part_of}"
+        near = near or did_you_mean(name, known_blocks()) or f"; there are {', '.join(known_blocks())}"
+        raise InputError(f"there is no block {name}{near}; ela_yolo.register_block makes others known")
+    if not names_block(name):
+        raise InputError(f"Ultralytics has a module {name} of its own, so rows cannot name {known_blocks()[name]} so")
+    find_block(name)
+
+
+def is_block(layer: nn.Module) -> bool:
+    """Whether a layer was built from a block's row; with repeats above 1 that is a Sequential of blocks."""
+    if isinstance(layer, nn.Sequential):
+        return len(layer) > 0 and is_block(layer[0])
+    return isinstance(layer, ELA) or _path(type(layer)) in known_blocks().values()
+
+
+def describe(block: nn.Module) -> str:
+    """Return what a block is: ``ELA-B paper``, or the class of another."""
+    return f"ELA-{block.variant} {block.gate}" if isinstance(block, ELA) else type(block).__name__
+
+
+def _built_in() -> dict[str, str]:
+    return {**_OWN, **_TIMM}
+
+
+def user_blocks() -> dict[str, str]:
+    """Return the blocks of the environment variable: name -> module:Class."""
+    return {entry[1]: entry[2] for entry in map(_ENTRY.fullmatch, _entries()) if entry}
+
+
+def malformed_entries() -> list[str]:
+    """Return what of the environment variable is not of the form ``NAME=module:Class``, and is not looked at."""
+    return [entry for entry in _entries() if not _ENTRY.fullmatch(entry)]
+
+
+def _entries() -> list[str]:
+    return [entry.strip() for entry in os.environ.get(ENVIRONMENT, "").split(",") if entry.strip()]
+
+
+def _path(block: Any) -> str:
+    return f"{getattr(block, '__module__', '')}:{getattr(block, '__qualname__', '')}"
+
+
+def _import(path: str) -> tuple[Any, str]:
+    """Return what is found there, or None and why not."""
+    module, _, qualname = path.partition(":")
+    try:
+        return reduce(getattr, qualname.split("."), import_module(module)), ""
+    except Exception as error:  # of whatever the module does when it is imported
+        return None, f"{type(error).__name__}: {plain(error)}"
+
+
+def _unfit(block: Any) -> str | None:
+    """Return why something is no block, or None."""
+    is_module = isinstance(block, type) and issubclass(block, nn.Module)
+    return _try_once(block) if is_module else f"a block is a class of torch.nn.Module, not {block!r}"
+
+
+@cache
+def _try_once(block: Any) -> str | None:
+    return try_block(block, 64)

@@ -1,0 +1,151 @@
+"""Trains the gates of blocks at their own multiple of the learning rate, ``lr_mult`` in their rows.
+
+The optimizer that Ultralytics' trainer builds gets a parameter group for each multiple. The trainer's schedule, its
+warm-up and a checkpoint's optimizer state go by groups, so they hold for these as for its own. Only the warm-up of
+biases, which starts at ``warmup_bias_lr`` and not at 0, does not: that is for the group of biases, by its name or by
+its being the first. At a multiple of it, every gate would be shut or wide open for good after an epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import yaml
+from torch import nn
+from torch.optim import Optimizer
+
+from ela_yolo.ela import LARGEST_LR_MULT, check_lr_mult
+from ela_yolo.errors import InputError
+from ela_yolo.host.blocks import find_block, names_block
+from ela_yolo.host.row_args import options_of, read_args
+
+ENVIRONMENT = "ELA_YOLO_LR_MULT"
+GROUP = "gates"
+# Adam and its kin move a parameter by about the learning rate at each step, whatever its gradient. Above this, a gate
+# runs through its sigmoid in a few of them, and is then shut or wide open.
+LARGEST_ADAPTIVE_LR = 0.5
+
+
+def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """Wrap a trainer's ``build_optimizer(model, ...)``, so that its optimizer trains the gates at their multiples."""
+
+    @functools.wraps(build_optimizer)
+    def build(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Optimizer:
+        _obey_environment(model)
+        optimizer = build_optimizer(self, model, *args, **kwargs)
+        give_own_rates(optimizer, model)
+        return optimizer
+
+    return build
+
+
+def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
+    """Move the gates of each multiple other than 1 to a parameter group of their own.
+
+    It has the settings of the group that they were in, but for the learning rate, and no weight decay. With Adam and
+    its kin the rate is at most 0.5, which is said.
+
+    Args:
+        optimizer: An optimizer before its first step, and before a scheduler knows it.
+        model: The model whose parameters it has.
+    """
+    from ultralytics.utils import LOGGER
+
+    multiples = _multiples(model)
+    moved: dict[tuple[float, float], dict[str, Any]] = {}
+    for group in optimizer.param_groups:
+        if "lr_mult" in group:  # the trainer's method calls another that is wrapped
+            continue
+        for parameter in group["params"]:
+            multiple = multiples.get(id(parameter))
+            if multiple is not None:
+                moved.setdefault((multiple, group["lr"]), {**group, "params": []})["params"].append(parameter)
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in multiples]
+    for (multiple, lr), settings in moved.items():
+        rate = lr * multiple
+        limit = max(lr, LARGEST_ADAPTIVE_LR * (1 - settings.get("momentum", 0)))  # it adds up the steps before
+        if _is_adaptive(optimizer) and rate > limit:
+            rate = limit
+            LOGGER.info(
+                f"ela-yolo: lr_mult={multiple} of lr={lr} is more than {type(optimizer).__name__} can take, so the "
+                f"gates train at {rate:.3g}"
+            )
+        own = {"lr": rate, "weight_decay": 0.0, "param_group": GROUP, "lr_mult": multiple}
+        optimizer.add_param_group({**settings, **own})
+
+
+def _is_adaptive(optimizer: Optimizer) -> bool:
+    """Whether it divides a gradient by its own size, so that only the learning rate tells how far a step goes."""
+    return any(key in optimizer.defaults for key in ("betas", "alpha"))  # those of Adam's kin and of RMSprop
+
+
+def warn_of_ordinary_rates(trainer: Any) -> None:
+    """Say so if a training goes without the multiples: ``on_train_start``.
+
+    A trainer of the user's own may build its optimizer without Ultralytics' method.
+    """
+    from ultralytics.utils import LOGGER, RANK
+
+    asked = _multiples(trainer.model).keys()
+    given = {id(p) for group in trainer.optimizer.param_groups if "lr_mult" in group for p in group["params"]}
+    if RANK < 1 and asked - given:
+        LOGGER.warning(
+            f"ela-yolo: {type(trainer).__name__} builds its own optimizer, so the gates train at its learning rate "
+            "without lr_mult; call super().build_optimizer() there"
+        )
+
+
+def multiple_of_environment() -> float | None:
+    """Return the multiple of the environment variable, for experiments; None if it is not set.
+
+    Raises:
+        InputError: If it is no multiple.
+    """
+    text = os.environ.get(ENVIRONMENT)
+    if not text:
+        return None
+    try:
+        return check_lr_mult(yaml.safe_load(text))  # as a row's args are read
+    except (ValueError, yaml.YAMLError):
+        raise InputError(f"{ENVIRONMENT}={text}: name a number above 0 and at most {LARGEST_LR_MULT}") from None
+
+
+def _obey_environment(model: nn.Module) -> None:
+    """Take the multiple of the environment variable for every block, in the model and in the YAML that it carries."""
+    multiple = multiple_of_environment()
+    if multiple is None:
+        return
+    for block in _learning_blocks(model):
+        block.lr_mult = multiple
+    for module in model.modules():
+        config = getattr(module, "yaml", None)
+        if isinstance(config, dict) and "backbone" in config:
+            module.yaml = _with_multiple(config, multiple)  # type: ignore[assignment]
+
+
+def _with_multiple(config: dict[str, Any], multiple: float) -> dict[str, Any]:
+    """Return a model's mapping whose rows of blocks have the multiple, so that a model rebuilt from it has it too."""
+    config = copy.deepcopy(config)
+    for row in [*config["backbone"], *config["head"]]:
+        if names_block(row[2]) and "lr_mult" in options_of(find_block(row[2])):
+            given = read_args(row[2], row[2], find_block(row[2]), row[3])
+            row[3] = [{**given, "lr_mult": multiple}]
+    return config
+
+
+def _multiples(model: nn.Module) -> dict[int, float]:
+    """Return the multiples other than 1: id of a parameter -> its multiple."""
+    return {
+        id(parameter): block.lr_mult
+        for block in _learning_blocks(model)
+        if block.lr_mult != 1
+        for parameter in block.gate_parameters()
+    }
+
+
+def _learning_blocks(model: nn.Module) -> Iterable[Any]:
+    return [module for module in model.modules() if hasattr(module, "gate_parameters") and hasattr(module, "lr_mult")]

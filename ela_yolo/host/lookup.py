@@ -1,0 +1,238 @@
+"""What a command line names, looked at before Ultralytics does: models and data sets, found as Ultralytics does it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError
+from ela_yolo.host.foreign_ela import check_classes
+from ela_yolo.host.model_yaml import load_model_yaml
+from ela_yolo.host.yaml_safety import refuse_code
+from ela_yolo.util.packaged import packaged_yamls
+from ela_yolo.util.text import did_you_mean, plain, short
+
+YAML = (".yaml", ".yml")
+_SCALE = r"(\d+)[nslmx](.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
+
+
+def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
+    """Look at the files that Ultralytics' keys name, as far as the command will read them.
+
+    Raises:
+        InputError: If a file is not there, or not what it should be.
+        ModelYamlError: If a YAML is not that of a model that Ultralytics can build, or would run code.
+        CheckpointError: If a checkpoint is not there.
+    """
+    # Releases differ in which of the two goes first, so both are looked at.
+    settings = _load_settings(overrides["cfg"]) if isinstance(overrides.get("cfg"), str) else {}
+    for given in (overrides, settings):
+        for key in ("model", "pretrained", "resume", "distill_model"):
+            if isinstance(given.get(key), str):
+                check_model(given[key])
+    overrides = {**settings, **overrides}
+    if command in ("quickstart", "train", "tune", "val") and isinstance(overrides.get("data"), str):
+        check_data(overrides["data"], str(overrides.get("split") or "val"))
+
+
+def find_model(model: str | Path) -> Path:
+    """Return the file of a model YAML or checkpoint: for a YAML as the host looks it up, for a checkpoint as it is.
+
+    Raises:
+        InputError: If it is neither, or there is no such YAML.
+    """
+    from ultralytics import __version__
+    from ultralytics.utils.checks import check_version, check_yaml
+
+    file = Path(str(model).strip())
+    if file.suffix == ".pt":
+        return file
+    if file.suffix not in YAML:
+        raise InputError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
+    file = file.with_name(re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", file.name))  # a name of former days
+    names = [file, file.with_name(re.sub(_SCALE, r"\1\2", file.name))]
+    for name in names if check_version(__version__, ">=8.4.144") else reversed(names):
+        found = check_yaml(str(name), hard=False)
+        if found and Path(found).is_dir():
+            raise InputError(f"{found} is a folder; name a model YAML")
+        if found:
+            return Path(found)
+    scale = re.search(_SCALE, file.name)
+    known = _known_yamls("models", "cfg", file.parent)
+    if scale:
+        known = [re.sub(r"(\d)(?=[-.])", rf"\g<1>{scale[0][len(scale[1])]}", name, count=1) for name in known]
+    near = did_you_mean(file.name, known) or "; check the name"
+    raise InputError(f"there is no {model}, neither here nor among the YAMLs of Ultralytics and ela-yolo{near}")
+
+
+def open_model(model: str | Path, task: str | None = None) -> Any:
+    """Return Ultralytics' own object for a model, by its name.
+
+    Raises:
+        InputError: If there is no such YAML.
+        ModelYamlError: If a YAML is not that of a model that Ultralytics can build, or would run code.
+    """
+    from ultralytics import RTDETR, YOLO
+
+    if _is_yaml(model):
+        check_rows(find_model(model))
+    return RTDETR(model) if "rtdetr" in Path(model).stem.lower() else YOLO(model, task=task)
+
+
+def check_model(model: str) -> None:
+    """Find out whether Ultralytics can read a model YAML or checkpoint; it looks at other formats itself.
+
+    Raises:
+        InputError: If there is no such file, or Ultralytics would look for another one.
+        ModelYamlError: If a YAML is not that of a model that Ultralytics can build, or would run code.
+        CheckpointError: If a checkpoint is not there, or holds an ELA class of a changed Ultralytics.
+    """
+    from ultralytics.utils import SETTINGS
+    from ultralytics.utils.checks import check_yolov5u_filename
+    from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
+
+    model = model.strip()
+    file = Path(check_yolov5u_filename(model, verbose=False))  # yolov5s.pt is yolov5su.pt
+    if _is_yaml(model) and ("://" in model or file.suffix not in YAML):
+        remedy = "fetch it first and name the file" if "://" in model else "rename it to end in .yaml"
+        raise InputError(f"model={model} would be built without a look at what is in it; {remedy}")
+    if "://" in model or (not file.suffix and (file.stem in GITHUB_ASSETS_STEMS or file.is_dir())):
+        return  # fetched by Ultralytics, or exported into a folder
+    if file.suffix == ".pt":
+        if file.is_dir():
+            raise CheckpointError(f"{model} is a folder; name the checkpoint in it, such as {file / 'best.pt'}")
+        elsewhere = Path(SETTINGS["weights_dir"]) / file
+        if not file.is_file() and not elsewhere.is_file() and file.stem not in {*GITHUB_ASSETS_STEMS, "FastSAM"}:
+            raise CheckpointError(f"there is no {model}; name a checkpoint (.pt) that is there")
+        check_classes(file if file.is_file() else elsewhere)
+        return
+    if file.suffix not in YAML:
+        if not file.exists():
+            raise InputError(f"there is no {model}; name a checkpoint (.pt), a model YAML or an exported file")
+        return
+    found = find_model(model)
+    by_the_host = re.sub(_SCALE, r"\1\2", str(file))  # on the whole path
+    if not file.exists() and Path(by_the_host).parent != file.parent and found.parent == file.parent:
+        raise InputError(
+            f"Ultralytics takes the scale out of a folder's name in {model} and looks for {by_the_host}; "
+            f"rename the folder, or the file {found.name} to {file.name}"
+        )
+    check_rows(found)
+
+
+def check_rows(file: Path) -> None:
+    """Find out whether a model YAML holds what Ultralytics' parser needs, and modules that it knows, and no code.
+
+    Raises:
+        ModelYamlError: If not; the message names the layer.
+    """
+    config = _load_as_ultralytics(file)
+    if not all(isinstance(config.get(part), list) and config[part] for part in ("backbone", "head")):
+        load_model_yaml(file)  # which says what is wrong with it
+        raise ModelYamlError(f"{file} is not a model YAML that Ultralytics can read; save it as UTF-8 text")
+    classes = config.get("nc")
+    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
+        raise ModelYamlError(f"{file}: nc, the number of classes, must be a positive number, got {classes!r}")
+    if not isinstance(config.get("scales") or {}, dict):
+        raise ModelYamlError(f"{file}: scales must be a mapping such as 'n: [0.33, 0.25, 1024]'")
+    for layer, row in enumerate([*config["backbone"], *config["head"]]):
+        if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
+            raise ModelYamlError(f"{file}: layer {layer} is not a row [from, repeats, module, args], but {short(row)}")
+    refuse_code(str(file), config)
+
+
+def _is_yaml(model: str | Path) -> bool:
+    """Whether Ultralytics would build a model from this rather than load it."""
+    return str(model).strip().lower().endswith(YAML)
+
+
+def _load_as_ultralytics(file: Path) -> dict[str, Any]:
+    """Return what Ultralytics reads, which drops control characters and bytes that are no UTF-8; {} if that fails."""
+    from ultralytics.utils import YAML as ULTRALYTICS_YAML
+
+    try:
+        return dict(ULTRALYTICS_YAML.load(file))
+    except Exception:  # then the stricter reader's reason is told
+        return {}
+
+
+def _load_settings(cfg: str) -> dict[str, Any]:
+    from ultralytics.utils.checks import check_yaml
+
+    found = check_yaml(cfg, hard=False) if _is_yaml(cfg) and "://" not in cfg else None
+    settings = _load_as_ultralytics(Path(found)) if found and Path(found).is_file() else {}
+    if not settings:
+        raise InputError(f"cfg={cfg} is no file of settings such as imgsz: 640; name a .yaml file")
+    return settings
+
+
+def check_data(data: str, split: str = "val") -> None:
+    """Find out whether a data-set YAML is there and whole; folders, archives and addresses are the host's affair.
+
+    Raises:
+        InputError: If not.
+    """
+    from ultralytics.data.utils import check_det_dataset
+    from ultralytics.utils.checks import check_file
+
+    file = Path(data)
+    if "://" in data or file.suffix not in YAML:
+        return
+    if not check_file(data, hard=False):
+        near = did_you_mean(file.name, _known_yamls("datasets", "datasets", file.parent)) or "; check the name"
+        raise InputError(f"there is no data={data}, neither here nor among the data sets that come along{near}")
+    try:
+        check_det_dataset(data, split=split)
+    except ELAError:  # of a data set of ours, which names its remedy
+        raise
+    except Exception as error:  # whatever is wrong with it, the host reports it by many types
+        remedy = "connect, or put the data there" if isinstance(error, ConnectionError) else "mend it"
+        raise InputError(f"data={data}: {plain(error)}; {remedy}") from error
+
+
+def data_images(data: str, split: str, task: str) -> list[Path]:
+    """Return the images of one split of a data set, sorted, in whichever form Ultralytics takes it.
+
+    A split is a folder, a text file with an image a line (``./`` is that file's own folder), or several of these.
+
+    Args:
+        data: A data-set YAML, a folder that holds one, or for classification the folder of the splits.
+        split: ``train``, ``val`` or ``test``.
+        task: The task of the model.
+
+    Raises:
+        InputError: If the data set cannot be read, or has no such images.
+    """
+    from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset
+
+    try:
+        places = (check_cls_dataset if task == "classify" else check_det_dataset)(data, split=split).get(split)
+    except ELAError:
+        raise
+    except Exception as error:  # whatever is wrong with it, Ultralytics reports it by many types
+        raise InputError(f"data={data}: {plain(error)}; mend it, or name another data set") from error
+    images: list[Path] = []
+    for place in map(Path, places if isinstance(places, list) else [places] if places else []):
+        images += _listed(place) if place.is_file() else place.rglob("*.*")
+    images = sorted(image.absolute() for image in images if image.suffix[1:].lower() in IMG_FORMATS)
+    if not images:
+        raise InputError(f"data={data} has no images as {split}:; name a split that has some, or put them there")
+    return images
+
+
+def _listed(file: Path) -> list[Path]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is not UTF-8 text; save it as UTF-8, an image a line") from None
+    names = [line.strip() for line in lines if line.strip()]
+    return [file.parent / name[2:] if name.startswith("./") else Path(name) for name in names]
+
+
+def _known_yamls(kind: str, folder: str, here: Path) -> list[str]:
+    from ultralytics.utils import ROOT
+
+    ours = [file for file in packaged_yamls().values() if file.parent.name == folder]
+    return [file.name for file in [*here.glob("*.yaml"), *ours, *(ROOT / "cfg" / kind).rglob("*.yaml")]]

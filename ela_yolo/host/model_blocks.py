@@ -1,0 +1,37 @@
+"""The ELA blocks of a model, whatever it is wrapped in."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ela_yolo.ela import ELA
+
+
+def named_blocks(model: nn.Module) -> dict[str, ELA]:
+    """Return the ELA blocks of a model by layer, in order.
+
+    Layers of an Ultralytics model have the names of its table, ``"3"``, or of repeated blocks ``"3.0"``. In any other
+    module a block is named by its path.
+
+    Args:
+        model: A model, or what Ultralytics or PyTorch wraps it in: YOLO, AutoBackend, DDP, ``torch.compile``.
+    """
+    from ultralytics.nn.tasks import BaseModel
+
+    model = _unwrapped(model)
+    prefix = "model." if isinstance(model, BaseModel) else ""
+    return {name.removeprefix(prefix): each for name, each in model.named_modules() if isinstance(each, ELA)}
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    from ultralytics.engine.model import Model
+    from ultralytics.nn.autobackend import AutoBackend
+
+    if isinstance(model, AutoBackend):
+        return _unwrapped(model.backend.model)  # the backend is no module
+    if isinstance(model, Model) and isinstance(model.model, nn.Module):
+        return _unwrapped(model.model)
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _unwrapped(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return _unwrapped(compiled) if isinstance(compiled, nn.Module) else model

@@ -1,0 +1,62 @@
+"""A model YAML read from its file, and what is wrong with one that cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ela_yolo.errors import ModelYamlError
+
+BOM = "\ufeff"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # Ultralytics' choice; they differ in what a tab may do
+
+
+def read_model_yaml(file: Path) -> str:
+    """Return the text of a model YAML with its line ends as they are.
+
+    Raises:
+        ModelYamlError: If it cannot be read.
+    """
+    try:
+        return file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text; save it as UTF-8"
+        raise ModelYamlError(f"{file} cannot be read: {reason}") from None
+
+
+def load_model_yaml(file: Path) -> dict[str, Any]:
+    """Return a model YAML as a mapping, with its rows as they are.
+
+    Raises:
+        ModelYamlError: If it cannot be read, is no YAML, or has no rows.
+    """
+    text = read_model_yaml(file)
+    try:
+        config = yaml.load(text.removeprefix(BOM), Loader=LOADER)
+    except (yaml.YAMLError, ValueError) as error:  # a date or number that is none is a ValueError
+        raise ModelYamlError(yaml_reason(text, str(file), error)) from None
+    for part in ("backbone", "head"):
+        if not isinstance(config, dict) or not isinstance(config.get(part), list) or not config[part]:
+            raise ModelYamlError(no_rows(str(file), part))
+    return dict(config)
+
+
+def no_rows(name: str, part: str) -> str:
+    """Return what to say of a YAML that has no rows in one of its two lists."""
+    return f"{name} is not a model YAML, or cut off: it has no rows under '{part}:'"
+
+
+def yaml_reason(text: str, name: str, error: Exception) -> str:
+    """Return why a text is no YAML, with the place and the remedy."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f"{name} is not YAML: {' '.join(str(error).split())}"
+    mark = error.problem_mark
+    if mark.index >= len(text.rstrip()):
+        last = text.rstrip().count("\n") + 1
+        return f"{name} is no whole YAML: it ends in line {last}, within a row or a word; is it cut off?"
+    place = f"{name}, line {mark.line + 1}"
+    if text[mark.index : mark.index + 1] == "\t":
+        return f"{place}: a tab where YAML wants spaces; replace it by spaces"
+    return f"{place}, column {mark.column + 1}: {error.problem}; mend the YAML there"

@@ -1,0 +1,177 @@
+"""What the registration relies on in Ultralytics, tried out before anything is changed there."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ela_yolo.errors import RegistrationError
+from ela_yolo.host.rows import BlockRow, RowArgs
+
+TESTED = ("8.4.108", "8.4.190")  # the oldest and the newest Ultralytics that the whole test suite passed on
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A place of Ultralytics that the registration relies on.
+
+    Attributes:
+        name: The place.
+        check: What was tried there.
+        problem: How it is not as expected; None if it is.
+    """
+
+    name: str
+    check: str
+    problem: str | None
+
+
+def probe(events: Iterable[str]) -> list[Probe]:
+    """Try out what the registration relies on, without changing anything.
+
+    Args:
+        events: The events that need a list of callbacks.
+    """
+    from ultralytics.nn import tasks
+    from ultralytics.utils import checks
+    from ultralytics.utils.callbacks import base
+
+    return [
+        Probe(
+            "tasks.parse_model",
+            "three probe rows get the channels of the layers that they read",
+            _missing(tasks, "parse_model", ["d", "ch", "verbose"])
+            or _try(_probe_parser, tasks.parse_model, failure="its parser fails on a probe"),
+        ),
+        Probe(
+            "tasks.BaseModel.load",
+            "probe weights are matched by the names of their layers",
+            _missing(tasks, "BaseModel.load", ["self", "weights", "verbose"])
+            or _try(_probe_loading, tasks.BaseModel, failure="its loading of weights fails on a probe"),
+        ),
+        Probe("checks.check_file", "it takes a file", _missing(checks, "check_file", ["file"])),
+        Probe(
+            "checks.check_yaml",
+            "it looks files up by check_file",
+            _missing(checks, "check_yaml", ["file"]) or _own_lookup(checks),
+        ),
+        Probe(
+            "callbacks.default_callbacks",
+            "it has a list for each event of ours",
+            _try(lambda module: _events(module, events), base),
+        ),
+    ]
+
+
+def probe_trainer() -> Probe:
+    """Try out what the gates' own learning rate relies on; the trainer is imported."""
+    from ultralytics.engine import trainer
+
+    return Probe(
+        "trainer.BaseTrainer.build_optimizer",
+        "it takes a model",
+        _missing(trainer, "BaseTrainer.build_optimizer", ["self", "model"]),
+    )
+
+
+def refuse_changed(events: Iterable[str]) -> None:
+    """Refuse an Ultralytics that is not as expected.
+
+    Raises:
+        RegistrationError: For the first probe that fails; the message names the versions that are known to work.
+    """
+    _refuse(probe(events))
+
+
+def refuse_changed_trainer() -> None:
+    """Refuse a trainer that is not as expected.
+
+    Raises:
+        RegistrationError: Likewise.
+    """
+    _refuse([probe_trainer()])
+
+
+def _refuse(probes: Iterable[Probe]) -> None:
+    problem = next((each.problem for each in probes if each.problem), None)
+    if problem is None:
+        return
+    from ultralytics import __version__ as version
+
+    oldest, newest = TESTED
+    known = f"ela-yolo is tested with {oldest} to {newest}"
+    if older(newest, version):
+        remedy = f"{known}, and this is newer: pip install ultralytics=={newest}, or take a newer ela-yolo"
+    elif older(version, oldest):
+        remedy = f"{known}, and this is older: pip install -U ultralytics"
+    else:
+        remedy = f"{known}, so its files were changed: pip install --force-reinstall --no-deps ultralytics=={version}"
+    raise RegistrationError(f"ultralytics {version}: {problem}; {remedy}")
+
+
+def older(version: str, other: str) -> bool:
+    """Whether one version of Ultralytics is older than the other."""
+    ours, theirs = ([int(number) for number in re.findall(r"\d+", each)[:3]] for each in (version, other))
+    return ours < theirs
+
+
+def _try(attempt: Callable[[Any], str | None], subject: Any, failure: str = "a probe fails") -> str | None:
+    try:
+        return attempt(subject)
+    except Exception as error:
+        return f"{failure} ({error!r})"
+
+
+def _missing(module: ModuleType, function: str, arguments: list[str]) -> str | None:
+    found: Any = module
+    for name in function.split("."):
+        found = getattr(found, name, None)
+    try:
+        inspect.signature(found).bind(*arguments)  # somebody's wrapper may take any arguments and hand them on
+    except (TypeError, ValueError):
+        return f"{module.__name__}.{function}({', '.join(arguments)}) is missing"
+    return None
+
+
+def _own_lookup(checks: ModuleType) -> str | None:
+    code = getattr(inspect.unwrap(checks.check_yaml), "__code__", None)
+    uses = "check_file" in getattr(code, "co_names", ())
+    return None if uses else "ultralytics.utils.checks.check_yaml does not use check_file"
+
+
+def _events(base: ModuleType, events: Iterable[str]) -> str | None:
+    missing = [event for event in events if not isinstance(base.default_callbacks.get(event), list)]
+    return f"{base.__name__}.default_callbacks has no list named {missing[0]}" if missing else None
+
+
+def _probe_parser(parse_model: Callable[..., Any]) -> str | None:
+    """Build rows that read the layer before, an early one, and -3.
+
+    Identity and Concat have no weights, so the state of torch's random generator is not touched.
+    """
+    rows: list[list[Any]] = [[-1, 1, "nn.Identity", []], [[-1, 0], 1, "Concat", [1]]]  # 3 channels, then 6
+    probes = [RowArgs(BlockRow("probe", "", source, (), {}, ())) for source in (-1, 0, -3)]
+    rows += [[args.row.source, 1, "nn.Identity", args] for args in probes]
+    parse_model({"backbone": rows, "head": []}, 3, False)
+    right = [args[0] for args in probes] == [6, 3, 6]
+    return None if right else "its parser does not give a row its input channels"
+
+
+def _probe_loading(base_model: Any) -> str | None:
+    """Load 2.0 into the second of two layers, with a placeholder at the first."""
+    source, model = base_model(), base_model()
+    for probe in (source, model):
+        probe.model = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1))  # starts without random numbers
+    nn.init.constant_(source.model[1].weight, 2)
+    stand_in = copy.copy(source)
+    stand_in._modules = {**source._modules, "model": nn.Sequential(nn.Identity(), source.model[1])}
+    inspect.unwrap(base_model.load)(model, stand_in, verbose=False)
+    right = [layer.weight.item() for layer in model.model] == [1.0, 2.0]
+    return None if right else "it does not match weights by the names of their layers"

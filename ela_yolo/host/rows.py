@@ -1,0 +1,130 @@
+"""A block's row of a model YAML, ``[from, repeats, ELA, args]``: what it may hold, and what to say if it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ela_yolo.ela import ELA, resolve_settings
+from ela_yolo.errors import RowError
+from ela_yolo.host.blocks import find_block
+from ela_yolo.host.row_args import by_position, check_args, options_of, read_args, refuse_width
+from ela_yolo.util.text import short
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """A row whose form is right; whether its options fit its channels is not known yet.
+
+    Attributes:
+        where: The row as errors name it.
+        block: The block's name.
+        source: The layer it reads, as in its ``from``.
+        args: Its args as they are.
+        given: The same as option -> value.
+        options: What the block takes after its channels, by position; for ELA variant and gate in full.
+        width: The channels of the layer it reads as that layer's row has them, before the model's scale; None if it
+            does not say.
+    """
+
+    where: str
+    block: str
+    source: int
+    args: Sequence[Any]
+    given: Mapping[str, Any]
+    options: Sequence[Any]
+    width: int | None = None
+
+    def check(self, channels: int) -> None:
+        """Find out whether the options suit a block of so many channels.
+
+        Raises:
+            RowError: If not.
+        """
+        if self.block == ELA.__name__:
+            try:
+                resolve_settings(channels, *self.options)
+            except ValueError as error:
+                raise RowError(f"{self.where}: {error}") from None
+        elif self.given:
+            block = find_block(self.block)
+            refuse_width(self.where, self.block, block, self.args, (channels, self.width))
+            check_args(self.where, block, self.given, channels)
+
+
+class RowArgs(list[Any]):
+    """Args of a block's row, of which the first is the channels of the layer that the row reads.
+
+    The parser replaces the string ``"ch"`` by its list of output channels so far. This keeps the one entry that
+    counts, so that the block is called with, and the layer table shows, a plain number.
+    """
+
+    def __init__(self, row: BlockRow) -> None:
+        super().__init__(["ch", *row.options])
+        self.row = row
+
+    def __setitem__(self, index: Any, channels_so_far: Any) -> None:
+        if index != 0:  # an option that happens to be named like a local of the parser
+            return
+        channels = channels_so_far[self.row.source]
+        self.row.check(channels)
+        super().__setitem__(index, channels)
+
+
+def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
+    """Read the row of a block that is layer number ``layer``.
+
+    Raises:
+        RowError: If it is not of the form ``[from, repeats, module, args]`` with known args, or the block cannot be
+            imported.
+    """
+    row = rows[layer]
+    name = row[2]
+    where = f"{name} row {layer} [{', '.join('null' if item is None else short(item) for item in row)}]"
+    if len(row) != 4:
+        raise RowError(f"{where}: a row has four entries, [from, repeats, module, args], such as [-1, 1, {name}, []]")
+    source, repeats, _, args = row
+    if not isinstance(source, int) or isinstance(source, bool):
+        raise RowError(f"{where}: {name} reads one layer, so its 'from' is one number such as -1 or 4, got {source!r}")
+    if source >= layer or source < -max(layer, 1):
+        raise RowError(f"{where}: 'from' {source} is not a layer before this one; use -1 or a number below {layer}")
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+        raise RowError(f"{where}: repeats must be a positive integer, got {repeats!r}")
+    block = find_block(name)
+    given = read_args(where, name, block, args)
+    if name == ELA.__name__:  # variant and gate in full, so that the layer table names them
+        options = [given[key] if given.get(key) is not None else default for key, default in options_of(ELA).items()]
+        while options[-1] is None:
+            options.pop()
+    else:
+        options = by_position(block, given)
+    width = _written_width(rows[source + layer if source < 0 else source]) if layer else None
+    return BlockRow(where, name, source, args, given, options, width)
+
+
+def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
+    """Refuse rows of blocks that no later row reads: a number that should point to them was not raised.
+
+    Args:
+        rows: All rows of the model.
+        blocks: The layers that are blocks; the last layer of all needs no reader.
+
+    Raises:
+        RowError: For the first such row.
+    """
+    if not blocks:  # then what the rows hold is Ultralytics' affair
+        return
+    sources = [row[0] if isinstance(row[0], list) else [row[0]] for row in rows]
+    read = {layer + s if s < 0 else s for layer, row in enumerate(sources) for s in row if isinstance(s, int)}
+    for layer in blocks:
+        if layer not in read and layer < len(rows) - 1:
+            raise RowError(
+                f"{rows[layer][2]} row {layer} is read by no layer; raise the numbers of the rows that should read it, "
+                f"such as Detect's, to {layer}"
+            )
+
+
+def _written_width(row: Sequence[Any]) -> int | None:
+    args = row[3] if len(row) == 4 else None
+    return args[0] if isinstance(args, list) and args and type(args[0]) is int else None

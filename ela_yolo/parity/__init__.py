@@ -1,0 +1,1 @@
+"""An exported file compared with its model."""

@@ -1,0 +1,277 @@
+"""Compares an exported file with its model: the same images through the file, in its own runtime, and the model."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy, deepcopy
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+import ultralytics
+from ultralytics import YOLO
+
+from ela_yolo._version import __version__
+from ela_yolo.errors import ExportError, InputError
+from ela_yolo.host.lookup import check_model
+from ela_yolo.parity.detections import NmsSettings
+from ela_yolo.parity.exported_file import DENSE_TASKS, FileComparison, as_exported
+from ela_yolo.parity.hook import NMS_KEYS, describe_blocks
+from ela_yolo.parity.images import Images, batches, find_validation_images, packaged_photographs
+from ela_yolo.parity.layers import compare_layers
+from ela_yolo.parity.outputs import OutputParity
+from ela_yolo.parity.report import NonFinite, ParityReport, Unmatched
+from ela_yolo.parity.runtimes import UNCHECKED, ExportedFile, openvino_precision
+from ela_yolo.parity.tolerances import FLOAT32
+from ela_yolo.util.files import sha256
+from ela_yolo.util.text import did_you_mean, plain
+
+TASKS = frozenset({"classify", "detect", "obb", "pose", "segment", *DENSE_TASKS})
+METRICS = {
+    "segment": "metrics/mAP50-95(M)",
+    "pose": "metrics/mAP50-95(P)",
+    "classify": "metrics/accuracy_top1",
+    "semantic": "metrics/mIoU",
+    "depth": "metrics/delta1",
+}
+CHANNELS = (1, 3)
+WITH_EFFECT = {  # kind of a file -> which settings of NMS have an effect in it
+    "nms": NMS_KEYS,
+    "end2end": ("agnostic_nms",),
+    "raw": (),
+}
+
+
+def verify_export(
+    model: YOLO | str | Path,
+    exported: str | Path,
+    images: Iterable[str | Path] | None = None,
+    data: str | None = None,
+    nms: Mapping[str, float] | None = None,
+    layers: bool = False,
+) -> ParityReport:
+    """Run an exported file and its PyTorch model on the same real images and compare all that comes out.
+
+    Args:
+        model: The weights that the file was made from, or the loaded model.
+        exported: The file, or the folder, that Ultralytics' exporter wrote.
+        images: Two or more different images; left out, some of ``data``, or photographs from Ultralytics' package and
+            parts of them.
+        data: A data set, on whose validation images the metric of both is computed too.
+        nms: For a file with NMS in it, what it was exported with: ``conf``, ``iou``, ``agnostic_nms``. What is left
+            out is taken from the file's metadata, else from Ultralytics' defaults.
+        layers: Whether to compare the outputs of the layers in order too, which shows where a file differs: for ONNX
+            and OpenVINO.
+
+    Raises:
+        ExportError: If the file cannot be run or is of a kind that cannot be compared, or an image cannot be read.
+        InputError: If the data set has no validation images, or ``nms`` does not suit the file.
+    """
+    if not isinstance(model, YOLO):
+        check_model(str(model))
+        model = YOLO(model)
+    check_kind(model)
+    pictures = choose_images(model, images, data)
+    file = ExportedFile(Path(exported))
+    given = {key: value for key, value in (nms or {}).items() if value is not None}
+    for key in given:
+        if key not in NMS_KEYS:
+            near = did_you_mean(key, NMS_KEYS) or "; it has " + ", ".join(NMS_KEYS)
+            raise InputError(f"nms has no key {key!r}{near}")
+        if key not in WITH_EFFECT[file.kind]:
+            raise InputError(f"{exported} has no NMS in it, so {key} has no effect; leave it out")
+    return compare_file(model, file, pictures, data, given, layers)
+
+
+def check_kind(model: Any) -> None:
+    """Find out whether files of a model can be compared with it.
+
+    Raises:
+        ExportError: If not.
+    """
+    net = model.model
+    head = type(net.model[-1]).__name__
+    if model.task not in TASKS or head == "RTDETRDecoder":
+        raise ExportError(f"a model with the head {head} {UNCHECKED}")
+    if channels_of(net) not in CHANNELS:
+        raise ExportError(f"a model of {channels_of(net)}-channel images {UNCHECKED}")
+
+
+def channels_of(net: Any) -> int:
+    """Return how many channels the images of a model have."""
+    return int(net.yaml.get("channels", 3))
+
+
+def choose_images(model: YOLO, images: Iterable[str | Path] | None, data: str | None) -> Images:
+    """Return the images to compare with: those that are named, else some of a data set, else the packaged ones."""
+    channels = channels_of(model.model)
+    if images is not None:
+        return Images.of_files(images, channels)
+    if data is not None:
+        return Images.of_files(find_validation_images(data, str(model.task)), channels)
+    return packaged_photographs(channels)
+
+
+def compare_file(
+    model: YOLO,
+    file: ExportedFile,
+    images: Images,
+    data: str | None,
+    given: Mapping[str, Any],
+    layers: bool = False,
+) -> ParityReport:
+    """Compare a file with its model on images that were chosen; the rest is as :func:`verify_export` has it.
+
+    Args:
+        model: The model.
+        file: The file.
+        images: The images.
+        data: A data set for the metric of both.
+        given: What the file was exported with of :data:`WITH_EFFECT`; others are left aside.
+        layers: Whether to compare the layers too.
+    """
+    if file.task != model.task:
+        raise ExportError(f"{file.path} is of the task {file.task}, its model of {model.task}; name the model it is of")
+    settings = _nms_settings(file, given)
+    net = as_exported(deepcopy(model.model), file, settings)
+    outputs: list[OutputParity] = []
+    unmatched: list[Unmatched] = []
+    nonfinite: list[NonFinite] = []
+    detections = 0
+    for batch, imgsz in file.inputs:
+        compared = FileComparison(net, file, settings)
+        names = iter(images)
+        for each in batches(images, batch, imgsz):
+            compared.add(each, [next(names, "an image once more") for _ in each])
+        outputs += compared.outputs()
+        unmatched += compared.unmatched
+        nonfinite += compared.nonfinite
+        detections += compared.found
+    return ParityReport(
+        model=str(getattr(model, "ckpt_path", None) or model.model_name),
+        exported=str(file.path),
+        sha256=_sha256(file.path),
+        task=file.task,
+        tolerance=compared.tolerance,
+        runtime={
+            **file.versions,
+            "torch": torch.__version__,
+            "ultralytics": ultralytics.__version__,
+            "ela-yolo": __version__,
+        },
+        images=tuple(images),
+        inputs=tuple((batch, *imgsz) for batch, imgsz in file.inputs),
+        outputs=tuple(outputs),
+        detections=None if file.task in DENSE_TASKS else detections,
+        unmatched=tuple(unmatched),
+        nonfinite=tuple(nonfinite),
+        nms=compared.nms if file.kind == "nms" else None,
+        mismatches=tuple(_mismatches(net, file)),
+        scores=None if data is None else _scores(model, file, data, compared.nms),
+        layers=compare_layers(net, file, next(batches(images, *file.inputs[0]))) if layers else (),
+        notes=tuple(_run_otherwise(net, file, images, settings)),
+    )
+
+
+def _nms_settings(file: ExportedFile, given: Mapping[str, Any]) -> NmsSettings:
+    """Return what NMS within a file was told: by the keys given, by its metadata, or by Ultralytics' defaults."""
+    told = {**file.nms, **given}
+    settings = replace(NmsSettings(), **{key: told[key] for key in WITH_EFFECT[file.kind] if told.get(key) is not None})
+    for key in ("conf", "iou"):
+        value = getattr(settings, key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(f"{key} must be a number from 0 to 1, got {value!r}")
+    return settings
+
+
+def _mismatches(net: Any, file: ExportedFile) -> Iterator[str]:
+    """Yield what the file says of itself that is not so."""
+    wrong = [key for key in {**net.names, **file.names} if file.names.get(key) != net.names.get(key)]
+    if wrong:
+        first = wrong[0]
+        yield (
+            f"class {first} is {file.names.get(first)!r} in the file's metadata "
+            f"and {net.names.get(first)!r} in the model"
+        )
+    stride = int(max(net.stride))
+    if file.stride != stride:
+        yield f"the stride is {file.stride} in the file's metadata and {stride} in the model"
+    if file.blocks is not None and file.blocks != describe_blocks(net):
+        yield "the ELA blocks in the file's metadata are not the model's"
+    if file.format == "onnx":
+        import onnx
+
+        try:
+            onnx.checker.check_model(str(file.path), full_check=True)
+        except Exception as error:  # of several types
+            yield f"onnx.checker refuses the file ({plain(error)})"
+
+
+def _scores(model: YOLO, file: ExportedFile, data: str, nms: NmsSettings) -> tuple[str, float, float]:
+    """Return the metric of the model and of the file on a data set: its name and both values."""
+    metric = METRICS.get(file.task, "metrics/mAP50-95(B)")
+    values = []
+    with tempfile.TemporaryDirectory() as folder:
+        keys: dict[str, Any] = {
+            "imgsz": max(file.inputs[0][1]),
+            "batch": file.inputs[0][0],
+            "rect": False,
+            "plots": False,
+        }
+        if file.kind == "nms":  # what it drops is no loss by the export
+            keys |= asdict(nms)
+        for each in (_copied(model), YOLO(str(file.path), task=file.task)):
+            results: Any = each.val(data=data, project=folder, verbose=False, device="cpu", workers=0, **keys)
+            values.append(float(results.results_dict[metric]))
+    return metric.removeprefix("metrics/"), values[0], values[1]
+
+
+def _copied(model: YOLO) -> YOLO:
+    """Return a copy of the model whose layers validation may fuse, without the trainer that it may hold."""
+    copied = copy(model)
+    copied._modules = {**model._modules, "model": deepcopy(model.model)}  # type: ignore[dict-item]
+    return copied
+
+
+def _run_otherwise(net: Any, file: ExportedFile, images: Images, nms: NmsSettings) -> Iterator[str]:
+    """Yield how the file does when run as others do, which is worth knowing and does not decide.
+
+    An ONNX file by OpenCV's DNN module, an OpenVINO file in the precision that OpenVINO takes by default.
+    """
+    if file.kind == "end2end" and nms.agnostic_nms:
+        yield "the file gives each place one class (agnostic_nms=True)"
+    if file.kind != "raw" or file.tolerance is not FLOAT32:
+        return
+    if file.format == "onnx":
+        runs, cannot = f"OpenCV {cv2.__version__} runs it", f"OpenCV {cv2.__version__} cannot run it"
+    elif file.format == "openvino" and (precision := openvino_precision()) != "f32":
+        runs = f"OpenVINO by default runs it in {precision} on this CPU, without INFERENCE_PRECISION_HINT=f32,"
+        cannot = f"OpenVINO cannot run it in {precision}, its default on this CPU"
+    else:
+        return
+    two = images.first(2)
+    try:
+        compared = FileComparison(net, ExportedFile(file.path, otherwise=True), nms)
+        for each in batches(two, *file.inputs[0]):
+            compared.add(each, [*two][: len(each)])
+    except ExportError as error:
+        yield f"{cannot} ({textwrap.shorten(plain(error.__cause__ or error), 100, placeholder=' ...')})"
+        return
+    outputs = compared.outputs()
+    wrong = compared.nonfinite or any(part.verdict == "differs" for part in outputs)
+    errors = ", ".join(f"{part.name} {part.max_error:.2g} {part.unit}" for part in outputs)
+    yield f"{runs} {'with other results' if wrong else 'the same'}: largest errors {errors}"
+
+
+def _sha256(exported: Path) -> str:
+    """Return the digest of a file, or of a folder's files, their names included."""
+    if not exported.is_dir():
+        return sha256(exported)
+    files = sorted(each for each in exported.rglob("*") if each.is_file())
+    listed = (f"{sha256(file)} {file.relative_to(exported).as_posix()}\n" for file in files)
+    return hashlib.sha256("".join(listed).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Models trained alike over several seeds, and compared."""

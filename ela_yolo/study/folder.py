@@ -1,0 +1,87 @@
+"""The folder of a comparison: one process at a time runs in it, and all of its runs share their settings."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from ela_yolo.errors import CompareError, InputError
+from ela_yolo.study.worker import SCHEMA
+from ela_yolo.util.json import write_json
+
+SETTINGS = "settings.json"
+LOCK = ".lock"
+
+
+def folder_key(name: str) -> str:
+    """Return what is the same for names that some file systems take for one: of another case, of composed letters."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+@contextmanager
+def only_driver(folder: Path) -> Iterator[None]:
+    """Make the folder of a comparison, and keep every other process from running its runs meanwhile.
+
+    Raises:
+        InputError: If there are other things in the folder, or it cannot be written.
+        CompareError: If another process runs there.
+    """
+    remedy = "name another folder with out="
+    if folder.exists() and not (folder.is_dir() and _is_ours(folder)):
+        raise InputError(f"{folder} is there, and is no comparison; {remedy}")
+    lock = FileLock(folder / LOCK)  # of the system, so it ends with this process, however that ends
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CompareError(f"another process runs a comparison in {folder}; wait until it ends, or {remedy}") from None
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}; {remedy}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_ours(folder: Path) -> bool:
+    return (folder / SETTINGS).is_file() or all(each.name.startswith(".") for each in folder.iterdir())
+
+
+def agree_on_settings(folder: Path, shared: Mapping[str, Any], models: Mapping[str, str]) -> None:
+    """Write down what the runs in a folder share, or see that it holds runs that these can stand beside.
+
+    Args:
+        folder: Of the comparison.
+        shared: What every run depends on.
+        models: Name -> hash of its file, for a control of the file that it is made from. Others than before may join.
+
+    Raises:
+        InputError: If the settings differ from those of the runs that are there.
+    """
+    file = folder / SETTINGS
+    remedy = "name another folder with out="
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before["schema"] != SCHEMA:
+            raise InputError(f"{folder} holds runs of another version of ela-yolo; {remedy}")
+        for key in sorted({*before["shared"], *shared}):
+            default = DEFAULT_CFG_DICT.get(key, "none")
+            old, new = (settings.get(key, default) for settings in (before["shared"], shared))
+            if old != new:
+                raise InputError(f"{folder} holds runs with {key}={old}, not {new}; {remedy}")
+        for name, digest in before["models"].items():
+            if models.get(name, digest) != digest:
+                raise InputError(f"{folder} holds runs of another {name}; rename the file, or {remedy}")
+        for name in models:
+            like = [each for each in before["models"] if each != name and folder_key(each) == folder_key(name)]
+            if like:
+                raise InputError(f"{folder} holds runs of {like[0]}, which is {name} on some disks; rename the file")
+        models = {**before["models"], **models}
+    write_json(file, {"schema": SCHEMA, "shared": shared, "models": models})

@@ -1,0 +1,255 @@
+"""The runs of a comparison, every model with every seed: which are finished, and who does the rest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ela_yolo.errors import CompareError, InputError
+from ela_yolo.study.worker import RESULT
+from ela_yolo.util.json import write_json
+from ela_yolo.util.text import plain
+
+LOG = "log.txt"
+SILENCE = 24 * 3600  # s without growth of its log, after which a run is taken for stuck; no epoch takes that long
+GLANCE = 60  # s between two looks at a log
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """What one run gave, measured on the validation images with the weights of its last epoch.
+
+    Attributes:
+        model: The model's name without its ending.
+        seed: The seed.
+        map50: mAP50.
+        map50_95: mAP50-95.
+        precision: Mean over the classes, where F1 is best.
+        recall: Likewise.
+        classes: Class -> its mAP50-95; of those that the validation images show.
+        sizes: Size of an object in its image, as COCO has it: small (up to 32² px), medium (up to 96² px) or large ->
+            AP at IoU 0.5 to 0.95 as COCO counts it; NaN where there is no such object.
+        objects: Size -> how many objects of the validation images are.
+        resampled: mAP50-95 of draws of as many validation images with replacement, the same draws in every run.
+        epochs: mAP50-95 after each epoch.
+        seconds: How long training and validation took.
+        imgsz: Side of the images, in px.
+        batch: Images a batch.
+    """
+
+    model: str
+    seed: int
+    map50: float
+    map50_95: float
+    precision: float
+    recall: float
+    classes: Mapping[str, float]
+    sizes: Mapping[str, float]
+    objects: Mapping[str, int]
+    resampled: tuple[float, ...]
+    epochs: tuple[float, ...]
+    seconds: float
+    imgsz: int
+    batch: int
+
+
+def check_engine(engine: str | None, train: Mapping[str, Any]) -> None:
+    """Find out whether runs can be done this way.
+
+    Raises:
+        InputError: If there is no such engine, or it does not go with ``device=``.
+        CompareError: If Ray is not installed.
+    """
+    if engine is None:
+        return
+    if engine != "ray":
+        raise InputError(f"engine={engine} is not known; leave it out, or take engine=ray")
+    if str(train.get("device", "cpu")) != "cpu":
+        raise InputError("with engine=ray it is Ray that gives each run its GPU; leave device= out, or take device=cpu")
+    _import_ray()
+
+
+def _import_ray() -> Any:
+    try:
+        return import_module("ray")
+    except ImportError:
+        raise CompareError("engine=ray needs Ray; pip install 'ela-yolo[ray]'") from None
+
+
+def run_all(
+    models: Mapping[str, str],
+    data: str,
+    seeds: Sequence[int],
+    folder: Path,
+    engine: str | None,
+    train: Mapping[str, Any],
+) -> tuple[SeedRun, ...]:
+    """Return every model's run with every seed; only those that are not finished in ``folder`` are run.
+
+    Args:
+        models: Short name -> the name by which the host finds it.
+        data: The data set's YAML.
+        seeds: The seeds.
+        folder: Of the comparison; run ``NAME-SEED`` lies in ``runs/NAME-SEED``.
+        engine: None for one after the other, or ``ray``.
+        train: The host's train keys.
+
+    Raises:
+        CompareError: If runs failed; all others have run before it is raised.
+    """
+    folder = folder.resolve()
+    common: dict[str, Any] = {"data": data, "train": dict(train), "cwd": str(Path.cwd())}
+    # Seed by seed, so that what is there after an interruption compares the models.
+    jobs = [
+        {**common, "name": name, "model": model, "seed": seed, "folder": str(folder / "runs" / f"{name}-{seed}")}
+        for seed in seeds
+        for name, model in models.items()
+    ]
+    left = [job for job in jobs if not (Path(job["folder"]) / RESULT).is_file()]
+    finished = len(jobs) - len(left)
+    if finished:
+        print(f"{finished} of {len(jobs)} runs are finished in {folder}, and kept", flush=True)
+    failures = []
+    start = time.monotonic()
+    engines: dict[str | None, Callable[..., Iterator[Any]]] = {None: _one_by_one, "ray": _on_ray}
+    for count, (job, outcome) in enumerate(engines[engine](left), 1):
+        head = f"{finished + count}/{len(jobs)} {job['name']} seed {job['seed']}:"
+        rest = (time.monotonic() - start) / count * (len(left) - count)
+        if "failure" in outcome:
+            failures.append(f"{job['name']} with seed {job['seed']} failed: {outcome['failure']}")
+            print(f"{head} failed, about {_duration(rest)} left", flush=True)
+            continue
+        file = Path(job["folder"]) / RESULT
+        if not file.is_file():  # it ran on another machine
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, outcome)
+        took, score = _duration(outcome["seconds"]), outcome["map50_95"]
+        print(f"{head} mAP50-95 {score:.4f}, took {took}, about {_duration(rest)} left", flush=True)
+    if failures:
+        more = f" ({len(failures) - 1} more failed)" if failures[1:] else ""
+        raise CompareError(f"{failures[0]}{more}; the same command again runs what is not finished")
+    return tuple(_read(job) for job in jobs)
+
+
+def _read(job: Mapping[str, Any]) -> SeedRun:
+    found = _result(Path(job["folder"]))
+    found.pop("schema", None)
+    series = {key: tuple(found[key]) for key in ("resampled", "epochs")}
+    return SeedRun(job["name"], job["seed"], **{**found, **series})
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    """Return what a run wrote down, with NaN for the numbers that it had none of."""
+    return dict(_with_nan(json.loads((folder / RESULT).read_text(encoding="utf-8"))))
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(each) for each in value]
+    return math.nan if value is None else value
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _one_by_one(jobs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+    for job in jobs:
+        yield job, run_job(job)
+
+
+def _on_ray(jobs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """Hand the jobs to the cluster that Ray finds (RAY_ADDRESS), or to one of this machine's."""
+    ray = _import_ray()
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        remote = ray.remote(**_resources(jobs, ray))(run_job)
+        waiting = {remote.remote(job): job for job in jobs}
+        while waiting:
+            (ready,), _ = ray.wait([*waiting], num_returns=1)
+            job = waiting.pop(ready)
+            try:
+                yield job, ray.get(ready)
+            except ray.exceptions.RayError as error:  # the machine is lost, and Ray's own retries were in vain
+                yield job, {"failure": plain(error)}
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _resources(jobs: Sequence[Mapping[str, Any]], ray: Any) -> dict[str, float]:
+    """Return what a run asks for: a GPU if there are any, else as many cores as the host takes threads."""
+    from ultralytics.utils import NUM_THREADS
+
+    if ray.cluster_resources().get("GPU") and jobs and "device" not in jobs[0]["train"]:
+        return {"num_gpus": 1}
+    largest = max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
+    return {"num_cpus": min(NUM_THREADS, largest)}
+
+
+def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a job in a fresh interpreter, from its start, and return its result, or ``{"failure": why}``.
+
+    The interpreter works in the user's own folder, so that relative paths mean what they meant to the user, and has it
+    on its module path, as ``-m`` puts it there: a block of the user's own may be a module that lies there.
+    """
+    folder = Path(job["folder"])
+    log = folder / LOG
+    try:
+        if folder.exists():  # what is left of a run that was cut off
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        with log.open("w", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ela_yolo.study.worker"],
+                cwd=job["cwd"],
+                stdin=subprocess.PIPE,  # held open: the run ends when this process does
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                assert process.stdin is not None
+                process.stdin.write(f"{json.dumps(job)}\n".encode())
+                process.stdin.flush()
+                status = _wait(process, log)
+            finally:
+                process.kill()
+                process.wait()
+    except OSError as error:
+        return {"failure": f"{plain(error)}; see {log}"}
+    if status is None:
+        return {"failure": f"ended, since it was stuck: nothing new in its log for {_duration(SILENCE)}; see {log}"}
+    if status:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        reason = f"killed by signal {-status}" if status < 0 else plain(Exception(lines[-1] if lines else ""))
+        return {"failure": f"{reason}; see {log}"}
+    return _result(folder)
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path) -> int | None:
+    """Return the exit status of a run; None if its log did not grow for too long, however long it runs in all."""
+    size, grown = -1, time.monotonic()
+    while time.monotonic() - grown < SILENCE:
+        try:
+            return process.wait(timeout=GLANCE)
+        except subprocess.TimeoutExpired:
+            if log.stat().st_size != size:
+                size, grown = log.stat().st_size, time.monotonic()
+    return None

@@ -1,0 +1,85 @@
+"""One run of a comparison in an interpreter of its own.
+
+``python -m ela_yolo.study.worker`` reads the job, a line of JSON, from standard input, trains with Ultralytics, validates
+the weights of the last epoch, and writes what came out as JSON. The last epoch, not ``best.pt``: that is the best of all
+epochs on the validation images themselves, which flatters the model whose mAP fluctuates more.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ela_yolo.util.json import write_json
+
+# Train keys that validation takes too; single_cls it finds in the checkpoint.
+VALIDATION_KEYS = ("device", "workers", "plots", "conf", "iou", "max_det", "agnostic_nms", "classes", "split", "half")
+CURVE = "metrics/mAP50-95(B)"
+RESULT = "run.json"  # in the run's folder; that it is there says that the run is finished
+SCHEMA = 2  # of a comparison's JSON files; raised when a key changes its name or meaning
+
+
+def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what one run gives, as JSON holds it.
+
+    Args:
+        job: ``model``, ``data``, ``seed``, ``folder`` (the run's) and ``train`` (the host's train keys).
+    """
+    from ela_yolo.host.lookup import open_model
+    from ela_yolo.study.scoring import validate
+
+    start = time.time()
+    folder = Path(job["folder"])
+    trained = open_model(job["model"])
+    place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
+    trained.train(data=job["data"], seed=job["seed"], **place, **job["train"])
+    trainer = trained.trainer
+    with (folder / "results.csv").open(encoding="utf-8") as file:
+        curve = [float(row[CURVE]) for row in csv.DictReader(file, skipinitialspace=True)]
+
+    keys = {key: job["train"][key] for key in VALIDATION_KEYS if key in job["train"]}
+    place = {"project": str(folder), "name": "validation", "exist_ok": True}
+    last = open_model(folder / "weights" / "last.pt")
+    shared = {"data": job["data"], "imgsz": trainer.args.imgsz, "batch": trainer.batch_size}
+    metrics, scores = validate(last, **shared, **place, **keys)
+    box = metrics.box
+    return {
+        "map50": float(box.map50),
+        "map50_95": float(box.map),
+        "precision": float(box.mp),
+        "recall": float(box.mr),
+        "classes": {metrics.names[int(i)]: float(ap) for i, ap in zip(box.ap_class_index, box.ap, strict=True)},
+        "sizes": scores.sizes,
+        "objects": scores.objects,
+        "resampled": [round(score, 5) for score in scores.resampled],
+        "epochs": curve,
+        "seconds": time.time() - start,
+        "imgsz": int(trainer.args.imgsz),
+        "batch": int(trainer.batch_size),
+    }
+
+
+def main() -> None:
+    """Do the job that is the first line of standard input, and end with whoever holds its other end."""
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    result = train_and_validate(job)
+    write_json(Path(job["folder"]) / RESULT, {"schema": SCHEMA, **result})
+
+
+def _end_with_parent() -> None:
+    """End when standard input does, so as not to train on beside the run that takes this one's place."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

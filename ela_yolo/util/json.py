@@ -1,0 +1,42 @@
+"""JSON as every report of this package is written: null where a value is not a finite number, which JSON cannot say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from ela_yolo.util.files import written_whole
+
+
+def to_json(content: Any) -> str:
+    """Return JSON text, indented, that every parser takes.
+
+    Args:
+        content: Mappings, sequences, texts, numbers, booleans and None; anything else is written as its ``str()``.
+
+    Example:
+        >>> to_json({"error": float("nan"), "limit": float("inf"), "file": Path("best.onnx")}).split()
+        ['{', '"error":', 'null,', '"limit":', 'null,', '"file":', '"best.onnx"', '}']
+    """
+    return json.dumps(_finite(content), indent=2, default=str, allow_nan=False)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON to a file, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with written_whole(file) as part:
+        part.write_text(to_json(content), encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
