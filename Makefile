@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test check proof compat exports speed
+.PHONY: quickstart test check compat exports speed
 
 quickstart: .venv/installed
 	$(BIN)/ela-yolo quickstart
@@ -9,9 +9,6 @@ quickstart: .venv/installed
 test: check
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 	$(BIN)/python tools/compat.py versions=oldest checks=contract
-
-proof: .venv/installed
-	$(BIN)/python tools/graft_study.py
 
 compat: .venv/installed
 	$(BIN)/python tools/compat.py
@@ -26,6 +23,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 .venv/installed: pyproject.toml constraints.txt ela_yolo/autoload.pth
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "The pinned versions need Python 3.11 or later; name one: make PYTHON=python3.12")'

@@ -28,10 +28,10 @@ def arm() -> None:
 
         register()
     elif not any(_is_ours(finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _HostFinder())
+        sys.meta_path.insert(0, _ParserFinder())
 
 
-class _HostFinder:
+class _ParserFinder:
     """Does what the finder in ``autoload.pth`` does, where that is not installed or switched off."""
 
     arms_ela_yolo = True
@@ -39,14 +39,14 @@ class _HostFinder:
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        return find_host(name, path, target) if name == PARSER else None
+        return find_parser(name, path, target) if name == PARSER else None
 
 
 def _is_ours(finder: object) -> bool:
     return getattr(finder, "arms_ela_yolo", False)
 
 
-def find_host(name: str, path: "Sequence[str] | None", target: "ModuleType | None") -> "ModuleSpec | None":
+def find_parser(name: str, path: "Sequence[str] | None", target: "ModuleType | None") -> "ModuleSpec | None":
     """Return what the other finders find, with a loader that registers after it has run the module."""
     others = (finder for finder in sys.meta_path if not _is_ours(finder) and hasattr(finder, "find_spec"))
     spec = next((spec for finder in others if (spec := finder.find_spec(name, path, target))), None)

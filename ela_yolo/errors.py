@@ -4,7 +4,7 @@
 
     Exception
     └── ELAError                 any of them; the message names the remedy and is meant for the user
-        ├── RegistrationError    the host is not as expected, and was left untouched
+        ├── RegistrationError    Ultralytics is not as expected, and was left untouched
         ├── RowError             an ELA row of a model YAML is wrong
         ├── InputError           a file that is named is not there, or not what it should be
         ├── ModelYamlError       a file is no model YAML, or its rows cannot be edited
@@ -28,7 +28,7 @@ class RegistrationError(ELAError):
 class RowError(ELAError):
     """An ELA row of a model YAML is wrong; the message holds the row and what is allowed.
 
-    Not a ValueError: the host's parser suppresses those while it resolves a row's args.
+    Not a ValueError: Ultralytics' parser suppresses those while it resolves a row's args.
     """
 
 

@@ -21,11 +21,11 @@ def command(*words):
 def main(data="bccd.yaml", model="yolov8n.pt", epochs="8", imgsz="256"):
     """Train, validate, look and export."""
     # 1. ELA behind each stage of the backbone. All weights stay, and until it is trained ELA changes nothing.
-    grafted = Path(model).stem + "-ela.pt"
-    print(ela_yolo.insert(model, save=grafted, exist_ok=True).transfer)
+    inserted = Path(model).stem + "-ela.pt"
+    print(ela_yolo.insert(model, save=inserted, exist_ok=True).transfer)
 
     # 2. Training and validation are Ultralytics' own. It says where the run lies.
-    detector = YOLO(grafted)
+    detector = YOLO(inserted)
     detector.train(data=data, epochs=int(epochs), imgsz=int(imgsz))
     best = detector.trainer.best
     metrics = YOLO(best).val(data=data, imgsz=int(imgsz))

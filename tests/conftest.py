@@ -1,4 +1,4 @@
-"""Fresh interpreters, a private configuration folder for the host, and one short training that many tests share."""
+"""Fresh interpreters, a private configuration folder for Ultralytics, and one short training that many tests share."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ REPO = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 SHARED = REPO.parent / "shared"  # real photographs and weights, where they are
 
-# Before anything imports the host: nothing is installed or fetched at run time, nobody's settings are touched.
+# Before anything imports Ultralytics: nothing is installed or fetched at run time, nobody's settings are touched.
 _home = tempfile.TemporaryDirectory(prefix="ela-yolo-tests-")
 HOME = Path(_home.name)
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_CONFIG_DIR=str(HOME / "config"))
@@ -55,16 +55,16 @@ def python(code, *, cwd, **kwargs):
 
 
 def environment(folder):
-    """The site-packages of a fresh environment that sees the host but not this clone."""
+    """The site-packages of a fresh environment that sees Ultralytics but not this clone."""
     run(BIN / "python", "-m", "venv", "--without-pip", folder / "env", cwd=folder)
     inside = next((folder / "env").glob("[Ll]ib*/**/site-packages"))
-    host = python("import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).stdout
-    (inside / "zz-host.pth").write_text(host)  # a path only: .pth files found there are not run
+    original = python("import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).stdout
+    (inside / "zz-ultralytics.pth").write_text(original)  # a path only: .pth files found there are not run
     return inside
 
 
 def pytest_configure():
-    """Data sets and runs of the host go to the tests' own folder; set before a test module imports the host."""
+    """Data sets and runs of Ultralytics go to the tests' own folder; set before a test module imports Ultralytics."""
     run(BIN / "yolo", "settings", f"datasets_dir={HOME / 'datasets'}", f"runs_dir={HOME / 'runs'}", cwd=HOME)
 
 

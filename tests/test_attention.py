@@ -107,11 +107,11 @@ def test_layers_are_named_as_in_the_layer_table_whatever_wraps_the_model(wrap, o
 
 
 def test_layers_of_a_yolo_and_of_its_predictor_are_named_alike():
-    host = YOLO("yolov8n-ela.yaml")
-    assert list(named_blocks(host)) == LAYERS
-    host.predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)
-    with capture_gates(host.predictor.model) as latest:
-        host.predictor.model(torch.rand(1, 3, 64, 64))
+    original = YOLO("yolov8n-ela.yaml")
+    assert list(named_blocks(original)) == LAYERS
+    original.predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)
+    with capture_gates(original.predictor.model) as latest:
+        original.predictor.model(torch.rand(1, 3, 64, 64))
     assert list(latest) == LAYERS
 
 
@@ -234,7 +234,7 @@ def test_a_report_prints_a_table():
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (333, 500), (96, 128)])
 @pytest.mark.parametrize("rectangular", [False, True])
 def test_a_place_of_the_input_is_found_again_in_the_image(size, rectangular):
-    """A bump at a cell of the map must land where the host puts a box around that cell."""
+    """A bump at a cell of the map must land where Ultralytics puts a box around that cell."""
     boxed = LetterBox((320, 320), auto=rectangular, stride=32)(image=np.zeros((*size, 3), np.uint8))
     network = boxed.shape[:2]
     cells = network[0] // 8, network[1] // 8
@@ -245,7 +245,7 @@ def test_a_place_of_the_input_is_found_again_in_the_image(size, rectangular):
     found = np.unravel_index(np.argmax(over_image(bump, parts, size)), size)
     x, y = (column + 0.5) * 8, (row + 0.5) * 8
     box = ops.scale_boxes(network, torch.tensor([[x, y, x, y]]), size)[0]
-    pixels = 0.5 + max(size) / 320  # half a pixel of the image, and one of the input, which the host rounds by
+    pixels = 0.5 + max(size) / 320  # half a pixel of the image, and one of the input, which Ultralytics rounds by
     assert found[0] + 0.5 == pytest.approx(box[1].item(), abs=pixels)
     assert found[1] + 0.5 == pytest.approx(box[0].item(), abs=pixels)
     along = along_image(bump.max(0), parts[1], size[1])
@@ -349,7 +349,7 @@ def test_health_over_a_data_set(best):
     assert {each.verdict for each in report.blocks} == {"alive"}
 
 
-def test_health_of_a_fresh_graft_is_that_of_blocks_that_do_nothing(tmp_path):
+def test_health_of_fresh_blocks_is_that_of_blocks_that_do_nothing(tmp_path):
     import ela_yolo
 
     ela_yolo.insert("yolov8n.yaml", gate="identity", save=tmp_path / "yolov8n-fresh.yaml")

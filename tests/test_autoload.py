@@ -71,8 +71,8 @@ def test_a_loader_that_takes_no_attributes(tmp_path):
 
 def test_the_package_works_inside_a_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "ela.zip", "w") as archive:
-        for file in sorted((REPO / "ela_yolo").glob("*.py")):
-            archive.write(file, f"ela_yolo/{file.name}")
+        for file in sorted((REPO / "ela_yolo").rglob("*.py")):
+            archive.write(file, str(file.relative_to(REPO)))
     code = """
 import ela_yolo
 from ultralytics.nn import tasks

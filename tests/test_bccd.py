@@ -275,8 +275,8 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(url, tmp_path):
     assert told in refusal(tmp_path / "file/data", url, RenderError)
 
 
-def test_the_hosts_download_field_converts_at_first_use(url, digests, tmp_path):
-    """Through the host's own reading of the data YAML, into its data-set folder; the second use finds it there."""
+def test_ultralytics_download_field_converts_at_first_use(url, digests, tmp_path):
+    """Through Ultralytics' own reading of the data YAML, into its data-set folder; the second use finds it there."""
     text = (REPO / "datasets/bccd.yaml").read_text(encoding="utf-8")
     call = 'download_bccd(yaml["path"])\n'
     assert text.endswith(call)

@@ -42,16 +42,16 @@ def mine(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["CA", "CBAM", "ECA", "SE"])
-def test_timms_blocks_go_in_keep_the_hosts_weights_and_come_out(name, tmp_path):
+def test_timms_blocks_go_in_keep_ultralytics_weights_and_come_out(name, tmp_path):
     pytest.importorskip("timm")
     inserted = insert("yolov8n.yaml", block=name, save=tmp_path / "yolov8-other.yaml")
     assert inserted.rows == (3, 6, 9, 12) and f"[-1, 1, {name}, []]" in inserted.text
-    host = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
-    assert remove(tmp_path / "yolov8-other.yaml").text == host.read_text()
+    original = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
+    assert remove(tmp_path / "yolov8-other.yaml").text == original.read_text()
     from ultralytics import YOLO
 
-    host, model = YOLO("yolov8n.yaml").model, YOLO(tmp_path / "yolov8n-other.yaml").model
-    transfer = model.load(host, verbose=False)
+    original, model = YOLO("yolov8n.yaml").model, YOLO(tmp_path / "yolov8n-other.yaml").model
+    transfer = model.load(original, verbose=False)
     assert (transfer.kept, transfer.total) == (355, 355)
     block = type(model.model[3]).__name__
     assert is_block(model.model[3]) and str(transfer).endswith(f"; 4 new {block} (3, 6, 9, 12)")
@@ -63,7 +63,7 @@ def test_a_checkpoint_with_another_block_trains_and_trains_on_by_the_stock_comma
     plain = tmp_path / "plain.pt"
     remove(trained / "weights/best.pt", save=plain)
     done = run(BIN / "ela-yolo", "insert", f"model={plain}", "block=SE", cwd=tmp_path)
-    assert "355/355 host tensors kept; 4 new SEModule (3, 6, 9, 12)" in done.stdout
+    assert "355/355 pretrained tensors kept; 4 new SEModule (3, 6, 9, 12)" in done.stdout
     assert "SE changes what the model gives until it is trained" in done.stdout
     model = tmp_path / "plain-se.pt"
     for name in ("first", "second"):
@@ -102,13 +102,13 @@ def test_without_the_variable_another_process_does_not_know_it(mine, tmp_path):
     assert done.returncode == 1 and "layer 22: there is no module Halves" in done.stderr
 
 
-def test_a_name_that_somebody_put_into_the_host_is_left_to_them(tmp_path):
+def test_a_name_that_somebody_put_into_ultralytics_is_left_to_them(tmp_path):
     (tmp_path / "yolov8-se.yaml").write_text(insert("yolov8n.yaml", block="SE", after=21).text)
     code = """
 from torch import nn
 from ultralytics.nn import tasks
 class SE(nn.Module): ...
-    # takes the row's own args, as the host calls a module that it does not know
+    # takes the row's own args, as Ultralytics calls a module that it does not know
 tasks.SE = SE
 print(type(tasks.DetectionModel("yolov8-se.yaml", verbose=False).model[22]) is SE)
 """
@@ -180,8 +180,8 @@ def test_a_row_gives_the_channels_of_the_layer_that_it_reads():
     assert len(model[2]) == 2 and model[2][0].fc1.out_channels == 8
 
 
-def test_a_model_of_the_hosts_own_is_never_touched_by_names(tmp_path):
-    """A fork has a CBAM, timm is not there, and the variable names what the host has: all goes on as without us."""
+def test_a_model_of_ultralytics_own_is_never_touched_by_names(tmp_path):
+    """A fork has a CBAM, timm is not there, and the variable names what Ultralytics has: all goes on as without us."""
     (tmp_path / "yolov8-cbam.yaml").write_text(insert("yolov8n.yaml", block="CBAM", after=21).text)
     code = """
 import sys

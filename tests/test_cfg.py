@@ -1,4 +1,4 @@
-"""The shipped model YAMLs against the host's own: the same model, but for ELA between a stage and its readers."""
+"""The shipped model YAMLs against Ultralytics' own: the same model, but for ELA between a stage and its readers."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from ultralytics import YOLO
 
 from ela_yolo import ELA, insert
 
-# ours -> the host's, and the host's layers that are followed by ELA
+# ours -> Ultralytics', and Ultralytics' layers that are followed by ELA
 MODELS = {
     "yolov8-ela": ("yolov8", (2, 4, 6, 8)),
     "yolov8-ela-neck": ("yolov8", (12, 15, 18, 21)),
@@ -39,20 +39,20 @@ def scaled(name, scale):
 @pytest.mark.parametrize("scale", "nsmlx")
 @pytest.mark.parametrize("name", MODELS)
 def test_each_elas_consumers_are_the_stages_former_consumers(name, scale):
-    host_name, stages = MODELS[name]
-    ours, host = (scaled(file, scale).model.model for file in (name, host_name))
+    original_name, stages = MODELS[name]
+    ours, original = (scaled(file, scale).model.model for file in (name, original_name))
 
-    home = {}  # the host's layer -> where it lives in ours
+    home = {}  # Ultralytics' layer -> where it lives in ours
     for layer in ours:
         if not isinstance(layer, ELA):
             home[len(home)] = layer.i
-    assert [type(ours[home[layer.i]]) for layer in host] == [type(layer) for layer in host]
+    assert [type(ours[home[layer.i]]) for layer in original] == [type(layer) for layer in original]
     assert [home[stage] + 1 for stage in stages] == [layer.i for layer in ours if isinstance(layer, ELA)]
     for stage in stages:
         block = ours[home[stage] + 1]
         assert sources(block) == [home[stage]]
     read_now = {i: home[i] + (i in stages) for i in home}
-    for layer in host[1:]:
+    for layer in original[1:]:
         assert sources(ours[home[layer.i]]) == [read_now[source] for source in sources(layer)], layer.i
 
 
@@ -90,9 +90,9 @@ def test_it_runs(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_it_is_what_insert_writes_from_the_hosts_own(name):
-    """But for the comment at the top, which is ours in the one and the host's licence line in the other."""
-    host, stages = MODELS[name]
+def test_it_is_what_insert_writes_from_ultralytics_own(name):
+    """But for the comment at the top, which is ours in the one and Ultralytics' licence line in the other."""
+    original, stages = MODELS[name]
     ours = (REPO / "cfg" / f"{name}.yaml").read_text(encoding="utf-8").partition("\n\n")[2]
     for choice in ({"after": stages}, {"where": "neck" if name.endswith("neck") else "backbone"}):
-        assert ours == insert(f"{host}.yaml", **choice).text.partition("\n\n")[2]
+        assert ours == insert(f"{original}.yaml", **choice).text.partition("\n\n")[2]

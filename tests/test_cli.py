@@ -63,7 +63,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "export model=yolov8n.yaml": (2, "format= is missing, such as format=onnx"),
     "export model=yolov8n.yaml format=onxx verify=False": (
         2,
-        "format=onxx is none of the host's, did you mean 'onnx'?",
+        "format=onxx is none of Ultralytics', did you mean 'onnx'?",
     ),
     "export model=rtdetr-l.yaml format=onnx": (1, "a model with the head RTDETRDecoder cannot be compared here"),
     "train data=scenes.yaml": (2, "model= is missing, such as model=yolov8n-ela.yaml"),
@@ -82,7 +82,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "verify against=best.onnx": (2, "model= is missing, such as model=best.pt"),
     "verify model=yolov8n.yaml": (2, "against= is missing, such as against=best.onnx"),
     "verify model=yolov8n.yaml against=none.onnx": (1, "none.onnx does not exist; export it first"),
-    "verify model=yolov8n.yaml against=text.pt": (1, "has no ending by which the host knows a format"),
+    "verify model=yolov8n.yaml against=text.pt": (1, "has no ending by which Ultralytics knows a format"),
     "verify model=yolov8n.yaml against=none.onnx data=none.yaml": (1, "there is no data=none.yaml"),
     "verify model=yolov8n.yaml against=none.onnx iou=7": (2, "iou must be a number from 0 to 1, got '7'"),
     "verify model=yolov8n.yaml agianst=none.onnx": (2, "verify has no key 'agianst', did you mean 'against'?"),
@@ -258,7 +258,7 @@ WRONG = {  # command line -> exit status, what the one line says
 
 @pytest.fixture
 def argv():
-    """The host reads the list that was sys.argv when it was imported, so its content is what is put back."""
+    """Ultralytics reads the list that was sys.argv when it was imported, so its content is what is put back."""
     before = sys.argv[:]
     yield
     sys.argv[:] = before
@@ -315,7 +315,7 @@ def lay_out_bad_files(folder):
 @pytest.mark.parametrize("line", WRONG)
 def test_bad_input_is_one_line_and_leaves_nothing(line, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(logging, "raiseExceptions", False)  # the host logs to streams that pytest has closed since
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # Ultralytics logs to streams that pytest has closed since
     lay_out_bad_files(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     status, message = WRONG[line]
@@ -408,8 +408,8 @@ def test_insert_and_remove_write_what_they_print(tmp_path):
         "ela-yolo: more.yaml exists; name another file with save=, or replace it with exist_ok=True",
     )
     run(ELA_YOLO, "remove", "model=more.yaml", cwd=tmp_path)
-    host = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
-    assert (tmp_path / "more-plain.yaml").read_bytes() == host.read_bytes()
+    original = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
+    assert (tmp_path / "more-plain.yaml").read_bytes() == original.read_bytes()
 
 
 @pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])

@@ -103,7 +103,7 @@ def compared(tmp_path_factory):
     _, alive = psutil.wait_procs(orphans, timeout=30)
     assert not alive and not (runs / "yolov8n-0/run.json").exists()
     second = runs / "yolov8n-ela-0"
-    killed(folder, os.killpg, lambda: (second / "args.yaml").is_file())  # the host writes it as it starts to train
+    killed(folder, os.killpg, lambda: (second / "args.yaml").is_file())  # Ultralytics writes it as it starts to train
     first = runs / "yolov8n-0/run.json"
     assert first.is_file() and not (second / "run.json").exists()
     before = state(first), state(runs / "yolov8n-0/weights/last.pt")
@@ -256,9 +256,9 @@ def test_other_settings_are_refused(changed, message, compared, monkeypatch):
 def test_another_model_of_the_same_name_is_refused(compared, monkeypatch, tmp_path):
     folder, _ = compared
     monkeypatch.chdir(folder)
-    host = Path(sys.modules["ultralytics"].__file__).parent / "cfg/models/v8/yolov8.yaml"
+    original = Path(sys.modules["ultralytics"].__file__).parent / "cfg/models/v8/yolov8.yaml"
     other = tmp_path / "yolov8n.yaml"
-    other.write_text(host.read_text(encoding="utf-8") + "\n# mine\n")
+    other.write_text(original.read_text(encoding="utf-8") + "\n# mine\n")
     with pytest.raises(InputError, match="holds runs of another yolov8n; rename the file, or name another folder"):
         compare([other, MODELS[1]], "scenes.yaml", [0], **KEYS)
 

@@ -309,7 +309,7 @@ def test_nothing_that_a_file_names_is_imported_where_ultralytics_loads_safely(fo
 def test_what_was_converted_is_validated_trained_on_and_exported(fork, tmp_path):
     (tmp_path / "fork.pt").write_bytes((fork / "fork.pt").read_bytes())
     said = run(BIN / "ela-yolo", "insert", "model=fork.pt", cwd=tmp_path).stdout
-    assert "355/355 host tensors kept; 1 ELA kept (10)" in said and "written to fork-ela.pt" in said
+    assert "355/355 pretrained tensors kept; 1 ELA kept (10)" in said and "written to fork-ela.pt" in said
     assert re.search(r"^-  - \[-1, 1, ELA, \[256\]\]\n\+  - \[-1, 1, ELA, \[\]\]$", said, re.MULTILINE)
     keys = ["data=scenes.yaml", "imgsz=96", "workers=0", "plots=False", f"project={tmp_path}"]
     val = run(BIN / "yolo", "val", "model=fork-ela.pt", *keys, cwd=tmp_path)
@@ -317,6 +317,6 @@ def test_what_was_converted_is_validated_trained_on_and_exported(fork, tmp_path)
     train = run(
         BIN / "yolo", "train", "model=fork-ela.pt", "epochs=1", "fraction=0.1", "val=False", *keys, cwd=tmp_path
     )
-    assert "ELA: 355/355 host tensors kept; 1 ELA kept (10)" in train.stdout
+    assert "ELA: 355/355 pretrained tensors kept; 1 ELA kept (10)" in train.stdout
     export = run(BIN / "ela-yolo", "export", "model=fork-ela.pt", "format=onnx", "imgsz=96", cwd=tmp_path)
     assert "matches within the float32 tolerance" in export.stdout

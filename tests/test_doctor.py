@@ -39,7 +39,7 @@ def test_a_whole_installation(tmp_path):
         f"{REPO / 'cfg/yolov8-ela.yaml'}\n",
         "s, from the name\n",
         "4 (ELA-B identity) as layers 3, 6, 9, 12\n",
-        "355/355 host tensors kept; 4 new ELA (3, 6, 9, 12)\n",
+        "355/355 pretrained tensors kept; 4 new ELA (3, 6, 9, 12)\n",
         f"ultralytics               {ultralytics.__version__}, ",
         f"torchvision               {torchvision.__version__}, ",
     ):
@@ -69,8 +69,8 @@ def test_a_name_without_a_scale_and_weights_of_another_family(tmp_path):
     ],
 )
 def test_a_model_that_cannot_be_used(model, said, tmp_path):
-    host = (Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8-cls.yaml").read_text()
-    (tmp_path / "misspelt.yaml").write_text(host.replace("C2f, [128", "ELAA, [128"))
+    original = (Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8-cls.yaml").read_text()
+    (tmp_path / "misspelt.yaml").write_text(original.replace("C2f, [128", "ELAA, [128"))
     (tmp_path / "unread.yaml").write_text(
         "nc: 1\nbackbone:\n  - [-1, 1, Conv, [8]]\n  - [-1, 1, Conv, [8]]\n  - [-1, 1, ELA, []]\n"
         "head:\n  - [[1], 1, Detect, [nc]]\n"
@@ -140,7 +140,7 @@ def test_rtdetr(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-def test_a_host_that_is_older_than_any_tested(tmp_path):
+def test_an_ultralytics_that_is_older_than_any_tested(tmp_path):
     env = overlay(tmp_path, ultralytics)
     init = tmp_path / "ultralytics/__init__.py"
     init.write_text(init.read_text().replace(f'"{ultralytics.__version__}"', '"8.4.60"'))
@@ -149,7 +149,7 @@ def test_a_host_that_is_older_than_any_tested(tmp_path):
     assert "pip install -U ultralytics" in done.stdout
 
 
-def test_a_folder_that_hides_the_host(tmp_path):
+def test_a_folder_that_hides_ultralytics(tmp_path):
     done = doctor(cwd=tmp_path, env=overlay(tmp_path, ultralytics, whole=False))
     assert done.returncode == 1
     assert f"{tmp_path / 'ultralytics'} hides the installed {Path(ultralytics.__file__).parent}" in done.stdout
@@ -164,7 +164,7 @@ def test_a_torchvision_that_does_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["9.0.0", "8.3.0", ultralytics.__version__])
-def test_a_host_that_is_not_as_expected(version, tmp_path):
+def test_an_ultralytics_that_is_not_as_expected(version, tmp_path):
     """Newer than any that was tested, older than the oldest, or one whose files were edited."""
     from ela_yolo.host.probes import TESTED
 
@@ -260,4 +260,4 @@ def test_the_new_process_starts_in_an_empty_folder_and_has_a_limit(tmp_path, mon
 def test_real_weights(tmp_path):
     if not COCO.is_file():
         pytest.skip(f"no COCO weights: {COCO} is absent")
-    assert "355/355 host tensors kept" in doctor("model=yolov8n-ela.yaml", f"weights={COCO}", cwd=tmp_path).stdout
+    assert "355/355 pretrained tensors kept" in doctor("model=yolov8n-ela.yaml", f"weights={COCO}", cwd=tmp_path).stdout

@@ -21,7 +21,7 @@ SCORES = ("precision", "recall", "mAP50", "mAP50-95")
 
 
 def blocks(weights, cwd):
-    """How many ELA blocks a checkpoint holds, seen by an interpreter that imports the host alone."""
+    """How many ELA blocks a checkpoint holds, seen by an interpreter that imports Ultralytics alone."""
     code = f"""
 from ultralytics import YOLO
 print(sum(type(m).__name__ == "ELA" for m in YOLO({str(weights)!r}).model.modules()))
@@ -90,7 +90,7 @@ def test_training_on_from_a_checkpoint_keeps_the_blocks(retrained, tmp_path):
     assert losses[-1] < losses[0]
 
 
-def test_stock_export_runs_in_onnx_runtime_through_the_host(retrained, tmp_path):
+def test_stock_export_runs_in_onnx_runtime_through_ultralytics(retrained, tmp_path):
     """And detects there what the checkpoint does."""
     weights = shutil.copy(retrained / "weights/best.pt", tmp_path)
     run(BIN / "yolo", "export", f"model={weights}", "format=onnx", "imgsz=96", cwd=tmp_path)

@@ -60,7 +60,7 @@ def test_an_example_detects_what_the_model_does(program, keys, sure, tmp_path):
         name, score, *corners = line.split()
         assert name == found.names[int(box.cls)]
         assert float(score) == pytest.approx(box.conf.item(), abs=2e-3)
-        # The host cuts boxes off at the edge of the picture.
+        # Ultralytics cuts boxes off at the edge of the picture.
         inside = np.clip(np.array(corners, float), 0, np.tile(found.orig_shape[::-1], 2))
         assert np.abs(inside - box.xyxy[0].numpy()).max() <= 1
     photograph, drawn = (cv2.imread(str(file)).astype(int) for file in (PHOTOGRAPH, tmp_path / "drawn.jpg"))
@@ -78,10 +78,10 @@ def test_an_example_detects_what_the_model_does(program, keys, sure, tmp_path):
 def test_the_first_detector_ends_with_a_picture_and_a_file_that_matches(tmp_path):
     keys = f"data={SHARED}/data/bccd/bccd.yaml model={SHARED}/weights/yolov8n.pt epochs=1 imgsz=96".split()
     done = run(BIN / "python", REPO / "examples/first_detector.py", *keys, cwd=tmp_path, timeout=600)
-    assert "355/355 host tensors kept" in done.stdout
+    assert "355/355 pretrained tensors kept" in done.stdout
     assert "the file matches within the float32 tolerance" in done.stdout
-    grafted = YOLO(tmp_path / "yolov8n-ela.pt").model
-    assert [block.gate for block in grafted.modules() if isinstance(block, ELA)] == ["identity"] * 4
+    inserted = YOLO(tmp_path / "yolov8n-ela.pt").model
+    assert [block.gate for block in inserted.modules() if isinstance(block, ELA)] == ["identity"] * 4
     pictures = [cv2.imread(str(file)) for file in (tmp_path / "attention").rglob("*.[jp][pn]g")]
     assert pictures and all(picture.std() > 10 for picture in pictures)
     file = Path(done.stdout.splitlines()[-1])

@@ -181,7 +181,7 @@ def test_a_damaged_file_is_one_clear_error(name, retrained, tmp_path):
     file = Path(YOLO(weights).export(format=name, imgsz=96))
     largest = max((each for each in [file, *file.rglob("*")] if each.is_file()), key=lambda each: each.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:1000])
-    with pytest.raises(ExportError, match=r"cannot be run by .*, so export it again|lacks the host's metadata"):
+    with pytest.raises(ExportError, match=r"cannot be run by .*, so export it again|lacks Ultralytics' metadata"):
         verify_export(weights, file, images())
 
 

@@ -13,8 +13,8 @@ import ela_yolo
 from ela_yolo import ELAError, RowError
 from ela_yolo.host.lookup import check_rows
 
-HOST = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
-TEXTS = [HOST.read_text(), (REPO / "cfg/yolov8-ela.yaml").read_text()]
+ULTRALYTICS = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
+TEXTS = [ULTRALYTICS.read_text(), (REPO / "cfg/yolov8-ela.yaml").read_text()]
 PIECES = st.one_of(
     st.text(max_size=20),
     st.sampled_from(

@@ -1,4 +1,4 @@
-"""What a user names is refused where the host could not use it, and nowhere else."""
+"""What a user names is refused where Ultralytics could not use it, and nowhere else."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from ela_yolo import CheckpointError, InputError
 from ela_yolo.host.lookup import check_inputs, check_model, check_rows, find_model
 from ela_yolo.util.text import plain
 
-HOST = Path(ultralytics.__file__).parent
-YAMLS = [*sorted((HOST / "cfg/models").rglob("*.yaml")), *sorted((REPO / "cfg").glob("*.yaml"))]
+ULTRALYTICS = Path(ultralytics.__file__).parent
+YAMLS = [*sorted((ULTRALYTICS / "cfg/models").rglob("*.yaml")), *sorted((REPO / "cfg").glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("file", YAMLS, ids=lambda file: file.stem)
@@ -44,7 +44,7 @@ def test_every_model_yaml_that_comes_along_passes(file):
         ),
     ],
 )
-def test_what_the_host_finds_or_fetches_passes(model, tmp_path, monkeypatch):
+def test_what_ultralytics_finds_or_fetches_passes(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exported_openvino_model").mkdir()
     (tmp_path / "here.onnx").touch()
@@ -81,8 +81,8 @@ def test_data_is_looked_at_where_it_is_read_alone(tmp_path, monkeypatch):
     check_inputs("train", {"model": "yolov8n-cls.yaml", "data": "folder", "resume": True, "pretrained": False})
 
 
-def test_the_file_is_the_one_that_the_host_takes(tmp_path):
-    """With and without its scale in the name; the host's order has changed."""
+def test_the_file_is_the_one_that_ultralytics_takes(tmp_path):
+    """With and without its scale in the name; Ultralytics' order has changed."""
     assert find_model("yolov8n-ela.yaml") == REPO / "cfg/yolov8-ela.yaml"
     text = (REPO / "cfg/yolov8-ela.yaml").read_text()
     for name, classes in (("yolov8s-own.yaml", 3), ("yolov8-own.yaml", 4)):
@@ -93,7 +93,7 @@ def test_the_file_is_the_one_that_the_host_takes(tmp_path):
     assert find_model(tmp_path / "yolov8s-own.yaml") == tmp_path / "yolov8-own.yaml"
 
 
-def test_what_the_host_reads_leniently_passes(tmp_path):
+def test_what_ultralytics_reads_leniently_passes(tmp_path):
     text = (REPO / "cfg/yolov8-ela.yaml").read_text()
     for number, comment in enumerate((b"# caf\xe9\n", b"# bell \x07\n")):
         file = tmp_path / f"yolov8n-{number}.yaml"
@@ -102,7 +102,7 @@ def test_what_the_host_reads_leniently_passes(tmp_path):
         check_model(str(file))
 
 
-def test_weights_in_the_hosts_folder_pass(tmp_path, monkeypatch):
+def test_weights_in_ultralytics_folder_pass(tmp_path, monkeypatch):
     from ultralytics.utils import SETTINGS
 
     (tmp_path / "mine.pt").touch()
@@ -126,7 +126,7 @@ def test_the_suggestion_has_the_scale_that_was_typed(tmp_path, monkeypatch):
         find_model("yolo11s-elaa.yaml")
 
 
-def test_messages_of_the_host_lose_their_colours():
+def test_messages_of_ultralytics_lose_their_colours():
     error = RuntimeError("\x1b[31m\x1b[1mDataset 'x' error ❌ 'train:' key missing ❌.\nmore")
     assert plain(error) == "Dataset 'x' error 'train:' key missing. more"
     assert plain(KeyError()) == "KeyError"

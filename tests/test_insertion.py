@@ -1,4 +1,4 @@
-"""Properties of inserting and removing ELA rows, over all model YAMLs that the host ships."""
+"""Properties of inserting and removing ELA rows, over all model YAMLs that Ultralytics ships."""
 
 import re
 
@@ -21,7 +21,7 @@ NEEDS_DOWNLOAD = {"yolo11-cls-resnet18"}  # torchvision's weights
 
 
 def load(text):
-    """As the host reads it."""
+    """As Ultralytics reads it."""
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
@@ -38,7 +38,7 @@ def producers(layers):
 
 @st.composite
 def insertions(draw, name):
-    """Stages of a host YAML, and how ELA is put after them."""
+    """Stages of a YAML of Ultralytics, and how ELA is put after them."""
     rows = layers_of(TEXTS[name])
     reads = producers(rows)
     first = len(load(TEXTS[name])["backbone"])
@@ -67,7 +67,7 @@ def check_insertion(text, stages, args="[]", rewire="all"):
     back = {number: layer for layer, number in home.items()}
     assert sorted([*home.values(), *result.rows]) == list(range(len(new)))
 
-    # Every layer is the host's, and reads what it read, but for an ELA between.
+    # Every layer is Ultralytics', and reads what it read, but for an ELA between.
     ours, theirs = producers(new), producers(old)
     behind = dict(zip(result.rows, stages, strict=True))
     for layer, row in enumerate(old):
@@ -91,7 +91,7 @@ def check_insertion(text, stages, args="[]", rewire="all"):
     ):
         assert (row.number is None) == (now.number is None)
 
-    # All else is the host's text, byte for byte.
+    # All else is Ultralytics' text, byte for byte.
     removed = remove_rows(result.text, name)
     assert removed.text == text
     assert removed.layer_map == back and removed.rows == result.rows
@@ -104,7 +104,7 @@ def check_insertion(text, stages, args="[]", rewire="all"):
 @pytest.mark.parametrize("name", TEXTS)
 @settings(max_examples=5)
 @given(data=st.data())
-def test_rows_are_the_hosts_but_for_ela_between(name, data):
+def test_rows_are_ultralytics_own_but_for_ela_between(name, data):
     check_insertion(TEXTS[name], *data.draw(insertions(name)))
 
 
@@ -201,7 +201,7 @@ def test_a_model_that_needs_a_download_cannot_have_its_strides_measured(name, mo
         ela_yolo.insert(f"{name}.yaml", after="P5")
 
 
-CHOICES = {  # YAML, after, where -> layers of the host
+CHOICES = {  # YAML, after, where -> layers of Ultralytics
     ("yolov8n.yaml", None, None): (2, 4, 6, 8),
     ("yolov8n.yaml", "C2f", None): (2, 4, 6, 8),
     ("yolov8n.yaml", "C2f", "neck"): (12, 15, 18, 21),

@@ -26,7 +26,7 @@ head:
 """
 
 
-def test_all_model_yamls_of_the_host_are_read_as_yaml_reads_them():
+def test_all_model_yamls_of_ultralytics_are_read_as_yaml_reads_them():
     assert len(HOST_YAMLS) == 66
     for file in HOST_YAMLS:
         config = yaml.safe_load(file.read_text())

@@ -33,7 +33,7 @@ def blocks(file):
 
 
 def test_tune(tmp_path):
-    """Iterations run in this process or, in older hosts, in children of their own."""
+    """Iterations run in this process or, in older releases of Ultralytics, in children of their own."""
     code = f"""
 from ultralytics import YOLO
 YOLO("yolov8n-mine.yaml").tune(iterations=2, epochs=1, {SLICE}, project={str(tmp_path)!r}, name="tune")
@@ -55,7 +55,7 @@ print(generate_ddp_file(trainer))
 
 
 def test_the_worker_file_of_ddp_trains_in_a_fresh_interpreter(tmp_path):
-    """The host names CPU runs one process, so a single worker runs the file to its end.
+    """Ultralytics names CPU runs one process, so a single worker runs the file to its end.
 
     Without the autoload it would too: among the callbacks in the file is the one that prepares exports.
     """
@@ -65,8 +65,8 @@ def test_the_worker_file_of_ddp_trains_in_a_fresh_interpreter(tmp_path):
     assert blocks(tmp_path / "run/weights/last.pt") == 4
 
 
-# For several processes the host fixes CUDA: in the group that it makes, in what it hands to DistributedDataParallel and
-# in the validation of the finished weights, before which the run on CPU ends.
+# For several processes Ultralytics fixes CUDA: in the group that it makes, in what it hands to DistributedDataParallel
+# and in the validation of the finished weights, before which the run on CPU ends.
 ON_CPU = f"""
 import functools, os, sys
 sys.path.insert(0, {str(REPO / "examples")!r})
@@ -234,7 +234,7 @@ def test_dataloader_workers_know_ela(method, without_autoload, tmp_path):
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_training_with_dataloader_workers(method, tmp_path):
-    """On a CPU the host takes none, unless a callback asks for them."""
+    """On a CPU Ultralytics takes none, unless a callback asks for them."""
     code = f"""
 import torch
 from ultralytics import YOLO
@@ -258,7 +258,7 @@ if __name__ == "__main__":
 
 
 def test_threads(tmp_path):
-    """Both import the host at once, and build models at once."""
+    """Both import Ultralytics at once, and build models at once."""
     code = """
 import threading
 barrier, built = threading.Barrier(2), []
@@ -301,7 +301,7 @@ def test_a_checkpoint_of_a_script_loads_elsewhere(tmp_path):
 
 
 def test_without_the_plugin_a_checkpoint_fails_and_its_export_works(retrained, tmp_path):
-    """An environment that has the host and no ela-yolo."""
+    """An environment that has Ultralytics and no ela-yolo."""
     environment(tmp_path)
     shutil.copy(retrained / "weights/best.pt", tmp_path)
     run(BIN / "yolo", "export", "model=best.pt", "format=onnx", "imgsz=96", cwd=tmp_path)

@@ -20,7 +20,7 @@ def profile(*arguments, cwd, **kwargs):
     return run(BIN / "ela-yolo", "profile", *arguments, cwd=cwd, **kwargs)
 
 
-def test_a_model_beside_its_plain_host(tmp_path):
+def test_a_model_beside_its_plain_model(tmp_path):
     done = profile("model=yolov8n-ela.yaml", "imgsz=64", cwd=tmp_path)
     assert done.stdout.endswith("written to yolov8n-ela-profile.json and yolov8n-ela-profile.png\n")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["yolov8n-ela-profile.json", "yolov8n-ela-profile.png"]

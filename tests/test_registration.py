@@ -1,4 +1,4 @@
-"""What is registered, from where, and what happens where the host is not as expected: each in a fresh interpreter."""
+"""What is registered, from where, and what happens where Ultralytics is not as expected."""
 
 import pytest
 import yaml
@@ -22,7 +22,7 @@ head:
 
 
 def build(row, folder, **kwargs):
-    """Build a small model with this row as its layer 2, in a fresh interpreter that imports the host alone."""
+    """Build a small model with this row as its layer 2, in a fresh interpreter that imports Ultralytics alone."""
     (folder / "yolov8x-small.yaml").write_text(MODEL.replace("{row}", row))
     code = "from ultralytics import YOLO; print(YOLO('yolov8x-small.yaml').model.model[2])"
     return python(code, cwd=folder, **kwargs)
@@ -43,7 +43,7 @@ def test_nothing_is_imported_by_hand(tmp_path):
     assert "ELA(\n  160, variant=B, gate=paper" in build("[-1, 1, ELA, []]", tmp_path).stdout
 
 
-def test_switched_off_the_host_is_untouched(tmp_path):
+def test_switched_off_ultralytics_is_untouched(tmp_path):
     done = build("[-1, 1, ELA, []]", tmp_path, env=OFF, ok=False)
     assert "KeyError: 'ELA'" in done.stderr
     code = """
@@ -55,7 +55,7 @@ assert not hasattr(tasks, "ELA") and "ela_yolo" not in sys.modules
 
 
 @pytest.mark.parametrize("order", [("ela_yolo", "ultralytics.nn.tasks"), ("ultralytics.nn.tasks", "ela_yolo")])
-def test_importing_by_hand_works_before_and_after_the_host_and_only_once(order, tmp_path):
+def test_importing_by_hand_works_before_and_after_ultralytics_and_only_once(order, tmp_path):
     code = f"""
 import {order[0]}, {order[1]}
 import importlib, ela_yolo
@@ -118,7 +118,7 @@ tasks.BaseModel.load = load""",
 
 
 @pytest.mark.parametrize(("breakage", "message"), BROKEN_HOSTS.values(), ids=BROKEN_HOSTS)
-def test_a_host_that_is_not_as_expected_is_refused_and_left_as_it_was(breakage, message, tmp_path):
+def test_an_ultralytics_that_is_not_as_expected_is_refused_and_left_as_it_was(breakage, message, tmp_path):
     code = f"""
 import ultralytics
 from ultralytics.nn import tasks
@@ -138,7 +138,7 @@ assert look() == state
     assert printed.endswith("True\n")
 
 
-def test_where_registration_fails_the_host_goes_on_and_standard_error_says_why(tmp_path):
+def test_where_registration_fails_ultralytics_goes_on_and_standard_error_says_why(tmp_path):
     # An Ultralytics whose parser takes other arguments, as after an edit in site-packages.
     code = """
 import importlib.machinery, sys
@@ -373,7 +373,7 @@ def test_an_ela_row_may_come_first_and_the_callers_rows_are_left_alone():
     assert config == {"backbone": [[-1, 1, "ELA", []]], "head": []}
 
 
-def test_repeats_are_scaled_by_depth_as_the_hosts_own(small_model):
+def test_repeats_are_scaled_by_depth_as_ultralytics_own(small_model):
     repeated = small_model("[-1, 4, ELA, [S]]").model[2]
     assert [type(block).__name__ for block in repeated] == ["ELA"] * 4
 
@@ -442,7 +442,7 @@ print(tasks.ELA(64).channels)
 
 
 @pytest.mark.parametrize("breakage", ["missing", "corrupt"])
-def test_a_broken_installation_never_stops_the_host(breakage, tmp_path):
+def test_a_broken_installation_never_stops_ultralytics(breakage, tmp_path):
     """The .pth file alone, in an environment whose ela_yolo is gone or damaged."""
     inside = environment(tmp_path)
     (inside / "ela_yolo.pth").write_text((REPO / "ela_yolo/autoload.pth").read_text())

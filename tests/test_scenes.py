@@ -125,8 +125,8 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
         scenes.render(tmp_path / "file" / "data")
 
 
-def test_the_hosts_download_field_renders_at_first_use(tmp_path):
-    """Through the host's own reading of the data YAML, into its data-set folder; the second use finds it there."""
+def test_ultralytics_download_field_renders_at_first_use(tmp_path):
+    """Through Ultralytics' own reading of the data YAML, into its data-set folder; the second use finds it there."""
     code = "from ultralytics.data.utils import check_det_dataset; print(check_det_dataset('scenes.yaml')['val'])"
     for _ in range(2):
         done = python(code, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Training with the host's optimizers and numeric settings: short runs on a slice of the scenes, in this process."""
+"""Training with Ultralytics' optimizers and numeric settings: short runs on a slice of the scenes, in this process."""
 
 import copy
 import shutil
@@ -112,12 +112,12 @@ head:
 
 
 def test_compiled_training(train, tmp_path):
-    """With the host's own key, where it finds a compiler; of a small model, for that takes long."""
+    """With Ultralytics' own key, where it finds a compiler; of a small model, for that takes long."""
     if not shutil.which("g++") or not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         pytest.skip("torch.compile needs g++ and Python.h, and here they are not")
     (tmp_path / "small.yaml").write_text(SMALL)
     trainer = train(tmp_path / "small.yaml", optimizer="AdamW", compile=True)
-    assert hasattr(trainer.model, "_orig_mod"), "the host left the model uncompiled"
+    assert hasattr(trainer.model, "_orig_mod"), "Ultralytics left the model uncompiled"
     (block,) = (layer for layer in trainer.model.modules() if isinstance(layer, ELA))
     assert block.gn.bias.any() and block.gn.bias.isfinite().all()
 
@@ -172,7 +172,7 @@ def test_float16(device, model, batch):
 
 
 def test_predict_with_half(retrained):
-    """On a CPU the host takes float32 nevertheless."""
+    """On a CPU Ultralytics takes float32 nevertheless."""
     from ultralytics.utils import ASSETS
 
     boxes = [
@@ -197,7 +197,7 @@ def test_a_block_does_not_hide_nan_and_inf(gate, value):
     assert not block(x)[0, 3, 1, 2].isfinite()
 
 
-def test_nan_weights_are_reported_by_the_host(train, caplog):
+def test_nan_weights_are_reported_by_ultralytics(train, caplog):
     """As with any other layer: a warning in the first epoch, its recovery in later ones."""
     from ultralytics.utils import LOGGER
 

@@ -1,4 +1,4 @@
-"""Weights that pass through the host's own loading: every tensor arrives, and none where it did not come from."""
+"""Weights that pass through Ultralytics' own loading: every tensor is kept, and none where it did not come from."""
 
 import sys
 from collections import OrderedDict
@@ -17,18 +17,18 @@ from ultralytics.utils.checks import check_version
 import ela_yolo
 from ela_yolo import ELA
 from ela_yolo.host.blocks import is_block
-from ela_yolo.host.weights import LeftOut, WeightTransfer, seat_layers
+from ela_yolo.host.weights import LeftOut, WeightTransfer, match_layers
 
 sys.path.insert(0, str(REPO / "tools"))
 from transfer_table import MODELS, landed, mark, names, transfer
 
 TABLE = [name for model in MODELS for name in names(model)[: 1 if "-" in model else None]]  # tasks at one scale
-load_of_the_host = BaseModel.load.__wrapped__
+load_of_ultralytics = BaseModel.load.__wrapped__
 
 
 @pytest.fixture
 def lines(caplog):
-    """What the host logged; its logger keeps to itself otherwise."""
+    """What Ultralytics logged; its logger keeps to itself otherwise."""
     from ultralytics.utils import LOGGER
 
     LOGGER.addHandler(caplog.handler)
@@ -37,7 +37,7 @@ def lines(caplog):
 
 
 def build(name, **changes):
-    """A detector from a YAML of the host or of ours, by name."""
+    """A detector from a YAML of Ultralytics or of ours, by name."""
     return DetectionModel(name, verbose=False, **changes)
 
 
@@ -46,17 +46,17 @@ def state(model):
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_every_tensor_arrives_in_its_own_place(name, tmp_path):
-    arrived, misplaced, total, report = transfer(name, tmp_path)
-    assert (arrived, misplaced) == (total, 0)
+def test_every_tensor_is_kept_in_its_own_place(name, tmp_path):
+    kept, misplaced, total, report = transfer(name, tmp_path)
+    assert (kept, misplaced) == (total, 0)
     assert (report.kept, report.total, report.left_out) == (total, total, ())
 
 
-def test_without_us_the_host_loses_most_and_misplaces_some():
+def test_without_us_ultralytics_loses_most_and_misplaces_some():
     """What the table would show otherwise, so that it can fail."""
-    host, model = build("yolov8n.yaml"), build("yolov8n-ela.yaml")
-    values = mark(host)
-    load_of_the_host(model, host, verbose=False)
+    original, model = build("yolov8n.yaml"), build("yolov8n-ela.yaml")
+    values = mark(original)
+    load_of_ultralytics(model, original, verbose=False)
     home = ela_yolo.layer_map("yolov8n-ela.yaml")
     found = landed(model, values)
     wrong = [t for t, s in found.items() if int(t.split(".")[1]) != home[int(s.split(".")[1])]]
@@ -65,7 +65,7 @@ def test_without_us_the_host_loses_most_and_misplaces_some():
 
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo26n", "yolov10n"])
 @pytest.mark.parametrize("change", [{"nc": 3}, {"ch": 1}, {"nc": 3, "ch": 4}], ids=str)
-def test_the_rest_is_as_the_host_loads_it(name, change, tmp_path):
+def test_the_rest_is_as_ultralytics_loads_it(name, change, tmp_path):
     """Another class count rebuilds the head, and another first convolution is filled, as without ELA."""
     source, plain = build(f"{name}.yaml"), build(f"{name}.yaml", **change)
     mark(source)
@@ -96,7 +96,7 @@ def moved(key, layers):
     return f"{model}.{layers[int(layer)]}.{rest}"
 
 
-def test_class_rows_are_matched_by_name_as_the_host_does():
+def test_class_rows_are_matched_by_name_as_ultralytics_does():
     source, plain, model = build("yolov8n.yaml", nc=2), build("yolov8n.yaml", nc=2), build("yolov8n-ela.yaml", nc=2)
     source.names, plain.names, model.names = {0: "cat", 1: "dog"}, {0: "dog", 1: "cat"}, {0: "dog", 1: "cat"}
     for tensor in source.state_dict().values():
@@ -107,21 +107,21 @@ def test_class_rows_are_matched_by_name_as_the_host_does():
     rows = model.model[26].cv3[0][-1].weight
     assert torch.equal(rows, plain.model[22].cv3[0][-1].weight)
     assert torch.equal(rows, source.model[22].cv3[0][-1].weight.flip(0))
-    assert report.left_out == (LeftOut(26, "Detect", 6, "rearranged by the host, such as classes by their names"),)
+    assert report.left_out == (LeftOut(26, "Detect", 6, "rearranged by Ultralytics, such as classes by their names"),)
 
 
 @pytest.mark.parametrize("change", [{}, {"ch": 1}, {"ch": 4}, {"nc": 3}], ids=str)
 @pytest.mark.parametrize("kind", ["yolov8n.yaml", "yolov8n-ela.yaml", "yolov8s.yaml"])
-def test_class_names_come_where_the_host_takes_them(kind, change):
+def test_class_names_come_where_ultralytics_takes_them(kind, change):
     if not check_version(ultralytics.__version__, ">=8.4.175"):
         pytest.skip(f"ultralytics {ultralytics.__version__} takes no class names")
     source, plain, model = build(kind), build("yolov8n.yaml", **change), build("yolov8n-ela.yaml", **change)
     source.names = {i: f"class {i}" for i in range(80)}
-    if kind == "yolov8n-ela.yaml":  # the host alone would misplace its tensors
-        load_of_the_host(plain, build("yolov8n.yaml"), verbose=False)
+    if kind == "yolov8n-ela.yaml":  # Ultralytics alone would misplace its tensors
+        load_of_ultralytics(plain, build("yolov8n.yaml"), verbose=False)
         plain.names = source.names if "nc" not in change else plain.names
     else:
-        load_of_the_host(plain, source, verbose=False)
+        load_of_ultralytics(plain, source, verbose=False)
     model.load(source, verbose=False)
     assert model.names == plain.names
     named = build("yolov8n-ela.yaml", **change)
@@ -134,7 +134,7 @@ def test_a_filled_first_convolution_and_nan_are_told_as_they_are():
     source = build("yolov8n.yaml")
     source.model[0].bn.running_mean[0] = float("nan")
     report = build("yolov8n-ela.yaml", ch=1).load(source, verbose=False)
-    reason = "another number of channels in the weights, filled from them by the host"
+    reason = "another number of channels in the weights, filled from them by Ultralytics"
     assert report.left_out == (LeftOut(0, "Conv", 1, reason),) and report.complete and report.kept == 354
 
 
@@ -145,7 +145,7 @@ def test_the_source_is_left_whole_in_float32():
 
 
 def test_ela_blocks_go_where_they_stood(tmp_path, lines):
-    """From backbone to neck, to the plain host, to the same places, to the same places with other settings."""
+    """From backbone to neck, to the plain model, to the same places, to the same places with other settings."""
     source = build("yolov8n-ela.yaml")
     values = mark(source)
 
@@ -157,7 +157,8 @@ def test_ela_blocks_go_where_they_stood(tmp_path, lines):
     report = neck.load({"ema": None, "model": source})
     assert report == WeightTransfer(355, 355, new_blocks=(13, 17, 21, 25), dropped_blocks=(3, 6, 9, 12))
     assert lines()[-1] == (
-        "ELA: 355/355 host tensors kept; 4 new ELA (13, 17, 21, 25); 4 ELA of the weights not taken over (3, 6, 9, 12)"
+        "ELA: 355/355 pretrained tensors kept; 4 new ELA (13, 17, 21, 25); "
+        "4 ELA of the weights not taken over (3, 6, 9, 12)"
     )
     assert len(landed(neck, values)) == 355
 
@@ -182,11 +183,11 @@ def test_ela_blocks_go_where_they_stood(tmp_path, lines):
 
 
 OTHERS = {  # source, model -> the layer that disagrees
-    ("yolov5n", "yolov8n-ela"): "host layer 2 is C2f here and C3 in the weights",
-    ("yolov8n", "yolo11n-ela"): "host layer 2 is C3k2 here and C2f in the weights",
-    ("yolov8n-p2", "yolov8n-ela"): "host layer 16 is Conv here and Upsample in the weights",
-    ("yolov10n", "yolo11n-ela"): "host layer 2 is C3k2 here and C2f in the weights",
-    ("yolov8n-ela", "yolo11n"): "host layer 2 is C3k2 here and C2f in the weights",
+    ("yolov5n", "yolov8n-ela"): "other layer 2 is C2f here and C3 in the weights",
+    ("yolov8n", "yolo11n-ela"): "other layer 2 is C3k2 here and C2f in the weights",
+    ("yolov8n-p2", "yolov8n-ela"): "other layer 16 is Conv here and Upsample in the weights",
+    ("yolov10n", "yolo11n-ela"): "other layer 2 is C3k2 here and C2f in the weights",
+    ("yolov8n-ela", "yolo11n"): "other layer 2 is C3k2 here and C2f in the weights",
 }
 
 
@@ -195,22 +196,22 @@ def test_another_architecture_is_not_guessed_at(source, model, lines):
     weights, target = build(f"{source}.yaml"), build(f"{model}.yaml")
     values = mark(weights)
     report = target.load(weights)
-    warnings = [line for line in lines() if "ELA: host layer" in line]
+    warnings = [line for line in lines() if "ELA: other layer" in line]
     assert len(warnings) == 1
     assert warnings[0].endswith(f"ELA: {OTHERS[source, model]}, so only layers that agree take weights")
     places = {"ours": ela_yolo.layer_map(f"{model}.yaml"), "theirs": ela_yolo.layer_map(f"{source}.yaml")}
-    host = {number: k for k, number in places["ours"].items()}
+    original = {number: k for k, number in places["ours"].items()}
     origin = {number: k for k, number in places["theirs"].items()}
     found = landed(target, values)
     assert len(found) == report.kept > 0
     for ours, theirs in found.items():
         (i, rest), (j, their_rest) = ((int(key.split(".")[1]), key.split(".", 2)[2]) for key in (ours, theirs))
-        assert host[i] == origin[j] and rest == their_rest
+        assert original[i] == origin[j] and rest == their_rest
         head = target.model[i] is target.model[-1]
         assert type(target.model[i]) is type(weights.model[j]) or (head and isinstance(weights.model[j], Detect))
-    if len(host) != len(origin):  # then nothing is known of the layers behind the first that disagrees
-        first = int(warnings[0].partition("host layer ")[2].split()[0])
-        assert max(host[int(key.split(".")[1])] for key in found) < first
+    if len(original) != len(origin):  # then nothing is known of the layers behind the first that disagrees
+        first = int(warnings[0].partition("other layer ")[2].split()[0])
+        assert max(original[int(key.split(".")[1])] for key in found) < first
     assert sum(entry.tensors for entry in report.left_out) == report.total - report.kept
     assert str(report).count(" of layer ") == 3 and "layers more" in str(report)
 
@@ -222,13 +223,13 @@ def test_one_layer_of_another_kind_is_left_out_alone(tmp_path, lines):
     source, model = build("yolov8n.yaml"), build(file)
     values = mark(source)
     report = model.load(source)
-    assert "ELA: host layer 9 is SPP here and SPPF in the weights, so only" in lines()[-1]
+    assert "ELA: other layer 9 is SPP here and SPPF in the weights, so only" in lines()[-1]
     assert report.left_out == (LeftOut(13, "SPP", 12, "no such layer in the weights"),)
     assert len(landed(model, values)) == report.kept == 355 - 12
 
 
 @pytest.mark.parametrize(("name", "kept", "total"), [("yolov8n-ela-seg", 355, 417), ("yolov8n-ela-cls", 150, 158)])
-def test_a_detectors_weights_start_another_task_as_with_the_host(name, kept, total):
+def test_a_detectors_weights_start_another_task_as_with_ultralytics(name, kept, total):
     source = YOLO("yolov8n.yaml").model
     plain, model = (YOLO(f"{stem}.yaml").model for stem in (name.replace("-ela", ""), name))
     values = mark(source)
@@ -257,21 +258,21 @@ def test_an_ela_that_reads_another_layer_is_another():
             layer.f = f
         return result
 
-    assert seat_layers(layers(-1), layers(-1)).seats == (0, 1, 2, 3)
-    assert seat_layers(layers(-1), layers(1)).seats == (0, 1, 2, 3)  # the same, by number
-    assert seat_layers(layers(-1), layers(0)).seats == (0, 1, None, 3)
+    assert match_layers(layers(-1), layers(-1)).matches == (0, 1, 2, 3)
+    assert match_layers(layers(-1), layers(1)).matches == (0, 1, 2, 3)  # the same, by number
+    assert match_layers(layers(-1), layers(0)).matches == (0, 1, None, 3)
     other = layers(0)
     other[1] = nn.Flatten()  # in front of the block, which does not read it
-    assert seat_layers(layers(0), other).seats == (0, None, 2, 3)
+    assert match_layers(layers(0), other).matches == (0, None, 2, 3)
     other[0] = nn.Flatten()
-    assert seat_layers(layers(0), other).seats == (None, None, None, 3)
+    assert match_layers(layers(0), other).matches == (None, None, None, 3)
 
 
-def test_a_model_without_ela_is_left_to_the_host(lines):
+def test_a_model_without_ela_is_left_to_ultralytics(lines):
     source, model = build("yolov8n.yaml"), build("yolov8n.yaml")
     assert model.load(source) is None
     assert not any(line.startswith("ELA") for line in lines())
-    other = nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 16, 3)))  # not of the host
+    other = nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 16, 3)))  # not of Ultralytics
     older = not check_version(ultralytics.__version__, ">=8.4.175")
     with suppress(KeyError) if older else nullcontext():  # they want a first convolution by its name
         assert build("yolov8n-ela.yaml").load(other, verbose=False) is None
@@ -294,5 +295,6 @@ def test_train_pretrained_carries_and_says_so(trained, tmp_path):
     lines = (done.stdout + done.stderr).splitlines()
     place = next(i for i, line in enumerate(lines) if line.startswith("Transferred 355/367 items"))
     assert lines[place + 1] == (
-        "ELA: 355/355 host tensors kept; 4 new ELA (13, 17, 21, 25); 4 ELA of the weights not taken over (3, 6, 9, 12)"
+        "ELA: 355/355 pretrained tensors kept; 4 new ELA (13, 17, 21, 25); "
+        "4 ELA of the weights not taken over (3, 6, 9, 12)"
     )

@@ -1,4 +1,4 @@
-"""Runs the tests on several versions of the host, and prints a table.
+"""Runs the tests on several versions of Ultralytics, and prints a table.
 
 ::
 
@@ -6,8 +6,8 @@
     python tools/compat.py versions=oldest checks=contract  # what make test adds
     python tools/compat.py versions=all checks=smoke        # one short training on each version of the declared range
 
-A version is laid over the installed one: pip puts it alone into .venv/hosts/VERSION, which PYTHONPATH puts first, and
-torch and all else are shared. Newer versions than the newest one tested are taken from the registry.
+A version is laid over the installed one: pip puts it alone into .venv/releases/VERSION, which PYTHONPATH puts first,
+and torch and all else are shared. Newer versions than the newest one tested are taken from the registry.
 """
 
 import os
@@ -25,16 +25,16 @@ import torchvision
 from ela_yolo.host.probes import TESTED
 
 REPO = Path(__file__).parent.parent
-HOSTS = Path(sys.prefix) / "hosts"
-# Releases at which the host changed what the plugin touches: its tuner left its children, a scaled YAML is looked up by
-# its own name first, IoU is computed otherwise, loading takes class names.
+RELEASES = Path(sys.prefix) / "releases"
+# Releases at which Ultralytics changed what the plugin touches: its tuner left its children, a scaled YAML is looked up
+# by its own name first, IoU is computed otherwise, loading takes class names.
 BETWEEN = ("8.4.129", "8.4.144", "8.4.157", "8.4.175")
 LIMIT = 2 * 3600  # s, of each process that is started here
 FAMILIES = ("yolov8", "yolo11", "yolo12", "yolo26")
 CHECKS = {  # column -> tests, by pytest's names
     "contract": ["test_registration.py", "test_cfg.py"],
     "weights": [
-        *(f"test_weights.py::test_every_tensor_arrives_in_its_own_place[{name}n.yaml]" for name in FAMILIES),
+        *(f"test_weights.py::test_every_tensor_is_kept_in_its_own_place[{name}n.yaml]" for name in FAMILIES),
         "test_weights.py::test_train_pretrained_carries_and_says_so",
     ],
     "train": [
@@ -47,16 +47,16 @@ CHECKS = {  # column -> tests, by pytest's names
     "tune": ["test_processes.py::test_tune"],
     "DDP": ["test_processes.py::test_the_worker_file_of_ddp_trains_in_a_fresh_interpreter"],
     "resume": ["test_processes.py::test_a_killed_training_resumes"],
-    "graft": [
-        "test_graft.py::test_an_identity_graft_detects_what_its_host_does",
-        "test_graft.py::test_val_gives_the_same_map",
-        "test_graft.py::test_the_stock_commands_take_a_graft",
+    "insert": [
+        "test_insert.py::test_an_inserted_identity_detects_what_the_plain_model_does",
+        "test_insert.py::test_val_gives_the_same_map",
+        "test_insert.py::test_the_stock_commands_take_what_insert_wrote",
     ],
     "export": ["test_formats.py::test_every_task", "test_end_to_end.py::test_quickstart"],
 }
 SMOKE = f"""
 from ultralytics import YOLO, settings
-settings.update(datasets_dir={str(HOSTS / "datasets")!r})
+settings.update(datasets_dir={str(RELEASES / "datasets")!r})
 model = YOLO("yolov8n-ela.yaml")
 model.train(
     data={str(REPO / "datasets/scenes.yaml")!r}, epochs=1, fraction=0.05, imgsz=64, batch=4, nbs=4,
@@ -99,8 +99,8 @@ def choose_versions(names: str | None) -> list[str]:
 
 
 def lay_over(version: str) -> Path:
-    """Install this version of the host alone, if it is not there yet."""
-    folder = HOSTS / version
+    """Install this version of Ultralytics alone, if it is not there yet."""
+    folder = RELEASES / version
     if not (folder / "ultralytics").is_dir():
         part = folder.with_name(f"{version}-unfinished")
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", part]
@@ -134,7 +134,7 @@ def run_tests(overlay: Path, checks: list[str]) -> dict[str, list[str]]:
 
 
 def smoke(overlay: Path) -> dict[str, list[str]]:
-    """Train for one short epoch by a fresh interpreter that imports the host alone."""
+    """Train for one short epoch by a fresh interpreter that imports Ultralytics alone."""
     with tempfile.TemporaryDirectory() as folder:
         env = {**environment(overlay), "YOLO_CONFIG_DIR": folder}
         command = [sys.executable, "-c", SMOKE]
@@ -153,7 +153,7 @@ def run(command: list, **kwargs) -> tuple[int | None, str]:
 
 
 def environment(overlay: Path) -> dict[str, str]:
-    """Return the environment of a process that finds this version of the host first, and fetches nothing."""
+    """Return the environment of a process that finds this version of Ultralytics first, and fetches nothing."""
     return {**os.environ, "PYTHONPATH": str(overlay), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
 
 

@@ -7,8 +7,8 @@
     python tools/exports.py "rows=onnx;ncnn, half=True"            # some rows
 
 Without ``model`` the quickstart trains one first. Each runtime is put into .venv/runtimes by pip, alone, so that none
-changes what the others or the host need, and each row has a process of its own. Latency is that of the file beside the
-export of the same model without ELA, at 640 px, alternating: median of the ratios.
+changes what the others or Ultralytics need, and each row has a process of its own. Latency is that of the file beside
+the export of the same model without ELA, at 640 px, alternating: median of the ratios.
 """
 
 import json

@@ -1,7 +1,7 @@
 """What ELA costs in ONNX Runtime: which nodes the block becomes, what each costs, and the ratio to the plain model.
 
 ``python tools/onnx_profile.py [model=yolov8n-ela.yaml] [imgsz=640] [threads=2]`` prints three Markdown tables. Three
-files are compared: the plain host, ELA as written (what free axes and float16 get), and ELA in its form for a fixed
+files are compared: the plain model, ELA as written (what free axes and float16 get), and ELA in its form for a fixed
 size. Whole runs alternate in one process, each after one that is not timed.
 """
 
@@ -28,7 +28,7 @@ REST = 0.02  # s
 
 
 def export(model, target, side, as_written=False, **keys):
-    """Export by the host to a file of this name."""
+    """Export by Ultralytics to a file of this name."""
     from ultralytics import YOLO
 
     from ela_yolo.ela import ELA

@@ -1,4 +1,4 @@
-"""How many host tensors arrive when a plain model's weights are loaded into the same model with ELA.
+"""How many pretrained tensors are kept when a plain model's weights are loaded into the same model with ELA.
 
 ``python tools/transfer_table.py`` builds every family at every scale and for every task, gives each tensor of the plain
 model a value of its own, loads it into the model with ELA after each backbone stage, and prints a table.
@@ -22,7 +22,7 @@ MODELS = {
 
 
 def names(model):
-    """Return the host's YAMLs of a model: yolov8-seg -> yolov8n-seg.yaml, yolov8s-seg.yaml, ..."""
+    """Return Ultralytics' YAMLs of a model: yolov8-seg -> yolov8n-seg.yaml, yolov8s-seg.yaml, ..."""
     family, dash, task = model.partition("-")
     return [f"{family}{scale}{dash}{task}.yaml" for scale in MODELS[model]]
 
@@ -47,18 +47,18 @@ def landed(model, values):
 
 
 def transfer(name, folder):
-    """Return (tensors in the right place, in a wrong place, of the host, and the transfer's report) for one YAML."""
+    """Return (tensors in the right place, in a wrong place, of Ultralytics, and the transfer's report) for one YAML."""
     from ultralytics import YOLO
 
     import ela_yolo
 
-    host = YOLO(name).model
-    values = mark(host)
+    original = YOLO(name).model
+    values = mark(original)
     insertion = ela_yolo.insert(name)
     file = folder / name
     file.write_text(insertion.text, encoding="utf-8")
     model = YOLO(file).model
-    report = model.load(host, verbose=False)
+    report = model.load(original, verbose=False)
     found = landed(model, values)
     right = {}
     for source in values.values():
@@ -70,14 +70,14 @@ def transfer(name, folder):
 
 def main():
     """Print the table."""
-    os.environ["YOLO_VERBOSE"] = "false"  # the host prints a summary of each classifier
-    print("| model | scales | host tensors that arrive | in a wrong layer |\n|---|---|---|---|")
+    os.environ["YOLO_VERBOSE"] = "false"  # Ultralytics prints a summary of each classifier
+    print("| model | scales | pretrained tensors that are kept | in a wrong layer |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for model in MODELS:
             rows = [transfer(name, Path(folder))[:3] for name in names(model)]
-            arrived = ", ".join(f"{good}/{total}" for good, _, total in rows)
+            kept = ", ".join(f"{good}/{total}" for good, _, total in rows)
             print(
-                f"| {model} | {' '.join(MODELS[model])} | {arrived} | {sum(wrong for _, wrong, _ in rows)} |",
+                f"| {model} | {' '.join(MODELS[model])} | {kept} | {sum(wrong for _, wrong, _ in rows)} |",
                 flush=True,
             )
 

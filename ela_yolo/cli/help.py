@@ -1,10 +1,10 @@
 """The help of the command ``ela-yolo``."""
 
 HELP = """\
-ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value.
+ela-yolo: Ultralytics YOLO with ELA attention. Keys are Ultralytics', as key=value.
 
   ela-yolo quickstart                                      train, validate, export and compare on the embedded data
-  ela-yolo train model=yolov8n-ela.yaml data=my.yaml       the host's own modes: train, val, predict, export, track,
+  ela-yolo train model=yolov8n-ela.yaml data=my.yaml       Ultralytics' own modes: train, val, predict, export, track,
   ela-yolo val model=best.pt data=my.yaml                  benchmark and tune, as `yolo` takes them
   ela-yolo export model=best.pt format=onnx                export, then compare the file with the model
   ela-yolo verify model=best.pt against=best.onnx          the same for a file that was exported elsewhere or earlier
@@ -12,13 +12,13 @@ ela-yolo: Ultralytics YOLO with ELA attention. Keys are the host's, as key=value
   ela-yolo remove model=best-ela.pt                        and take it out again
   ela-yolo attention model=best.pt source=images/          pictures of where ELA looks; with data=, whether it does
   ela-yolo compare models=A,B data=my.yaml seeds=0,1,2     train models alike and say what the difference shows
-  ela-yolo profile model=yolov8n-ela.yaml                  what ELA costs, beside the plain host
+  ela-yolo profile model=yolov8n-ela.yaml                  what ELA costs, beside the plain model
   ela-yolo doctor                                          what is installed, and what is wrong with it
   ela-yolo COMMAND --help                                  more on one of them
   ela-yolo --version
 
 Exit status: 0 done, 1 it failed, 2 wrong usage such as an unknown command or key, 130 interrupted.
-PYTHONDEVMODE=1 shows the traceback of an error that comes from the host."""
+PYTHONDEVMODE=1 shows the traceback of an error that comes from Ultralytics."""
 
 COMMAND_HELP = {
     "quickstart": """\
@@ -31,19 +31,19 @@ Takes the train keys of Ultralytics, which replace the recipe's, such as epochs=
 ela-yolo export model=best.pt format=onnx [source=images/] [data=my.yaml] [layers=True] [verify=False]
                 [key=value ...]
 
-Exports with the host's own exporter, then runs the file, in the runtime of its format, and the model on the same
+Exports with Ultralytics' own exporter, then runs the file, in the runtime of its format, and the model on the same
 images, and compares every output and the detections. Prints a table, writes it as JSON beside the file, and exits with
 1 if they differ by more than the precision explains.
 
-  format   onnx, torchscript, openvino, ncnn, mnn, litert, executorch; engine with a GPU, coreml on macOS; the host's
+  format   onnx, torchscript, openvino, ncnn, mnn, litert, executorch; engine with a GPU, coreml on macOS; Ultralytics'
            others with verify=False
   source   a folder of images or one pattern such as 'images/*.jpg', at least two; default: some of data=, or
-           photographs from the host
+           photographs from Ultralytics
   data     compares the mAP of both on these validation images too; for int8 it is what Ultralytics calibrates with
   layers   True compares the outputs of the layers in order too, and names the first that differs: onnx, openvino
   verify   False skips the comparison
 
-All other keys are the host's (`yolo cfg` lists them), such as dynamic=True, half=True, int8=True, nms=True.""",
+All other keys are Ultralytics' (`yolo cfg` lists them), such as dynamic=True, half=True, int8=True, nms=True.""",
     "verify": """\
 ela-yolo verify model=best.pt against=best.onnx [source=images/] [data=my.yaml] [layers=True] [conf=0.25] [iou=0.7]
                 [agnostic_nms=True]
@@ -120,17 +120,17 @@ more seeds or models may join.
   out        folder of the runs, the controls, compare.md, .csv, .json and .png; default: compare
   engine     ray runs as many at once as there are cores or GPUs (pip install 'ela-yolo[ray]')
 
-All other keys are the host's train keys, such as epochs=50 or imgsz=640.""",
+All other keys are Ultralytics' train keys, such as epochs=50 or imgsz=640.""",
     "profile": """\
 ela-yolo profile model=yolov8n-ela.yaml [imgsz=640] [device=cpu] [save=FILE.json]
 
-Measures a model YAML or a checkpoint with ELA beside its plain host, the same with the ELA rows taken out: parameters,
+Measures a model YAML or a checkpoint with ELA beside its plain model, the same with the ELA rows taken out: parameters,
 GFLOPs, latency in PyTorch (fused) and, with the extra `export`, in ONNX Runtime, forward and backward of training, and
 peak memory; and each ELA block within the model. Both run by turns, at batch 1, with as many threads as Ultralytics
 sets. Prints two tables, and writes them as JSON and as a picture.
 
   imgsz    side of the square image in pixels; default: 640
-  device   cpu (default), or a GPU as the host names it, such as 0
+  device   cpu (default), or a GPU as Ultralytics names it, such as 0
   save     default: yolov8n-ela-profile.json, with the picture beside it, in this folder; files there are replaced""",
     "doctor": """\
 ela-yolo doctor [model=yolov8n-ela.yaml] [weights=yolov8n.pt]
@@ -139,9 +139,9 @@ Shows what is installed and from where, tries out what ela-yolo relies on in Ult
 is wrong, naming the remedy.
 
   model     shows too which file this is, its scale and why, and its ELA blocks
-  weights   shows too what of these weights arrives in that model""",
+  weights   shows too which of these weights that model takes""",
 }
-HOST_HELP = """\
+MODE_HELP = """\
 ela-yolo {mode} [task] [key=value ...]
 
-The host's own mode with ELA registered; `yolo {mode}` does the same. `yolo cfg` lists the keys and their defaults."""
+Ultralytics' own mode with ELA registered; `yolo {mode}` does the same. `yolo cfg` lists the keys and their defaults."""

@@ -1,4 +1,4 @@
-"""The command ``ela-yolo``: parses, calls, prints. Its grammar is the host's: ``key=value``."""
+"""The command ``ela-yolo``: parses, calls, prints. Its grammar is Ultralytics': ``key=value``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo._version import __version__
-from ela_yolo.cli.help import COMMAND_HELP, HELP, HOST_HELP
+from ela_yolo.cli.help import COMMAND_HELP, HELP, MODE_HELP
 from ela_yolo.errors import ELAError, UsageError
 from ela_yolo.util.quiet import quiet
 from ela_yolo.util.text import did_you_mean, plain
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except Exception as error:  # of the host, which reports bad input by many types, often from deep within
+    except Exception as error:  # of Ultralytics, which reports bad input by many types, often from deep within
         if sys.flags.dev_mode:
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -63,7 +63,7 @@ def _run(args: list[str]) -> int:
         return 0
     command = words[0] if words[0] in COMMAND_HELP else _command(words)
     if {"-h", "--help"} & set(args):
-        print(COMMAND_HELP.get(command) or HOST_HELP.format(mode=command))
+        print(COMMAND_HELP.get(command) or MODE_HELP.format(mode=command))
         return 0
 
     place = args.index(command)
@@ -85,7 +85,9 @@ def _run(args: list[str]) -> int:
         return _attention(rest)
     if command == "compare":
         return _compare(rest)
-    overrides = _overrides(rest, *OWN_KEYS.get(command, ()))  # refused here in one line rather than by the host in many
+    overrides = _overrides(
+        rest, *OWN_KEYS.get(command, ())
+    )  # refused here in one line rather than by Ultralytics in many
     needed = {"model"} if command in ("export", "tune") else {"model", "cfg"}
     if command != "quickstart" and not needed & overrides.keys():
         raise UsageError("model= is missing, such as model=yolov8n-ela.yaml")
@@ -94,13 +96,13 @@ def _run(args: list[str]) -> int:
         return _quickstart(overrides)
     if command == "export":
         return _export(overrides)
-    if command == "tune":  # the host's command line does not know its own method
+    if command == "tune":  # Ultralytics' command line does not know its own method
         _model(overrides).tune(**overrides)
         return 0
 
     from ultralytics.cfg import entrypoint
 
-    sys.argv[1:] = args  # where the host reads them
+    sys.argv[1:] = args  # where Ultralytics reads them
     entrypoint()
     return 0
 
@@ -119,14 +121,14 @@ def _command(words: Sequence[str]) -> str:
 
 
 def _overrides(args: Sequence[str], *own_keys: str) -> dict[str, Any]:
-    """Return the host's overrides, by the host's own grammar: ``imgsz=160`` -> ``{"imgsz": 160}``."""
+    """Return Ultralytics' overrides, by Ultralytics' own grammar: ``imgsz=160`` -> ``{"imgsz": 160}``."""
     from ultralytics.cfg import TASKS, check_dict_alignment, parse_key_value_pair
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     overrides: dict[str, Any] = {}
     try:
         for written in _merged(args):
-            arg = written.removeprefix("--").removesuffix(",")  # as the host takes them
+            arg = written.removeprefix("--").removesuffix(",")  # as Ultralytics takes them
             if "=" in arg:
                 key, value = parse_key_value_pair(arg)
                 if key == "cfg" and key in overrides:
@@ -231,7 +233,7 @@ def _profile(args: Sequence[str]) -> int:
     imgsz = _pixels(given.get("imgsz", "640"))
     check_model(given["model"])
     target_files(given["model"], given.get("save"))  # rather refused now than after it was measured
-    print(f"measuring {given['model']} and its plain host by turns; a nano model takes a minute", flush=True)
+    print(f"measuring {given['model']} and its plain model by turns; a nano model takes a minute", flush=True)
     result = profile(given["model"], imgsz, given.get("device", "cpu"))
     table, picture = result.save(given.get("save"))
     print(f"\n{result}\nwritten to {table} and {picture}")
@@ -345,7 +347,8 @@ def _edit(command: str, args: Sequence[str]) -> int:
         follows = ", ".join(f"{layer} {module}" for layer, module in result.stages.items())
         print(f"{given.get('block', 'ELA')} follows {follows}")
     if result.transfer and command == "remove":
-        print(f"ELA: {result.transfer.kept}/{result.transfer.total} host tensors kept; {len(result.rows)} ELA removed")
+        transfer = result.transfer
+        print(f"ELA: {transfer.kept}/{transfer.total} pretrained tensors kept; {len(result.rows)} ELA removed")
     elif result.transfer:
         print("\n".join(map(str, (result.transfer, *result.notes))))
         if given.get("block", "ELA") not in ("ELA", "ChannelScale"):
@@ -368,9 +371,9 @@ def _doctor(args: Sequence[str]) -> int:
 
 
 def _given(command: str, args: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
-    """Return key -> value for a command that is not the host's, in the host's grammar."""
+    """Return key -> value for a command that is not Ultralytics', in Ultralytics' grammar."""
     given = {}
-    for arg in args if command == "doctor" else _merged(args):  # which must not need the host
+    for arg in args if command == "doctor" else _merged(args):  # which must not need Ultralytics
         key, equals, value = arg.partition("=")
         if not equals and "." in key:
             raise UsageError(f"'{key}' is not key=value; did you mean model={key}?")

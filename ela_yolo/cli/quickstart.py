@@ -78,7 +78,7 @@ def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
     """Train by the recipe, then validate, export to ONNX, compare the file and draw some detections.
 
     Args:
-        overrides: Train keys of the host that replace the recipe's, such as ``{"epochs": 1}``.
+        overrides: Train keys of Ultralytics that replace the recipe's, such as ``{"epochs": 1}``.
 
     Raises:
         InputError: Before the training, if the data set cannot be read, or has no validation images.

@@ -1,4 +1,4 @@
-"""Measures what ELA costs: a model beside its plain host, and each of its blocks."""
+"""Measures what ELA costs: a model beside its plain model, and each of its blocks."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ REST = 0.02  # s
 
 
 def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile:
-    """Measure a model with ELA beside its plain host, in one run and alternating.
+    """Measure a model with ELA beside its plain model, in one run and alternating.
 
     Args:
-        model: A model YAML or a checkpoint (.pt) with ELA, found as the host finds it.
+        model: A model YAML or a checkpoint (.pt) with ELA, found as Ultralytics finds it.
         imgsz: Side of the square image, in px.
-        device: As the host takes it: ``cpu``, ``0``.
+        device: As Ultralytics takes it: ``cpu``, ``0``.
 
     Raises:
         InputError: If there is no such YAML, it has no ELA, or ``imgsz`` does not suit its stride.
         ModelYamlError: If the YAML is not that of a model.
-        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
-        RegistrationError: If the host is not as this package expects.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
+        RegistrationError: If Ultralytics is not as this package expects.
     """
     require_registered()
     threads = torch.get_num_threads()

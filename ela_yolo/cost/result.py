@@ -1,4 +1,4 @@
-"""What a model with ELA costs beside its plain host: the numbers, their table and their picture."""
+"""What a model with ELA costs beside its plain model: the numbers, their table and their picture."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ModelCost:
 
     Attributes:
         parameters: How many.
-        gflops: Of one image, as the host counts them: of convolutions and linear layers alone.
+        gflops: Of one image, as Ultralytics counts them: of convolutions and linear layers alone.
         latency: Of the fused model in PyTorch.
         onnx: Of its export in ONNX Runtime on the CPU; None if that is not installed.
         training: Of forward and backward.
@@ -88,16 +88,16 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class Profile:
-    """A model beside its plain host; printed, it is two Markdown tables.
+    """A model beside its plain model; printed, it is two Markdown tables.
 
     Attributes:
         model: As it was named.
         imgsz: Side of the square image, in px.
         device: Where it ran.
         machine: Processor, threads and version of PyTorch.
-        plain: The host without its ELA rows.
+        plain: Ultralytics without its ELA rows.
         ela: The model.
-        ratios: Row -> the model's to the host's, None if the host's is 0; of times the median over the rounds.
+        ratios: Row -> the model's to Ultralytics', None if Ultralytics' is 0; of times the median over the rounds.
         blocks: Its ELA blocks.
     """
 
@@ -116,7 +116,7 @@ class Profile:
         return ", ".join(dict.fromkeys("ELA" if each.block.startswith("ELA-") else each.block for each in self.blocks))
 
     def __str__(self) -> str:
-        lines = [f"| | plain host | with {self.kind} | ratio |", "|---|---|---|---|"]
+        lines = [f"| | plain model | with {self.kind} | ratio |", "|---|---|---|---|"]
         for key, title in ROWS.items():
             if getattr(self.ela, key) is not None:
                 cells = (_cell(key, getattr(side, key)) for side in (self.plain, self.ela))
@@ -166,7 +166,7 @@ def _cell(key: str, value: Any) -> str:
 
 
 def _draw(result: Profile) -> Any:
-    """Return a figure: by how much each row is above the plain host's, and the blocks' latencies."""
+    """Return a figure: by how much each row is above the plain model's, and the blocks' latencies."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
@@ -176,7 +176,7 @@ def _draw(result: Profile) -> Any:
     left.bar_label(left.containers[0], [f"{percent:+.1f}%" for percent in added.values()], padding=3)
     left.axvline(0, color="black", linewidth=1)
     left.margins(x=0.2)
-    left.set(title=f"what {result.kind} adds to the plain host", xlabel="%")
+    left.set(title=f"what {result.kind} adds to the plain model", xlabel="%")
     names = [f"layer {block.layer}\n{'x'.join(map(str, block.input))}" for block in result.blocks]
     spread = [
         [block.latency.median - block.latency.low for block in result.blocks],

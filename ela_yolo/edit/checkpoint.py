@@ -1,4 +1,4 @@
-"""Checkpoints of the host: read, described as a model YAML, and given the layers of another YAML."""
+"""Checkpoints of Ultralytics: read, described as a model YAML, and given the layers of another YAML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from ela_yolo.errors import CheckpointError
 from ela_yolo.host.foreign_ela import check_classes
 
-_SEED = 0  # of new blocks, so that the same graft gives the same file
+_SEED = 0  # of new blocks, so that the same insertion gives the same file
 
 
 def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
@@ -26,14 +26,14 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
     from ultralytics.nn.tasks import torch_safe_load
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-    official = str(file) in GITHUB_ASSETS_NAMES  # which the host fetches
+    official = str(file) in GITHUB_ASSETS_NAMES  # which Ultralytics fetches
     if not file.is_file() and not official:
         raise CheckpointError(f"there is no {file}; name a checkpoint (.pt) that is there")
     check_classes(file)
     try:
         checkpoint = torch_safe_load(file)[0]
         checkpoint.get("ema")
-    except Exception as error:  # whatever damage there is, the host reports it by many types
+    except Exception as error:  # whatever damage there is, Ultralytics reports it by many types
         if not file.is_file():
             raise CheckpointError(f"{file} is not here and could not be downloaded; put the file here") from error
         reason = (
@@ -56,7 +56,7 @@ def find_model_in(file: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Any
             "name the best.pt of a finished training, or weights of Ultralytics such as yolov8n.pt"
         )
     if checkpoint.get("modelopt"):
-        raise CheckpointError(f"{file} is quantized, which counts layers too; graft the checkpoint that it came from")
+        raise CheckpointError(f"{file} is quantized, which counts layers too; take the checkpoint that it came from")
     # The optimizer's state and the running average belong to the model as it was.
     stale = dict.fromkeys(checkpoint.keys() & {"ema", "optimizer", "updates", "scaler"})
     return {**checkpoint, **stale, "epoch": -1, "model": model}, model
@@ -82,17 +82,17 @@ def build_anew(file: Path, model: Any, config: Mapping[str, Any]) -> Any:
     """Return a new model of the same class from a mapping, which is left as it is.
 
     Raises:
-        CheckpointError: If the host cannot build it, such as where it lacks a module.
+        CheckpointError: If Ultralytics cannot build it, such as where it lacks a module.
     """
     channels = config.get("channels", config.get("ch", 3))
     try:
         return type(model)(deepcopy(dict(config)), ch=channels, verbose=False)
-    except Exception as error:  # of the host or of a user's module
+    except Exception as error:  # of Ultralytics or of a user's module
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{file} holds a model that Ultralytics cannot build here ({reason})") from error
 
 
-def reseat(file: Path, model: Any, config: Mapping[str, Any], layer_map: Mapping[int, int]) -> None:
+def move_layers(file: Path, model: Any, config: Mapping[str, Any], layer_map: Mapping[int, int]) -> None:
     """Give a model the layers of another YAML: its own where it has them, numbered anew, and new ones between.
 
     Args:
@@ -114,13 +114,13 @@ def reseat(file: Path, model: Any, config: Mapping[str, Any], layer_map: Mapping
         torch.manual_seed(_SEED)
         built = build_anew(file, model, config)
     example = next(model.parameters())
-    seats = list(built.model)
+    built_layers = list(built.model)
     for old, new in layer_map.items():
-        if old >= len(model.model) or type(model.model[old]) is not type(seats[new]):
+        if old >= len(model.model) or type(model.model[old]) is not type(built_layers[new]):
             raise CheckpointError(f"{file} holds a model that is not what its own YAML says, from layer {old} on")
         layer = model.model[old]
-        layer.i, layer.f = new, seats[new].f
-        seats[new] = layer
-    for number in set(range(len(seats))) - set(layer_map.values()):
-        seats[number].to(example).train(model.training).requires_grad_(example.requires_grad)
-    model.model, model.save, model.yaml = nn.Sequential(*seats), built.save, built.yaml
+        layer.i, layer.f = new, built_layers[new].f
+        built_layers[new] = layer
+    for number in set(range(len(built_layers))) - set(layer_map.values()):
+        built_layers[number].to(example).train(model.training).requires_grad_(example.requires_grad)
+    model.model, model.save, model.yaml = nn.Sequential(*built_layers), built.save, built.yaml

@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ela_yolo.edit.checkpoint import build_anew, find_model_in, reseat, yaml_text
+from ela_yolo.edit.checkpoint import build_anew, find_model_in, move_layers, yaml_text
 from ela_yolo.edit.insertion import Insertion, show_diff
 from ela_yolo.ela import ELA, Variant, resolve_settings
 from ela_yolo.errors import CheckpointError, InsertionError
@@ -50,7 +50,7 @@ def convert(file: Path, foreign: ForeignELA, gate: str | None) -> tuple[dict[str
         rows[layer][2:] = ["ELA", _row_args(*blocks[0], gate)]
     new = yaml_text(file, config)
     layers = list(model.model)
-    reseat(file, model, config, {layer: layer for layer in range(len(layers)) if layer not in foreign.blocks})
+    move_layers(file, model, config, {layer: layer for layer in range(len(layers)) if layer not in foreign.blocks})
     for layer, blocks in foreign.blocks.items():
         _take_weights(file, layer, model.model[layer], blocks)
     try:

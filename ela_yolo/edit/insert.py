@@ -1,4 +1,4 @@
-"""Puts ELA into the host's model YAMLs and checkpoints, and takes it out again."""
+"""Puts ELA into Ultralytics' model YAMLs and checkpoints, and takes it out again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from ela_yolo.edit.checkpoint import build_anew, read_checkpoint, reseat, yaml_text
+from ela_yolo.edit.checkpoint import build_anew, move_layers, read_checkpoint, yaml_text
 from ela_yolo.edit.conversion import convert
 from ela_yolo.edit.insertion import Insertion, insert_rows, remove_rows, row_args
 from ela_yolo.edit.stages import choose_stages
@@ -47,7 +47,7 @@ def insert(
     blocks become ELA where they stand, with their weights, and the result's ``notes`` say what was compared.
 
     Args:
-        model: A model YAML or a checkpoint (.pt), found as the host finds it: ``yolov8n.yaml``, ``path/to/best.pt``.
+        model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it: ``yolov8n.yaml``, ``path/to/best.pt``.
         after: What to follow by ELA: module names (``C2f``), layer numbers (``4``) or pyramid levels (``P3``: the last
             stage of stride 8), in a list or with commas between them. None means every stage, the last row of a
             resolution before it changes, such as C2f in YOLOv8 and C3k2 in YOLO11; the result's ``stages`` names them.
@@ -66,9 +66,9 @@ def insert(
         InputError: If there is no such YAML, or no such block.
         InsertionError: If ELA cannot go there, or the result cannot be written.
         ModelYamlError: If the YAML is not that of a model.
-        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
         RowError: If the block cannot be imported.
-        RegistrationError: If the host is not as this package expects.
+        RegistrationError: If Ultralytics is not as this package expects.
 
     Example:
         >>> insert("yolov8n.yaml", after="C2f", where="neck").rows
@@ -100,7 +100,7 @@ def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool 
     """Take ELA, and other blocks that are known, out of a model; all other weights of a checkpoint stay.
 
     Args:
-        model: A model YAML or a checkpoint (.pt), found as the host finds it.
+        model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it.
         save: Where to write the result; None writes nothing.
         exist_ok: Whether a file that exists may be replaced.
 
@@ -108,8 +108,8 @@ def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool 
         InputError: If there is no such YAML.
         InsertionError: If there is no ELA row, or the result cannot be written.
         ModelYamlError: If the YAML is not that of a model.
-        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
-        RegistrationError: If the host is not as this package expects.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
+        RegistrationError: If Ultralytics is not as this package expects.
     """
     require_registered()
     file = find_model(model)
@@ -117,19 +117,19 @@ def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool 
 
 
 def layer_map(model: str | Path) -> dict[int, int]:
-    """Return where the layers of the plain host stand in a model with ELA: host layer -> layer.
+    """Return where the layers of the plain model stand in a model with ELA: other layer -> layer.
 
-    The host's ``freeze=`` counts layers of the model with ELA; ``[layer_map(model)[i] for i in range(10)]`` names the
-    first ten of the plain host.
+    Ultralytics' ``freeze=`` counts layers of the model with ELA; ``[layer_map(model)[i] for i in range(10)]`` names the
+    first ten of the plain model.
 
     Args:
-        model: A model YAML or a checkpoint (.pt), found as the host finds it.
+        model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it.
 
     Raises:
         InputError: If there is no such YAML.
         ModelYamlError: If the YAML is not that of a model.
-        CheckpointError: If the checkpoint cannot be read, or holds no model of the host.
-        RegistrationError: If the host is not as this package expects.
+        CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
+        RegistrationError: If Ultralytics is not as this package expects.
 
     Example:
         >>> layer_map("yolov8n-ela.yaml")[9]
@@ -155,7 +155,7 @@ def _edit(
     checkpoint, model = read_checkpoint(file)
     layers = list(model.model)
     insertion = edit(yaml_text(file, model.yaml), lambda: build_anew(file, model, model.yaml))
-    reseat(file, model, yaml.safe_load(insertion.text), insertion.layer_map)
+    move_layers(file, model, yaml.safe_load(insertion.text), insertion.layer_map)
     return _save(checkpoint, layers, insertion, target)
 
 
@@ -165,10 +165,10 @@ def _save(checkpoint: dict[str, Any], layers: list[Any], insertion: Insertion, t
     if target is not None:
         with _writing(target) as part:
             torch.save(checkpoint, part)
-            model = torch.load(part, map_location="cpu", weights_only=False)["model"]  # what arrived on the disk
+            model = torch.load(part, map_location="cpu", weights_only=False)["model"]  # what was kept on the disk
     origin = {new: old for old, new in insertion.layer_map.items()}
-    seats = [origin.get(number) for number in range(len(model.model))]
-    return replace(insertion, transfer=report_transfer(layers, [*model.model], seats))
+    matches = [origin.get(number) for number in range(len(model.model))]
+    return replace(insertion, transfer=report_transfer(layers, [*model.model], matches))
 
 
 def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:

@@ -37,8 +37,8 @@ def attention(
     folder of the source gets a number. Pictures of an earlier run are replaced.
 
     Args:
-        model: A checkpoint (.pt) or a model YAML with ELA, found as the host finds it.
-        source: As the host takes it: an image, a folder, a pattern, a list of them (.txt), a video.
+        model: A checkpoint (.pt) or a model YAML with ELA, found as Ultralytics finds it.
+        source: As Ultralytics takes it: an image, a folder, a pattern, a list of them (.txt), a video.
         save: The folder for the pictures; None means ``MODEL-attention`` in this folder.
         imgsz: Side of the network's input, in px; None means the one that the model was trained with.
         stretch: As :func:`plot_attention` takes it.
@@ -47,7 +47,7 @@ def attention(
         InputError: If the model has no ELA, ``save`` is no folder, no image can be read, or images have other channels
             than the model takes.
         CheckpointError: If there is no such checkpoint.
-        RegistrationError: If the host is not as this package expects.
+        RegistrationError: If Ultralytics is not as this package expects.
     """
     folder = Path(f"{Path(model).stem}-attention" if save is None else save)
     if folder.exists() and not folder.is_dir():
@@ -56,7 +56,7 @@ def attention(
     taken: set[str] = set()
     frames: Counter[str] = Counter()
     with _prediction(model, source, imgsz) as (predictor, results, latest), capture_gates(predictor.model) as gates:
-        # Older hosts have no such attribute, and RT-DETR alone stretches its images.
+        # Older releases of Ultralytics have no such attribute, and RT-DETR alone stretches its images.
         stretched = getattr(predictor, "scale_fill", type(predictor).__name__ == "RTDETRPredictor")
         fit = "stretch" if stretched else "crop" if predictor.args.task == "classify" else "letterbox"
         for result in results:
@@ -89,8 +89,8 @@ def gate_health(model: str | Path, data: str, split: str = "val", imgsz: int | N
     """Return what a model's ELA blocks do to the images of a data set.
 
     Args:
-        model: A checkpoint (.pt) or a model YAML with ELA, found as the host finds it.
-        data: A data-set YAML, or for classification a folder, found as the host finds it.
+        model: A checkpoint (.pt) or a model YAML with ELA, found as Ultralytics finds it.
+        data: A data-set YAML, or for classification a folder, found as Ultralytics finds it.
         split: ``train``, ``val`` or ``test``.
         imgsz: Side of the network's input, in px; None means the one that the model was trained with.
 
@@ -98,7 +98,7 @@ def gate_health(model: str | Path, data: str, split: str = "val", imgsz: int | N
         InputError: If the model has no ELA, the data set has no such images, or they have other channels than the
             model takes.
         CheckpointError: If there is no such checkpoint.
-        RegistrationError: If the host is not as this package expects.
+        RegistrationError: If Ultralytics is not as this package expects.
     """
     with tempfile.TemporaryDirectory() as name:
         listed = Path(name) / "images.txt"

@@ -49,7 +49,7 @@ def covered(image: tuple[int, int], network: tuple[int, int], fit: str = "letter
     Args:
         image: Its height and width, in px.
         network: Height and width of the input, in px.
-        fit: How the host fits an image in: ``letterbox``, ``crop`` to its middle, or ``stretch``.
+        fit: How Ultralytics fits an image in: ``letterbox``, ``crop`` to its middle, or ``stretch``.
     """
     if fit == "stretch":
         return WHOLE
@@ -58,7 +58,7 @@ def covered(image: tuple[int, int], network: tuple[int, int], fit: str = "letter
     parts = []
     for inside, outside in zip(network, image, strict=True):
         length = max(round(outside * gain), 1)
-        start = round((inside - length) / 2 - 0.1)  # as the host rounds it
+        start = round((inside - length) / 2 - 0.1)  # as Ultralytics rounds it
         parts.append(Part(start / inside, length / inside))
     return parts[0], parts[1]
 

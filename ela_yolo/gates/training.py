@@ -1,6 +1,6 @@
-"""What the gates do while a model is trained: a table and a picture in the run's folder, and for the host's loggers.
+"""What the gates do while a model is trained: a table and a picture in the run's folder, and for Ultralytics' loggers.
 
-The host calls these functions at the events of a training. Once an epoch the blocks are watched for one batch.
+Ultralytics calls these functions at the events of a training. Once an epoch the blocks are watched for one batch.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def watch(trainer: Any) -> None:
     """Listen to the blocks until the next batch is through: ``on_train_epoch_start``."""
     if getattr(trainer, _STATE, None) is None:
         return
-    # Where an epoch is not validated the host keeps the last metrics, and would write these into its own table.
+    # Where an epoch is not validated Ultralytics keeps the last metrics, and would write these into its own table.
     for key in [key for key in trainer.metrics or {} if key.startswith(PREFIX)]:
         del trainer.metrics[key]
-    # Where memory ran out, the host begins an epoch again, and no batch has ended.
+    # Where memory ran out, Ultralytics begins an epoch again, and no batch has ended.
     getattr(trainer, _STATE).__exit__()
     meter = _Meter(_network(trainer))
     setattr(trainer, _STATE, meter)
@@ -103,7 +103,7 @@ def leave(trainer: Any) -> None:
 def record(trainer: Any) -> None:
     """Write down the epoch, and hand it to the loggers by the trainer's metrics: ``on_fit_epoch_end``.
 
-    The host's own callbacks for TensorBoard, W&B, MLflow and others log whatever is there, and come after this one.
+    Ultralytics' own callbacks for TensorBoard, W&B, MLflow and others log whatever is there, and come after this one.
     """
     meter = getattr(trainer, _STATE, None)
     if meter is None or not meter.images:

@@ -38,7 +38,7 @@ def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
 
 
 def find_model(model: str | Path) -> Path:
-    """Return the file of a model YAML or checkpoint: for a YAML as the host looks it up, for a checkpoint as it is.
+    """Return the file of a model YAML or checkpoint: for a YAML as Ultralytics looks it up, for a checkpoint as it is.
 
     Raises:
         InputError: If it is neither, or there is no such YAML.
@@ -169,7 +169,7 @@ def _load_settings(cfg: str) -> dict[str, Any]:
 
 
 def check_data(data: str, split: str = "val") -> None:
-    """Find out whether a data-set YAML is there and whole; folders, archives and addresses are the host's affair.
+    """Find out whether a data-set YAML is there and whole; folders, archives and addresses are Ultralytics' affair.
 
     Raises:
         InputError: If not.
@@ -187,7 +187,7 @@ def check_data(data: str, split: str = "val") -> None:
         check_det_dataset(data, split=split)
     except ELAError:  # of a data set of ours, which names its remedy
         raise
-    except Exception as error:  # whatever is wrong with it, the host reports it by many types
+    except Exception as error:  # whatever is wrong with it, Ultralytics reports it by many types
         remedy = "connect, or put the data there" if isinstance(error, ConnectionError) else "mend it"
         raise InputError(f"data={data}: {plain(error)}; {remedy}") from error
 

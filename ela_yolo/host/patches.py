@@ -39,7 +39,7 @@ from ela_yolo.host.learning_rate import with_own_rates
 from ela_yolo.host.probes import refuse_changed, refuse_changed_trainer
 from ela_yolo.host.row_hints import row_hint
 from ela_yolo.host.rows import RowArgs, read_block_row, refuse_unread
-from ela_yolo.host.weights import report_transfer, seat_layers
+from ela_yolo.host.weights import match_layers, report_transfer
 from ela_yolo.util.packaged import packaged_yamls
 
 _MARK = "wrapped_by_ela_yolo"
@@ -178,25 +178,25 @@ def _with_ultralytics_order(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_by_ultralytics_layer(self: Any, weights: Any, verbose: bool = True) -> Any:
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         layers = getattr(source, "model", None)
-        matched = hasattr(source, _MARK)  # by another wrapper of ours, around this one
-        if matched or not isinstance(layers, nn.Sequential) or not any(map(is_block, [*layers, *self.model])):
+        done = hasattr(source, _MARK)  # by another wrapper of ours, around this one
+        if done or not isinstance(layers, nn.Sequential) or not any(map(is_block, [*layers, *self.model])):
             return load(self, weights, verbose)
         from ultralytics.utils import LOGGER
 
         source.float()  # as Ultralytics does; the stand-in holds but the layers that are matched
-        seating = seat_layers([*layers], [*self.model])
+        matching = match_layers([*layers], [*self.model])
         stand_in = copy.copy(source)  # all that may be asked of a source, but with its layers where ours are
-        seated = nn.Sequential(*(nn.Identity() if seat is None else layers[seat] for seat in seating.seats))
-        stand_in._modules = {**source._modules, "model": seated}
+        rearranged = nn.Sequential(*(nn.Identity() if match is None else layers[match] for match in matching.matches))
+        stand_in._modules = {**source._modules, "model": rearranged}
         setattr(stand_in, _MARK, True)
         load(self, stand_in, verbose)
-        transfer = report_transfer([*layers], [*self.model], seating.seats)
+        transfer = report_transfer([*layers], [*self.model], matching.matches)
         if transfer.complete:
             _take_names(self, source)
         if verbose:
             LOGGER.info(transfer)
-            if seating.disagreement:
-                LOGGER.warning(f"ELA: {seating.disagreement}, so only layers that agree take weights")
+            if matching.disagreement:
+                LOGGER.warning(f"ELA: {matching.disagreement}, so only layers that agree take weights")
         return transfer
 
     return load_by_ultralytics_layer

@@ -1,6 +1,6 @@
-"""Which layer of a source each layer of a model takes its weights from, and what arrived.
+"""Which layer of a source each layer of a model takes its weights from, and what was kept.
 
-The host matches weights by layer number, and rows of blocks shift those. Here layers are matched by their order with
+Ultralytics matches weights by layer number, and rows of blocks shift those. Here layers are matched by their order with
 the blocks left out of the count, and only where the module types agree.
 """
 
@@ -17,12 +17,12 @@ from torch import nn
 from ela_yolo.host.blocks import is_block
 
 _OTHER_SHAPE = "another shape in the weights"
-_FILLED = "another number of channels in the weights, filled from them by the host"
+_FILLED = "another number of channels in the weights, filled from them by Ultralytics"
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Host tensors of one layer that did not get the source's values.
+    """Pretrained tensors of one layer that did not get the source's values.
 
     Attributes:
         layer: The layer of the model that was loaded into.
@@ -42,17 +42,17 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class WeightTransfer:
-    """What arrived when a model took weights; printed, it is one line.
+    """What was kept when a model took weights; printed, it is one line.
 
-    Host tensors are those of all layers but ELA. A tensor counts as kept if it equals the source's bit for bit.
+    Pretrained tensors are those of all layers but ELA. A tensor counts as kept if it equals the source's bit for bit.
 
     Attributes:
-        kept: Host tensors with the source's values.
-        total: Host tensors of the model.
+        kept: Pretrained tensors with the source's values.
+        total: Pretrained tensors of the model.
         new_blocks: Layers that are ELA and have no counterpart in the source, so they start fresh.
         kept_blocks: Layers that are ELA and took the source's weights.
         dropped_blocks: ELA layers of the source, by its own numbers, that stand elsewhere or have other settings.
-        left_out: The host tensors that were not kept, by layer.
+        left_out: The pretrained tensors that were not kept, by layer.
         block: What the blocks are: ``ELA``, or the class of others that ``register_block`` makes known.
     """
 
@@ -66,11 +66,14 @@ class WeightTransfer:
 
     @property
     def complete(self) -> bool:
-        """Whether every host tensor arrived, counted as the host does: a first convolution that it filled is one."""
+        """Whether every pretrained tensor was kept, counted as Ultralytics does.
+
+        A first convolution that it filled from one with another number of channels counts as kept.
+        """
         return all(entry.reason == _FILLED for entry in self.left_out)
 
     def __str__(self) -> str:
-        parts = [f"{self.kept}/{self.total} host tensors kept"]
+        parts = [f"{self.kept}/{self.total} pretrained tensors kept"]
         for what, layers in (
             (f"new {self.block}", self.new_blocks),
             (f"{self.block} kept", self.kept_blocks),
@@ -86,26 +89,26 @@ class WeightTransfer:
 
 
 @dataclass(frozen=True)
-class Seating:
+class Matching:
     """The source's layers in the order of the model's.
 
     Attributes:
-        seats: For each layer of the model the number of the source's layer that it takes its weights from, or None.
-        disagreement: The first host layer that differs, in words; None if the architectures agree.
+        matches: For each layer of the model the number of the source's layer that it takes its weights from, or None.
+        disagreement: The first layer that differs, in words, ELA not counted; None if the architectures agree.
     """
 
-    seats: tuple[int | None, ...]
+    matches: tuple[int | None, ...]
     disagreement: str | None
 
 
-def seat_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Seating:
+def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Matching:
     """Match the layers of two models by their order, ELA left out of the count, where the module types agree.
 
-    With as many host layers on both sides a layer that disagrees is left out alone. With more or fewer, nothing can be
+    With as many other layers on both sides a layer that disagrees is left out alone. With more or fewer, nothing can be
     said of the layers behind the first one that disagrees, and they are left out too. Heads of one family, such as
     Detect and Segment, agree.
 
-    An ELA block takes the weights of the source's if it stands behind the same host layers, reads the same one, and
+    An ELA block takes the weights of the source's if it stands behind the same other layers, reads the same one, and
     has the same settings.
 
     Args:
@@ -126,69 +129,71 @@ def seat_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Seat
             _kind(layers[numbers[k]]).__name__ if k < len(numbers) else "missing"
             for layers, numbers in ((model, ours), (source, theirs))
         )
-        disagreement = f"host layer {k} is {here} here and {there} in the weights"
+        disagreement = f"layer {k} (ELA not counted) is {here} here and {there} in the weights"
         if len(theirs) != len(ours):
             agree[k:] = []
     agree += [False] * (len(ours) - len(agree))
 
-    seats: list[int | None] = []
-    before = 0  # host layers so far
+    matches: list[int | None] = []
+    before = 0  # other layers so far
     for layer, place in zip(model, _places(model), strict=True):
-        seat = places.get(place)
+        match = places.get(place)
         if is_block(layer):
             while isinstance(place, tuple):  # what it reads, through other blocks
                 place = place[2]
             same = (
-                seat is not None and (place == "image" or agree[place]) and _settings(source[seat]) == _settings(layer)
+                match is not None
+                and (place == "image" or agree[place])
+                and _settings(source[match]) == _settings(layer)
             )
         else:
             same = agree[before]
             before += 1
-        seats.append(seat if same else None)
-    return Seating(tuple(seats), disagreement)
+        matches.append(match if same else None)
+    return Matching(tuple(matches), disagreement)
 
 
 def report_transfer(
-    source: Sequence[nn.Module], model: Sequence[nn.Module], seats: Sequence[int | None]
+    source: Sequence[nn.Module], model: Sequence[nn.Module], matches: Sequence[int | None]
 ) -> WeightTransfer:
     """Compare each layer of a loaded model with the layer that it took its weights from.
 
     Args:
         source: The layers that the weights came from.
         model: The layers after loading.
-        seats: For each of them the number of its source, or None.
+        matches: For each of them the number of its source, or None.
     """
     kept = total = 0
     left_out = []
     blocks = [i for i, layer in enumerate(model) if is_block(layer)]
-    for i, (layer, seat) in enumerate(zip(model, seats, strict=True)):
+    for i, (layer, match) in enumerate(zip(model, matches, strict=True)):
         if i in blocks:
             continue
         tensors = layer.state_dict()
-        origin = {} if seat is None else source[seat].state_dict()
+        origin = {} if match is None else source[match].state_dict()
         missing = {name: tensor for name, tensor in tensors.items() if not _same(tensor, origin.get(name))}
         total += len(tensors)
         kept += len(tensors) - len(missing)
         if missing:
-            reason = "no such layer in the weights" if seat is None else _why(missing, origin)
+            reason = "no such layer in the weights" if match is None else _why(missing, origin)
             if i == 0 and missing.keys() == {"conv.weight"} and reason == _OTHER_SHAPE:
                 reason = _FILLED if missing["conv.weight"].shape[2:] == origin["conv.weight"].shape[2:] else reason
             left_out.append(LeftOut(i, _kind(layer).__name__, len(missing), reason))
     return WeightTransfer(
         kept=kept,
         total=total,
-        new_blocks=tuple(i for i in blocks if seats[i] is None),
-        kept_blocks=tuple(i for i in blocks if seats[i] is not None),
-        dropped_blocks=tuple(i for i, layer in enumerate(source) if is_block(layer) and i not in seats),
+        new_blocks=tuple(i for i in blocks if matches[i] is None),
+        kept_blocks=tuple(i for i in blocks if matches[i] is not None),
+        dropped_blocks=tuple(i for i, layer in enumerate(source) if is_block(layer) and i not in matches),
         left_out=tuple(left_out),
         block=", ".join(sorted({_kind(layer).__name__ for layer in (*source, *model) if is_block(layer)})) or "ELA",
     )
 
 
 def _places(layers: Sequence[nn.Module]) -> list[Any]:
-    """Return for each layer what identifies it whatever ELA blocks there are: its number among the host layers.
+    """Return for each layer what identifies it whatever ELA blocks there are: its number among the other layers.
 
-    For ELA that is how many host layers stand before it, its number among the blocks there, and the place it reads.
+    For ELA that is how many other layers stand before it, its number among the blocks there, and the place it reads.
     """
     places: list[Any] = []
     before = 0
@@ -212,7 +217,7 @@ def _settings(block: nn.Module) -> str:
 
 
 def _kind(layer: nn.Module) -> type[nn.Module]:
-    """Return the class of a layer; where the host repeats a module, which depends on the scale, that module's."""
+    """Return the class of a layer; where Ultralytics repeats a module, which depends on the scale, that module's."""
     return _kind(layer[0]) if isinstance(layer, nn.Sequential) and len(layer) else type(layer)
 
 
@@ -233,4 +238,4 @@ def _why(missing: dict[str, torch.Tensor], origin: dict[str, torch.Tensor]) -> s
         return "not in the weights"
     if all(name not in origin or origin[name].shape != tensor.shape for name, tensor in missing.items()):
         return _OTHER_SHAPE
-    return "rearranged by the host, such as classes by their names"
+    return "rearranged by Ultralytics, such as classes by their names"

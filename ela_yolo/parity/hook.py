@@ -1,4 +1,4 @@
-"""What the host's exporter is told about ELA: the form of the block that suits the file, and its metadata."""
+"""What Ultralytics' exporter is told about ELA: the form of the block that suits the file, and its metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NMS_KEYS = ("conf", "iou", "agnostic_nms", "max_det")  # the fields of NmsSettin
 
 
 def prepare_export(exporter: Any) -> None:
-    """Prepare the exporter's own copy of a model with ELA; the host calls this when an export starts.
+    """Prepare the exporter's own copy of a model with ELA; Ultralytics calls this when an export starts.
 
     Every format then carries a metadata entry ``ela``: JSON with the plugin's version, for each block its layer and
     settings, and what NMS within the file was told. An ONNX file of one image size, in float32 and for the CPU, gets

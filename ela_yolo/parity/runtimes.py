@@ -65,7 +65,7 @@ NCNN_SECONDS = 120  # for one image of zeros
 
 
 def name_of_format(written: object) -> str:
-    """Return the host's name for a format, from that or from one of the aliases that the host takes.
+    """Return Ultralytics' name for a format, from that or from one of the aliases that Ultralytics takes.
 
     Raises:
         UsageError: If there is none.
@@ -76,7 +76,7 @@ def name_of_format(written: object) -> str:
     if name not in export_formats()["Argument"][1:]:  # the first is PyTorch itself
         known = (*export_formats()["Argument"][1:], *aliases)
         raise UsageError(
-            f"format={written} is none of the host's{did_you_mean(name, known) or ', such as format=onnx'}"
+            f"format={written} is none of Ultralytics'{did_you_mean(name, known) or ', such as format=onnx'}"
         )
     return name
 
@@ -85,7 +85,7 @@ def check_runtime(name: str, exporting: bool = True, quantizing: bool = False) -
     """Find out whether a format can be exported and run on this machine.
 
     Args:
-        name: The host's name of the format.
+        name: Ultralytics' name of the format.
         exporting: Whether what the export needs is needed too.
         quantizing: Whether it is an export to int8.
 
@@ -113,7 +113,7 @@ class ExportedFile:
 
     Attributes:
         path: Where it is.
-        format: The host's name of its format.
+        format: Ultralytics' name of its format.
         metadata: What Ultralytics' exporter wrote into it.
         task: The task of the model.
         names: Its classes.
@@ -203,7 +203,7 @@ def _format_of(path: Path) -> str:
     fitting = [(len(suffix), name) for name, suffix in formats if path.name.endswith(suffix)]
     if not fitting:
         raise ExportError(
-            f"{path} has no ending by which the host knows a format, such as .onnx or _openvino_model; name it so"
+            f"{path} has no ending by which Ultralytics knows a format, such as .onnx or _openvino_model; name it so"
         )
     return str(max(fitting)[1])
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import yaml
-from ultralytics import __version__ as host_version
+from ultralytics import __version__ as ultralytics_version
 from ultralytics.cfg import get_cfg
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import DEFAULT_CFG_DICT
@@ -73,7 +73,7 @@ def compare(
     made again, and more seeds or models join later. Only one call at a time may run in ``out``.
 
     Args:
-        models: Model YAMLs or checkpoints (.pt) of detectors, found as the host finds them; the first is the baseline.
+        models: Model YAMLs or checkpoints (.pt) of detectors, found as Ultralytics finds them; the baseline first.
         data: The data set's YAML.
         seeds: The seeds of every model.
         out: The folder of runs and settings.
@@ -93,7 +93,7 @@ def compare(
         CheckpointError: If there is no such checkpoint.
         CompareError: If runs failed, after all others have run, or were not alike, or Ray is not installed, or another
             comparison runs in ``out``.
-        RegistrationError: If the host is not as this package expects.
+        RegistrationError: If Ultralytics is not as this package expects.
     """
     require_registered()
     seeds = _checked_seeds(seeds)
@@ -113,7 +113,7 @@ def compare(
         **train,
         **{f"sha256 of {key}": sha256(_file(train[key])) for key in WEIGHTS if isinstance(train.get(key), str)},
         "ela-yolo": __version__,
-        "ultralytics": host_version,
+        "ultralytics": ultralytics_version,
         "torch": str(torch.__version__),
     }
     sources = {name: _file(model) for name, model in named.items()} | {each.name: each.source for each in added}
@@ -142,7 +142,7 @@ def refuse_unlike(runs: Sequence[SeedRun]) -> None:
     """
     for run in runs:
         which = f"{run.model} with seed {run.seed}"
-        if run.batch != runs[0].batch:  # the host halves it where memory runs out
+        if run.batch != runs[0].batch:  # Ultralytics halves it where memory runs out
             raise CompareError(
                 f"{which} trained with batch {run.batch}, and others with {runs[0].batch}; "
                 f"take batch={min(each.batch for each in runs)} and another out="
@@ -253,7 +253,7 @@ def _open_detector(model: str) -> Any:
 
 
 def _measure(networks: Mapping[str, Any], imgsz: int) -> tuple[ModelSize, ...]:
-    select_device("cpu", verbose=False)  # which sets the number of threads, as all the host's commands do
+    select_device("cpu", verbose=False)  # which sets the number of threads, as all Ultralytics' commands do
     parameters = {name: sum(each.numel() for each in network.parameters()) for name, network in networks.items()}
     gflops = {name: get_flops(network, imgsz) for name, network in networks.items()}
     channels = next(iter(networks.values())).yaml.get("channels", 3)  # those of the data, so of all models

@@ -14,7 +14,7 @@ import torch
 from ultralytics.utils.checks import check_yolov5u_filename
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
-from ela_yolo.edit.checkpoint import read_checkpoint, reseat, yaml_text
+from ela_yolo.edit.checkpoint import move_layers, read_checkpoint, yaml_text
 from ela_yolo.errors import InputError
 from ela_yolo.host.blocks import find_block, names_block
 from ela_yolo.host.lookup import YAML, find_model, open_model
@@ -55,9 +55,9 @@ def find_controls(
 
     Args:
         kinds: ``scale``, ``next`` or both.
-        models: Name -> YAML or checkpoint, as the host finds it; the baseline first.
-        opened: Name -> the host's object of it.
-        train: The host's train keys.
+        models: Name -> YAML or checkpoint, as Ultralytics finds it; the baseline first.
+        opened: Name -> Ultralytics' object of it.
+        train: Ultralytics' train keys.
 
     Raises:
         InputError: If there is no such control, or not of these models.
@@ -113,7 +113,7 @@ def _write_checkpoint(source: Path, target: Path) -> None:
     checkpoint, model = read_checkpoint(source)
     blocks = _ela_rows(model.yaml)
     kept = {layer: layer for layer in range(len(model.model)) if layer not in blocks}
-    reseat(source, model, _with_channel_scale(model.yaml), kept)
+    move_layers(source, model, _with_channel_scale(model.yaml), kept)
     torch.save(checkpoint, target)
 
 

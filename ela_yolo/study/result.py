@@ -31,7 +31,7 @@ class ModelSize:
     Attributes:
         model: The model's name without its ending.
         parameters: How many.
-        gflops: Of one image, as the host counts them.
+        gflops: Of one image, as Ultralytics counts them.
         latency: Of the fused model in PyTorch on the CPU, at batch 1.
     """
 

@@ -97,12 +97,12 @@ def run_all(
     """Return every model's run with every seed; only those that are not finished in ``folder`` are run.
 
     Args:
-        models: Short name -> the name by which the host finds it.
+        models: Short name -> the name by which Ultralytics finds it.
         data: The data set's YAML.
         seeds: The seeds.
         folder: Of the comparison; run ``NAME-SEED`` lies in ``runs/NAME-SEED``.
         engine: None for one after the other, or ``ray``.
-        train: The host's train keys.
+        train: Ultralytics' train keys.
 
     Raises:
         CompareError: If runs failed; all others have run before it is raised.
@@ -195,7 +195,7 @@ def _on_ray(jobs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, An
 
 
 def _resources(jobs: Sequence[Mapping[str, Any]], ray: Any) -> dict[str, float]:
-    """Return what a run asks for: a GPU if there are any, else as many cores as the host takes threads."""
+    """Return what a run asks for: a GPU if there are any, else as many cores as Ultralytics takes threads."""
     from ultralytics.utils import NUM_THREADS
 
     if ray.cluster_resources().get("GPU") and jobs and "device" not in jobs[0]["train"]:

@@ -1,6 +1,6 @@
 """Paired differences over seeds: how large they are, how sure that is, and what it says in words.
 
-A seed is one draw of the initial weights and, as far as the host gives it (8.4.190 does, 8.4.108 does not), of the
+A seed is one draw of the initial weights and, as far as Ultralytics gives it (8.4.190 does, 8.4.108 does not), of the
 order and the augmentation of the images. Two models trained with the same seeds are compared seed by seed; what is
 tested is whether the sign of the difference could as well be chance. How far the difference depends on which images it
 is measured on is another question: an interval over draws of the validation images tells, the seeds being what they

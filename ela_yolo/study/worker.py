@@ -1,8 +1,8 @@
 """One run of a comparison in an interpreter of its own.
 
-``python -m ela_yolo.study.worker`` reads the job, a line of JSON, from standard input, trains with Ultralytics, validates
-the weights of the last epoch, and writes what came out as JSON. The last epoch, not ``best.pt``: that is the best of all
-epochs on the validation images themselves, which flatters the model whose mAP fluctuates more.
+``python -m ela_yolo.study.worker`` reads the job, a line of JSON, from standard input, trains with Ultralytics,
+validates the weights of the last epoch, and writes what came out as JSON. The last epoch, not ``best.pt``: that is the
+best of all epochs on the validation images themselves, which flatters the model whose mAP fluctuates more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return what one run gives, as JSON holds it.
 
     Args:
-        job: ``model``, ``data``, ``seed``, ``folder`` (the run's) and ``train`` (the host's train keys).
+        job: ``model``, ``data``, ``seed``, ``folder`` (the run's) and ``train`` (Ultralytics' train keys).
     """
     from ela_yolo.host.lookup import open_model
     from ela_yolo.study.scoring import validate

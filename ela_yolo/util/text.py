@@ -14,7 +14,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def plain(error: BaseException) -> str:
-    """Return the message of an error of the host in one line, without its colours and pictures."""
+    """Return the message of an error of Ultralytics in one line, without its colours and pictures."""
     text = re.sub(r"\x1b\[[0-9;]*m|❌\ufe0f?|⚠️|ERROR ", "", str(error))
     return " ".join(text.split()).replace(" .", ".")[:400] or type(error).__name__
 

@@ -1,11 +1,11 @@
-"""Runs the host's own tests without and with the plugin, and compares what each of them gives.
+"""Runs Ultralytics' own tests without and with the plugin, and compares what each of them gives.
 
 ::
 
-    python tools/host_suite.py        # 10 minutes on two CPU cores
+    python tools/ultralytics_suite.py        # 10 minutes on two CPU cores
 
-The tests come with the host's source distribution, of the version that is installed. Nothing is fetched while they run,
-so those that need the network fail: on both sides, or the plugin changed something.
+The tests come with Ultralytics' source distribution, of the version that is installed. Nothing is fetched while they
+run, so those that need the network fail: on both sides, or the plugin changed something.
 """
 
 import os
