@@ -11,10 +11,10 @@ TYPE_CHECKING = False  # typing itself would cost more than all the rest here
 if TYPE_CHECKING:
     from ela_yolo.cost.measure import profile as profile
     from ela_yolo.cost.result import Profile as Profile
+    from ela_yolo.edit.insert import Insertion as Insertion
     from ela_yolo.edit.insert import insert as insert
     from ela_yolo.edit.insert import layer_map as layer_map
     from ela_yolo.edit.insert import remove as remove
-    from ela_yolo.edit.insertion import Insertion as Insertion
     from ela_yolo.ela import ELA as ELA
     from ela_yolo.errors import CheckpointError as CheckpointError
     from ela_yolo.errors import CompareError as CompareError
@@ -49,7 +49,7 @@ _HOME = {
     "ExportError": "errors",
     "GateReport": "gates.health",
     "InputError": "errors",
-    "Insertion": "edit.insertion",
+    "Insertion": "edit.insert",
     "InsertionError": "errors",
     "ModelYamlError": "errors",
     "ParityReport": "parity.report",

@@ -11,6 +11,7 @@ from typing import Any
 from ela_yolo.errors import InputError
 from ela_yolo.util.files import written_whole
 from ela_yolo.util.json import write_json
+from ela_yolo.util.tables import markdown_table
 
 SCHEMA = 1  # of the JSON; raised when a key changes its name or meaning
 ROWS = {  # attribute -> title
@@ -116,21 +117,36 @@ class Profile:
         return ", ".join(dict.fromkeys("ELA" if each.block.startswith("ELA-") else each.block for each in self.blocks))
 
     def __str__(self) -> str:
-        lines = [f"| | plain model | with {self.kind} | ratio |", "|---|---|---|---|"]
-        for key, title in ROWS.items():
-            if getattr(self.ela, key) is not None:
-                cells = (_cell(key, getattr(side, key)) for side in (self.plain, self.ela))
-                ratio = self.ratios.get(key)
-                lines.append(f"| {title} | {' | '.join(cells)} | {'-' if ratio is None else f'{ratio:.3f}'} |")
-        lines += ["", "| layer | block | input | parameters | latency | of the model's |", "|---|---|---|---|---|---|"]
-        for block in self.blocks:
-            shape = "x".join(map(str, block.input))
-            shown = [block.layer, block.block, shape, f"{block.parameters:,}", str(block.latency), f"{block.share:.1%}"]
-            lines.append(f"| {' | '.join(shown)} |")
-        lines += ["", f"{self.model} at {self.imgsz} px, batch 1, {self.device}; {self.machine}"]
+        models = [
+            [title, *(_cell(key, getattr(side, key)) for side in (self.plain, self.ela)), self._ratio_cell(key)]
+            for key, title in ROWS.items()
+            if getattr(self.ela, key) is not None
+        ]
+        blocks = [
+            [
+                block.layer,
+                block.block,
+                "x".join(map(str, block.input)),
+                f"{block.parameters:,}",
+                str(block.latency),
+                f"{block.share:.1%}",
+            ]
+            for block in self.blocks
+        ]
+        lines = [
+            markdown_table(["", "plain model", f"with {self.kind}", "ratio"], models),
+            "",
+            markdown_table(["layer", "block", "input", "parameters", "latency", "of the model's"], blocks),
+            "",
+            f"{self.model} at {self.imgsz} px, batch 1, {self.device}; {self.machine}",
+        ]
         if self.ela.onnx is None:
             lines.append("ONNX Runtime was not measured: pip install 'ela-yolo[export]'")
         return "\n".join(lines)
+
+    def _ratio_cell(self, key: str) -> str:
+        ratio = self.ratios.get(key)
+        return "-" if ratio is None else f"{ratio:.3f}"
 
     def save(self, file: str | Path | None = None) -> tuple[Path, Path]:
         """Write it as JSON and as a picture of bars, and return both files, as :func:`target_files` names them."""

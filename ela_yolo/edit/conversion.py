@@ -1,8 +1,9 @@
-"""Turns the ELA blocks of a changed Ultralytics into ELA, in place, with their weights."""
+"""Replaces the ELA blocks of a changed Ultralytics by ELA, with their weights."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,30 +13,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ela_yolo.edit.checkpoint import build_anew, find_model_in, move_layers, yaml_text
-from ela_yolo.edit.insertion import Insertion, show_diff
+from ela_yolo.edit.insertion import EditedYaml, show_diff
 from ela_yolo.ela import ELA, Variant, resolve_settings
 from ela_yolo.errors import CheckpointError, InsertionError
 from ela_yolo.host.blocks import describe
 from ela_yolo.host.foreign_ela import ForeignELA
 
-_FORMS = ("paper", "residual")  # what other ELA classes return: the scaled map, or the map and the scaled map
+_FORMS = ("paper", "residual")  # other ELA classes return the scaled map, or the sum of the map and the scaled map
 _TOLERANCE = 1e-9  # of float64, on a map of about 1
 
 
-def convert(file: Path, foreign: ForeignELA, gate: str | None) -> tuple[dict[str, Any], list[nn.Module], Insertion]:
-    """Replace the blocks of another ELA class by ELA, layer by layer, and their rows by ELA's.
+@dataclass(frozen=True)
+class Conversion:
+    """A checkpoint whose blocks of another ELA class became ELA.
+
+    Attributes:
+        checkpoint: The checkpoint to save.
+        layers: The layers of its model as they were before.
+        edited: Its YAML after the change.
+        notes: What was compared, a sentence each.
+    """
+
+    checkpoint: dict[str, Any]
+    layers: list[nn.Module]
+    edited: EditedYaml
+    notes: tuple[str, ...]
+
+
+def convert(file: Path, foreign: ForeignELA, gate: str | None) -> Conversion:
+    """Replace the blocks of another ELA class by ELA, layer by layer, and their rows by rows of ELA.
 
     Args:
-        file: Where the checkpoint comes from, for errors.
+        file: The file of the checkpoint, for errors.
         foreign: The checkpoint; its model is changed in place.
-        gate: ``paper`` or ``residual``, whichever the other class computes; None means ``paper``.
-
-    Returns:
-        What to save, the layers as they were, and what was done.
+        gate: The gate form that the other class computes, ``paper`` or ``residual``; None means ``paper``.
 
     Raises:
         InsertionError: If the gate form is neither of these.
-        CheckpointError: If the model is not what its own YAML says, or the weights do not fit or give something else.
+        CheckpointError: If the model does not fit its own YAML, or the weights do not fit ELA, or the outputs of both
+            classes differ.
     """
     gate = gate or _FORMS[0]
     if gate not in _FORMS:
@@ -58,18 +74,17 @@ def convert(file: Path, foreign: ForeignELA, gate: str | None) -> tuple[dict[str
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file} holds weights that its own YAML has no place for: {reason}") from error
-    insertion = Insertion(
+    edited = EditedYaml(
         text=new,
         rows=tuple(foreign.blocks),
         layer_map={layer: layer for layer in range(len(layers))},
         diff=show_diff(old, new, file.name, "with the ELA of ela-yolo"),
-        notes=_notes(foreign, model, gate),
     )
-    return checkpoint, layers, insertion
+    return Conversion(checkpoint, layers, edited, _notes(foreign, model, gate))
 
 
 def _row_args(conv: nn.Conv1d, norm: nn.GroupNorm, gate: str) -> list[Any]:
-    """Return the args of the row that builds such a block: a variant where one is like it, else its numbers."""
+    """Return the args of a row that builds such a block: the variant with these numbers, else the numbers."""
     numbers = {"kernel_size": conv.kernel_size[0], "groups": conv.groups, "num_groups": norm.num_groups}
     of = {variant: resolve_settings(conv.in_channels, variant) for variant in ("B", *get_args(Variant))}
     other = {v: {k: n for k, n in numbers.items() if getattr(settings, k) != n} for v, settings in of.items()}
@@ -82,7 +97,7 @@ def _row_args(conv: nn.Conv1d, norm: nn.GroupNorm, gate: str) -> list[Any]:
 
 
 def _take_weights(file: Path, layer: int, built: Any, blocks: tuple[tuple[nn.Conv1d, nn.GroupNorm], ...]) -> None:
-    """Load the weights of each block, and compare what it gives with the formula."""
+    """Load the weights of each block of a layer, and compare its output with the formula."""
     ours = [built] if isinstance(built, ELA) else list(built)
     if len(ours) != len(blocks):
         raise CheckpointError(f"{file}: layer {layer} holds {len(blocks)} blocks, and its row builds {len(ours)}")
@@ -101,7 +116,7 @@ def _take_weights(file: Path, layer: int, built: Any, blocks: tuple[tuple[nn.Con
 
 
 def _formula(x: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm, gate: str) -> Tensor:
-    """Return the paper's formula of a map, written out apart from our block."""
+    """Return the output of the paper's formula, computed without the ELA module."""
     weight, scale, shift = (tensor.detach().cpu().double() for tensor in (conv.weight, norm.weight, norm.bias))
     gates = []
     for axis in (3, 2):

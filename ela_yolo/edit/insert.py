@@ -1,10 +1,10 @@
-"""Puts ELA into Ultralytics' model YAMLs and checkpoints, and takes it out again."""
+"""Inserts ELA into model YAMLs and checkpoints of Ultralytics, and removes it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 
 from ela_yolo.edit.checkpoint import build_anew, move_layers, read_checkpoint, yaml_text
 from ela_yolo.edit.conversion import convert
-from ela_yolo.edit.insertion import Insertion, insert_rows, remove_rows, row_args
+from ela_yolo.edit.insertion import EditedYaml, insert_rows, remove_rows, row_args
 from ela_yolo.edit.stages import choose_stages
 from ela_yolo.edit.yaml_text import read_rows
 from ela_yolo.errors import InsertionError
@@ -22,10 +22,37 @@ from ela_yolo.host.foreign_ela import read_foreign
 from ela_yolo.host.lookup import YAML, find_model, open_model
 from ela_yolo.host.model_yaml import read_model_yaml
 from ela_yolo.host.patches import require_registered
-from ela_yolo.host.weights import report_transfer
+from ela_yolo.host.weights import WeightTransfer, report_transfer
 from ela_yolo.util.files import written_whole
 from ela_yolo.util.quiet import quiet
 from ela_yolo.util.text import plain
+
+
+@dataclass(frozen=True)
+class Insertion(EditedYaml):
+    """What :func:`insert` or :func:`remove` did to a model; printed, it is the diff.
+
+    Attributes:
+        text: The new YAML.
+        rows: The layer numbers of the blocks' rows: in the new YAML if they were inserted, in the old one if removed.
+        layer_map: Old layer number -> new layer number, for every layer that is in both models.
+        diff: The lines of the YAML that changed, as a unified diff.
+        stages: The stages that the blocks follow, in the old YAML: layer number -> module. Empty after a removal.
+        transfer: How many of a checkpoint's weights were kept; None for a YAML.
+        notes: Further remarks, a sentence each. There are some where blocks of another ELA class became ELA.
+
+    Example:
+        >>> insertion = insert("yolov8n.yaml", after="P3")
+        >>> insertion.stages
+        {4: 'C2f'}
+        >>> insertion.rows
+        (5,)
+        >>> insertion.layer_map[22], insertion.transfer  # the head is one layer further; a YAML has no weights
+        (23, None)
+    """
+
+    transfer: WeightTransfer | None = None
+    notes: tuple[str, ...] = ()
 
 
 def insert(
@@ -85,10 +112,11 @@ def insert(
                 "only gate= and save= have a meaning; leave the others out, and insert into the new file what you want"
             )
         target = None if save is None else _check_target(file, Path(save), exist_ok)
-        return _save(*convert(file, foreign, gate), target)
+        converted = convert(file, foreign, gate)
+        return _save(converted.checkpoint, converted.layers, converted.edited, target, converted.notes)
     args = row_args(variant, gate, lr_mult, block)
 
-    def edit(text: str, build: Callable[[], Any]) -> Insertion:
+    def edit(text: str, build: Callable[[], Any]) -> EditedYaml:
         rows = read_rows(text, file.name)
         stages = choose_stages(rows, file.name, after, where, lambda: _measure_strides(file.name, build))
         return insert_rows(text, file.name, stages, args, rewire, block)
@@ -142,33 +170,39 @@ def layer_map(model: str | Path) -> dict[int, int]:
 
 
 def _edit(
-    file: Path, edit: Callable[[str, Callable[[], Any]], Insertion], save: str | Path | None, exist_ok: bool
+    file: Path, edit: Callable[[str, Callable[[], Any]], EditedYaml], save: str | Path | None, exist_ok: bool
 ) -> Insertion:
     target = None if save is None else _check_target(file, Path(save), exist_ok)
     if file.suffix in YAML:
-        insertion = edit(read_model_yaml(file), lambda: open_model(file).model)
+        edited = edit(read_model_yaml(file), lambda: open_model(file).model)
         if target is not None:
             with _writing(target) as part:
-                part.write_bytes(insertion.text.encode())
-        return insertion
+                part.write_bytes(edited.text.encode())
+        return Insertion(**vars(edited))
 
     checkpoint, model = read_checkpoint(file)
     layers = list(model.model)
-    insertion = edit(yaml_text(file, model.yaml), lambda: build_anew(file, model, model.yaml))
-    move_layers(file, model, yaml.safe_load(insertion.text), insertion.layer_map)
-    return _save(checkpoint, layers, insertion, target)
+    edited = edit(yaml_text(file, model.yaml), lambda: build_anew(file, model, model.yaml))
+    move_layers(file, model, yaml.safe_load(edited.text), edited.layer_map)
+    return _save(checkpoint, layers, edited, target)
 
 
-def _save(checkpoint: dict[str, Any], layers: list[Any], insertion: Insertion, target: Path | None) -> Insertion:
-    """Write a checkpoint, and say what came over of the layers that it had."""
+def _save(
+    checkpoint: dict[str, Any],
+    layers: list[Any],
+    edited: EditedYaml,
+    target: Path | None,
+    notes: tuple[str, ...] = (),
+) -> Insertion:
+    """Write a checkpoint, and report how many weights of its former layers were kept."""
     model = checkpoint["model"]
     if target is not None:
         with _writing(target) as part:
             torch.save(checkpoint, part)
             model = torch.load(part, map_location="cpu", weights_only=False)["model"]  # what was kept on the disk
-    origin = {new: old for old, new in insertion.layer_map.items()}
+    origin = {new: old for old, new in edited.layer_map.items()}
     matches = [origin.get(number) for number in range(len(model.model))]
-    return replace(insertion, transfer=report_transfer(layers, [*model.model], matches))
+    return Insertion(**vars(edited), transfer=report_transfer(layers, [*model.model], matches), notes=notes)
 
 
 def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:

@@ -1,6 +1,6 @@
-"""Puts an ELA row after each of some layers and renumbers what reads them; and takes the rows out again.
+"""The text layer of insert and remove: rows of blocks go into a model YAML or out of it, and its numbers follow.
 
-Two maps, never one: where layer i lives now, and what the readers of layer i read now.
+There are two maps, never one: the new number of layer i, and the layer that the readers of layer i read now.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from ela_yolo.edit.yaml_text import Row, Span, edit, read_rows
 from ela_yolo.ela import Gate, Variant, check_lr_mult
@@ -16,31 +16,26 @@ from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import find_block, names_block
 from ela_yolo.host.row_args import options_of
 
-if TYPE_CHECKING:
-    from ela_yolo.host.weights import WeightTransfer
-
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "where": ("backbone", "neck", "all"),
     "variant": get_args(Variant),
     "gate": get_args(Gate),
     "rewire": ("all", "next"),
 }
-LR_MULT = 10  # what docs/study.md chose by its rule
+LR_MULT = 10  # the comparisons of docs/study.md chose it
 _NO_FEATURE_MAP = {"CBLinear": "a list of feature maps", "ImagePoolingAttn": "text features"}
 
 
 @dataclass(frozen=True)
-class Insertion:
-    """What ``insert`` or ``remove`` did to a model; printed, it is the diff.
+class EditedYaml:
+    """A model YAML after its rows were inserted or removed; printed, it is the diff.
 
     Attributes:
         text: The new YAML.
-        rows: The layer numbers of the ELA rows: in the new YAML if they were inserted, in the old one if removed.
-        layer_map: Old layer number -> new layer number, for every layer that is in both.
+        rows: The layer numbers of the blocks' rows: in the new YAML if they were inserted, in the old one if removed.
+        layer_map: Old layer number -> new layer number, for every layer that is in both YAMLs.
         diff: The lines that changed, as a unified diff.
-        stages: What the ELA rows were put after, in the old YAML: layer number -> module; empty if they were removed.
-        transfer: What came over of a checkpoint's weights; None for a YAML.
-        notes: What else there is to say, a sentence each: of a checkpoint that another ELA class was converted in.
+        stages: The stages that the blocks follow, in the old YAML: layer number -> module. Empty after a removal.
     """
 
     text: str
@@ -48,8 +43,6 @@ class Insertion:
     layer_map: Mapping[int, int]
     diff: str
     stages: Mapping[int, str] = field(default_factory=dict)
-    transfer: WeightTransfer | None = None
-    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.diff
@@ -57,19 +50,19 @@ class Insertion:
 
 def insert_rows(
     text: str, name: str, stages: Collection[int], args: str = "[]", rewire: str = "all", block: str = "ELA"
-) -> Insertion:
-    """Insert a block's row after each of the stages.
+) -> EditedYaml:
+    """Insert a row of a block after each of the stages.
 
     Args:
         text: The model YAML.
-        name: What to call it in an error and in the diff, such as its file.
-        stages: Layer numbers.
+        name: The name of the YAML in errors and in the diff, such as its file.
+        stages: The layer numbers of the stages.
         args: The args of each new row, as YAML.
-        rewire: ``all``: every reader of the stage reads its ELA; ``next``: only the row that follows the stage does.
-        block: What the rows name.
+        rewire: ``all``: every reader of a stage reads the new block. ``next``: only the row behind the stage does.
+        block: The module that the new rows name.
 
     Raises:
-        InsertionError: If a stage is not there, cannot be followed by ELA, or is followed by its ELA already.
+        InsertionError: If there is no such stage, no block can follow it, or a block follows it already.
         ModelYamlError: If the text is not a model YAML.
     """
     check_choice("rewire", rewire)
@@ -86,7 +79,7 @@ def insert_rows(
 
     added = {rows[stage].end: _new_row(text, rows[stage], block, args) for stage in chosen}
     new = edit(text, _renumber(rows, home, read_now), added, ())
-    return Insertion(
+    return EditedYaml(
         text=new,
         rows=tuple(home(stage) + 1 for stage in sorted(chosen)),
         layer_map={row.layer: home(row.layer) for row in rows},
@@ -95,16 +88,16 @@ def insert_rows(
     )
 
 
-def remove_rows(text: str, name: str) -> Insertion:
-    """Take the rows of every block out: what read one reads what that read, and the text is as before it was inserted.
+def remove_rows(text: str, name: str) -> EditedYaml:
+    """Remove the rows of all blocks; the readers of a block then read its source, as before the block was inserted.
 
     Args:
         text: The model YAML.
-        name: What to call it in an error and in the diff, such as its file.
+        name: The name of the YAML in errors and in the diff, such as its file.
 
     Raises:
-        InsertionError: If there is no ELA row.
-        ModelYamlError: If the text is not a model YAML, or not one without its ELA rows.
+        InsertionError: If there is no row of a block, or a later layer reads a block that reads the image.
+        ModelYamlError: If the text is not a model YAML.
     """
     rows = read_rows(text, name)
     blocks = tuple(row.layer for row in rows if names_block(row.module))
@@ -128,7 +121,7 @@ def remove_rows(text: str, name: str) -> Insertion:
         raise InsertionError(f"{name}: an ELA row that reads the image is read by a later layer, so it cannot go")
     new = edit(text, _renumber(kept, home, read_now), {}, [_whole_line(text, rows[block]) for block in blocks])
     layer_map = {row.layer: home(row.layer) for row in kept}
-    return Insertion(new, blocks, layer_map, show_diff(text, new, name, "without ELA"))
+    return EditedYaml(new, blocks, layer_map, show_diff(text, new, name, "without ELA"))
 
 
 def row_args(
@@ -137,13 +130,13 @@ def row_args(
     """Return the args of a block's row as YAML: ``[{gate: identity, lr_mult: 10}]``, ``[]`` for the paper's form.
 
     Args:
-        variant: Of ELA; None means ``B``.
-        gate: Of ELA; None means ``identity``.
-        lr_mult: Multiple of the learning rate; None means 10 in the ``identity`` form and of ``ChannelScale``, else 1.
-        block: What the row names.
+        variant: The variant of ELA; None means ``B``.
+        gate: The gate form of ELA; None means ``identity``.
+        lr_mult: Multiple of the learning rate; None means 10 in the ``identity`` form and for ``ChannelScale``, else 1.
+        block: The module that the row names.
 
     Raises:
-        InsertionError: If there is no such variant, gate form or multiple, or one is given for a block that has none.
+        InsertionError: If there is no such variant, gate form or multiple, or the block does not take it.
     """
     if block != "ELA" and (variant or gate):
         raise InsertionError(f"variant and gate are ELA's, and {block} has neither; leave them out")
@@ -166,10 +159,10 @@ def row_args(
 
 
 def check_choice(key: str, value: str) -> str:
-    """Return the value of a key that has a few.
+    """Return the value of a key if it is one of the key's choices.
 
     Raises:
-        InsertionError: If it is none of them.
+        InsertionError: If it is not.
     """
     if value not in CHOICES[key]:
         raise InsertionError(f"{key} must be one of {', '.join(CHOICES[key])}, got {value!r}")
@@ -199,7 +192,7 @@ def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> Non
 
 
 def _renumber(rows: Iterable[Row], home: Callable[[int], int], read_now: Callable[[int, int], int]) -> dict[Span, int]:
-    """Return the numbers that change. A ``from`` keeps its kind: -1, negative or counted from 0, where it can."""
+    """Return the numbers that change. A ``from`` stays -1, negative or counted from 0, as it was, where it can."""
     changes = {}
     for row in rows:
         for span, layer in zip(row.sources, row.reads, strict=True):
@@ -219,7 +212,7 @@ def _new_row(text: str, stage: Row, block: str, args: str) -> str:
 
 
 def _whole_line(text: str, row: Row) -> tuple[int, int]:
-    """Return the place of a row's lines with one line end: the one after, or before it where the file ends there."""
+    """Return the place of a row's lines and of one line end: the one behind, or at the file's end the one before."""
     if text[row.end - 1] == "\n":
         return row.start, row.end
     return row.start - (2 if text[: row.start].endswith("\r\n") else 1), row.end

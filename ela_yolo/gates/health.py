@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ela_yolo.ela import ELA
 from ela_yolo.gates.capture import gates_of, listen
+from ela_yolo.util.tables import markdown_table
 
 # A gate that varies by less has a standard deviation of at most 1% of a sigmoid's middle, 0.5. What is left is one
 # factor per channel, which the next convolution's weights can hold as well.
@@ -67,14 +68,20 @@ class GateReport:
     images: int
 
     def __str__(self) -> str:
-        lines = [
-            "| layer | block | gate mean | spread | saturated | scale | verdict |",
-            "|---|---|---|---|---|---|---|",
+        head = ["layer", "block", "gate mean", "spread", "saturated", "scale", "verdict"]
+        rows = [
+            [
+                each.layer,
+                each.block,
+                f"{each.mean:.3f}",
+                f"{each.spread:.4f}",
+                f"{each.saturated:.1%}",
+                f"{each.scale:.3f}",
+                each.verdict,
+            ]
+            for each in self.blocks
         ]
-        for each in self.blocks:
-            numbers = f"{each.mean:.3f} | {each.spread:.4f} | {each.saturated:.1%} | {each.scale:.3f}"
-            lines.append(f"| {each.layer} | {each.block} | {numbers} | {each.verdict} |")
-        return "\n".join([*lines, "", f"over {self.images} images"])
+        return f"{markdown_table(head, rows)}\n\nover {self.images} images"
 
 
 class HealthMeter:

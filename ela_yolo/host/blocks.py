@@ -7,10 +7,10 @@ environment variable holds those of the user, so that the processes that this on
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import sys
-from functools import cache, reduce
-from importlib import import_module
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -155,9 +155,8 @@ def _path(block: Any) -> str:
 
 def _import(path: str) -> tuple[Any, str]:
     """Return what is found there, or None and why not."""
-    module, _, qualname = path.partition(":")
     try:
-        return reduce(getattr, qualname.split("."), import_module(module)), ""
+        return pkgutil.resolve_name(path), ""
     except Exception as error:  # of whatever the module does when it is imported
         return None, f"{type(error).__name__}: {plain(error)}"
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -95,11 +96,7 @@ def require_registered() -> None:
 
 def _is_wrapped(function: Any) -> bool:
     """Whether a function is a wrapper of ours, or somebody's decoration of one by functools.wraps."""
-    while function is not None:
-        if hasattr(function, _MARK):
-            return True
-        function = getattr(function, "__wrapped__", None)
-    return False
+    return hasattr(inspect.unwrap(function, stop=lambda wrapper: hasattr(wrapper, _MARK)), _MARK)
 
 
 def _with_block_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
@@ -118,8 +117,9 @@ def _refuse(probes: Iterable[Probe]) -> None:
 
 def older(version: str, other: str) -> bool:
     """Whether one version of Ultralytics is older than the other."""
-    ours, theirs = ([int(number) for number in re.findall(r"\d+", each)[:3]] for each in (version, other))
-    return ours < theirs
+    from ultralytics.utils.checks import check_version
+
+    return bool(check_version(version, f"<{other}"))
 
 
 def _try(attempt: Callable[[Any], str | None], subject: Any, failure: str = "a probe fails") -> str | None:

@@ -18,6 +18,7 @@ from ela_yolo.study.statistics import Difference, deviation
 from ela_yolo.study.worker import SCHEMA
 from ela_yolo.util.files import written_whole
 from ela_yolo.util.json import write_json
+from ela_yolo.util.tables import markdown_table
 
 SCORES = {"map50_95": "mAP50-95", "map50": "mAP50", "precision": "precision", "recall": "recall"}
 PRINTED = ("map50_95", "map50")  # the others would make the table wider than a page
@@ -106,11 +107,11 @@ class CompareResult:
         differences = [f"mAP50-95, to {names[0]}", "mean", "95% over seeds", "95% over images", *self._p_titles()]
         return "\n".join(
             [
-                *_table(head, models),
+                markdown_table(head, models),
                 "",
-                *_table(["mAP50-95 of", *names], classes),
+                markdown_table(["mAP50-95 of", *names], classes),
                 "",
-                *_table(differences, self._p_rows()),
+                markdown_table(differences, self._p_rows()),
                 "",
                 *(f"- {difference.verdict}" for difference in self.differences),
                 *([f"- To the same without attention, {self.attention.verdict}"] if self.attention else []),
@@ -201,10 +202,3 @@ def _costs(size: ModelSize) -> tuple[str, ...]:
 def _spread(values: Sequence[float]) -> str:
     spread = deviation(values) if values else None
     return (f"{mean(values):.4f}" if values else "") + ("" if spread is None else f" ± {spread:.4f}")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
