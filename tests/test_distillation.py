@@ -14,7 +14,7 @@ from ultralytics.utils import ASSETS, LOGGER
 import ela_yolo
 from ela_yolo import ELA
 from ela_yolo.gates.health import ALIKE
-from ela_yolo.parity.export import export
+from ela_yolo.parity.export import export_and_compare
 from ela_yolo.plugin import register
 
 register()
@@ -67,7 +67,7 @@ def test_the_gates_of_the_student_count_and_its_checkpoint_stands_alone(plain, t
     assert any(not torch.equal(own[name], whole[name]) for name in own)
     student.predict(ASSETS / "bus.jpg", imgsz=64, verbose=False)
     images = [ASSETS / "bus.jpg", ASSETS / "zidane.jpg"]
-    file, report = export(student, {"format": "onnx", "imgsz": 64}, images)
+    file, report = export_and_compare(student, {"format": "onnx", "imgsz": 64}, images)
     assert file.is_file() and not report.mismatches and not report.nonfinite
     assert {part.verdict for part in report.outputs} <= {"same", "too alike"}  # of a training of one epoch
 

@@ -17,7 +17,7 @@ from ultralytics.utils.checks import check_version
 
 import ela_yolo
 from ela_yolo import ELA, ExportError, verify_export
-from ela_yolo.parity.export import export
+from ela_yolo.parity.export import export_and_compare
 from ela_yolo.parity.images import network_input, packaged_photographs
 from ela_yolo.parity.runtimes import RUNTIMES
 
@@ -71,7 +71,7 @@ def test_a_file_matches_and_that_of_other_weights_does_not(keys, retrained, tmp_
             branch[-1].bias += 2  # a short training is sure of nothing, and low precision is judged by what is sure
     model.save(tmp_path / "best.pt")
     model = YOLO(tmp_path / "best.pt")
-    file, report = export(model, {"format": name, "imgsz": 96, **overrides}, images())
+    file, report = export_and_compare(model, {"format": name, "imgsz": 96, **overrides}, images())
     assert report.passed, str(report)
     assert report.tolerance.precision == ("float16" if "half" in keys else "int8" if "int8" in keys else "float32")
     assert RUNTIMES[name].runs[1] in report.runtime
@@ -133,7 +133,7 @@ def test_maps_of_classes_and_of_depths(name, options, tmp_path):
     ela_yolo.insert(f"{name}.yaml", gate="paper", save=tmp_path / f"{name}-ela.yaml")
     model = calibrated(str(tmp_path / f"{name}-ela.yaml"), tmp_path)
     overrides = {"format": kind, "imgsz": 96, **({"half": True} if half else {})}
-    file, report = export(model, overrides, PHOTOGRAPHS)
+    file, report = export_and_compare(model, overrides, PHOTOGRAPHS)
     assert report.passed, str(report)
     assert report.detections is None and "detections" not in str(report)
     parts = {"sem": ["class map"] if kind != "torchscript" else ["logits", "class map"], "depth": ["depth"]}
@@ -200,4 +200,4 @@ def test_a_fixed_size_takes_the_form_of_onnx_runtimes_layout_and_free_axes_do_no
 @pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML runs there")
 def test_core_ml_is_refused_where_it_does_not_run():
     with pytest.raises(ExportError, match="Core ML runs on macOS alone"):
-        export(YOLO("yolov8n-ela.yaml"), {"format": "coreml"})
+        export_and_compare(YOLO("yolov8n-ela.yaml"), {"format": "coreml"})

@@ -16,7 +16,7 @@ from ultralytics.utils import ASSETS
 
 import ela_yolo
 from ela_yolo import ELA, ExportError, InputError, verify_export
-from ela_yolo.parity.export import export
+from ela_yolo.parity.export import export_and_compare
 from ela_yolo.parity.images import Images, batches, network_input
 from ela_yolo.parity.runtimes import ExportedFile
 from ela_yolo.parity.verify import _sha256
@@ -108,7 +108,7 @@ SETTINGS = {"conf": 0.4, "iou": 0.35, "agnostic_nms": True, "max_det": 40}
 
 def test_nms_in_the_file_is_checked_with_what_it_was_exported_with(weights, tmp_path):
     model = YOLO(shutil.copy(weights, tmp_path / "best.pt"))
-    file, report = export(model, {"format": "onnx", "imgsz": 96, "nms": True, **SETTINGS}, scenes(6))
+    file, report = export_and_compare(model, {"format": "onnx", "imgsz": 96, "nms": True, **SETTINGS}, scenes(6))
     assert report.passed, str(report)
     assert "NMS in the file: conf 0.4, iou 0.35, of all classes together, 40 detections at most" in str(report)
     assert f"detections above 0.4: {report.detections}, 0 without" in str(report)
@@ -128,7 +128,7 @@ def test_end_to_end_files_are_checked_with_what_they_were_exported_with(override
         calibrate(model, Images.of_files(sorted(ASSETS.glob("*.jpg"))))
         model.ckpt_path = model.model.pt_path = str(tmp_path / f"{name[:-5]}.pt")
         keys = {"format": "onnx", "imgsz": 96, "end2end": True, **overrides}
-        file, report = export(model, keys, sorted(ASSETS.glob("*.jpg")))
+        file, report = export_and_compare(model, keys, sorted(ASSETS.glob("*.jpg")))
         assert report.unmatched == () and report.detections > 0, str(report)
         assert report.passed or "max_det" in overrides  # the one best score may be the same for both photographs
     if "agnostic_nms" in overrides:
@@ -169,14 +169,16 @@ def test_free_axes_of_a_model_of_stride_64(tmp_path):
     ela_yolo.insert("yolov8n-p6.yaml", save=tmp_path / "yolov8-p6x.yaml")
     model = YOLO(tmp_path / "yolov8n-p6x.yaml")
     model.ckpt_path = model.model.pt_path = str(tmp_path / "p6.pt")
-    _, report = export(model, {"format": "onnx", "imgsz": 128, "dynamic": True}, sorted(ASSETS.glob("*.jpg")))
+    _, report = export_and_compare(
+        model, {"format": "onnx", "imgsz": 128, "dynamic": True}, sorted(ASSETS.glob("*.jpg"))
+    )
     assert {(height, width) for _, height, width in report.inputs} == {(128, 128), (256, 192), (128, 256), (192, 128)}
 
 
 @pytest.mark.parametrize(("key", "default"), [("conf", 0.25), ("iou", 0.7)])
 def test_nms_settings_of_zero_are_values(key, default, weights, tmp_path):
     model = YOLO(shutil.copy(weights, tmp_path / "best.pt"))
-    file, report = export(model, {"format": "onnx", "imgsz": 96, "nms": True, key: 0}, scenes(4))
+    file, report = export_and_compare(model, {"format": "onnx", "imgsz": 96, "nms": True, key: 0}, scenes(4))
     assert report.passed, str(report)
     assert getattr(report.nms, key) == 0 and f"{key} 0," in str(report)
     other = verify_export(model, file, scenes(4), nms={key: default})
@@ -226,7 +228,7 @@ def test_data_may_be_a_list_beside_its_images(weights, exported, tmp_path):
 @pytest.mark.parametrize("nms", [False, True])
 def test_layers_are_compared_in_order_and_the_first_that_differs_is_named(name, nms, weights, tmp_path):
     model = YOLO(shutil.copy(weights, tmp_path / "best.pt"))
-    file, report = export(model, {"format": name, "imgsz": 96, "nms": nms or None}, scenes(3), layers=True)
+    file, report = export_and_compare(model, {"format": name, "imgsz": 96, "nms": nms or None}, scenes(3), layers=True)
     assert report.passed, str(report)
     compared = {each.layer: each for each in report.layers}
     blocks = {layer.i for layer in model.model.model if isinstance(layer, ELA)}
@@ -249,7 +251,7 @@ def test_layers_are_compared_in_order_and_the_first_that_differs_is_named(name, 
 def test_layers_of_another_format_are_refused_in_one_line(weights, tmp_path):
     model = YOLO(shutil.copy(weights, tmp_path / "best.pt"))
     with pytest.raises(ExportError, match="layers=True needs an ONNX or OpenVINO file"):
-        export(model, {"format": "torchscript", "imgsz": 96}, scenes(2), layers=True)
+        export_and_compare(model, {"format": "torchscript", "imgsz": 96}, scenes(2), layers=True)
 
 
 def test_the_digest_of_a_folder_holds_the_names_of_its_files(tmp_path):
@@ -287,6 +289,6 @@ def test_one_channel_models_are_compared_too(weights, tmp_path):
     images = Images.of_files(scenes(4), channels=1)
     calibrate(model, images)
     model.ckpt_path = grey.pt_path = str(tmp_path / "grey.pt")
-    _, report = export(model, {"format": "onnx", "imgsz": 96}, scenes(4))
+    _, report = export_and_compare(model, {"format": "onnx", "imgsz": 96}, scenes(4))
     assert report.passed, str(report)
     assert report.detections > 0

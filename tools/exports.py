@@ -145,7 +145,7 @@ def one(job: dict) -> dict:
     from ultralytics import YOLO
 
     import ela_yolo
-    from ela_yolo.parity.export import export, export_file
+    from ela_yolo.parity.export import export_and_compare, export_file
     from ela_yolo.parity.runtimes import ExportedFile
 
     name = job["row"].partition(",")[0]
@@ -158,7 +158,7 @@ def one(job: dict) -> dict:
         file = export_file(YOLO(weights), {**keys, "imgsz": job["imgsz"]})
         return {"cells": [size(file), "", "", "", "converted; Core ML runs on macOS alone"]}
 
-    _, report = export(YOLO(weights), {**keys, "data": job["data"], "imgsz": job["imgsz"]})
+    _, report = export_and_compare(YOLO(weights), {**keys, "data": job["data"], "imgsz": job["imgsz"]})
     print(report, file=sys.stderr)
     errors = {part.name: max(p.max_error for p in report.outputs if p.name == part.name) for part in report.outputs}
     _, of_model, of_file = report.scores

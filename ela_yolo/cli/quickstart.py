@@ -13,7 +13,7 @@ from ultralytics.engine.results import Results
 
 from ela_yolo.errors import ExportError
 from ela_yolo.host.lookup import data_images
-from ela_yolo.parity.export import export
+from ela_yolo.parity.export import export_and_compare
 from ela_yolo.parity.report import ParityReport
 from ela_yolo.parity.runtimes import check_runtime
 
@@ -100,7 +100,7 @@ def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
     machine = {key: settings[key] for key in ("device", "workers") if key in settings}
     best = YOLO(weights)
     metrics = best.val(data=settings["data"], project=run, name="validation", **machine)
-    onnx, parity = export(YOLO(weights), {"format": "onnx", "imgsz": settings["imgsz"]}, images)
+    onnx, parity = export_and_compare(YOLO(weights), {"format": "onnx", "imgsz": settings["imgsz"]}, images)
     parity.save()
     pictures = _draw(best.predict(images, imgsz=settings["imgsz"], verbose=False, **machine), run / "pictures")
     return QuickstartResult(

@@ -1,1 +1,1 @@
-"""ELA rows put into model YAMLs and checkpoints, and taken out again."""
+"""Inserts blocks into model YAMLs and checkpoints, and removes them."""

@@ -1,4 +1,4 @@
-"""Checkpoints of Ultralytics: read, described as a model YAML, and given the layers of another YAML."""
+"""Reads checkpoints of Ultralytics, writes their model as a YAML, and gives a model the layers of another YAML."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch import nn
 from ela_yolo.errors import CheckpointError
 from ela_yolo.host.foreign_ela import check_classes
 
-_SEED = 0  # of new blocks, so that the same insertion gives the same file
+_SEED = 0  # of the weights of new blocks, so that the same insertion gives the same file
 
 
 def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
-    """Return a checkpoint and the model in it, with its running average in the model's place where there is one.
+    """Return a checkpoint and the model in it. A running average of the weights (EMA) replaces the model.
 
     Raises:
-        CheckpointError: If it cannot be read, or holds no model that was built from a YAML.
+        CheckpointError: If the file cannot be read, or holds no model that was built from a YAML.
     """
     from ultralytics.nn.tasks import torch_safe_load
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-    official = str(file) in GITHUB_ASSETS_NAMES  # which Ultralytics fetches
+    official = str(file) in GITHUB_ASSETS_NAMES  # Ultralytics downloads it
     if not file.is_file() and not official:
         raise CheckpointError(f"there is no {file}; name a checkpoint (.pt) that is there")
     check_classes(file)
     try:
         checkpoint = torch_safe_load(file)[0]
         checkpoint.get("ema")
-    except Exception as error:  # whatever damage there is, Ultralytics reports it by many types
+    except Exception as error:  # Ultralytics reports damage by many types
         if not file.is_file():
             raise CheckpointError(f"{file} is not here and could not be downloaded; put the file here") from error
         reason = (
@@ -44,10 +44,10 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
 
 
 def find_model_in(file: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Return a checkpoint as it can be saved again, and the model in it.
+    """Return a checkpoint in a form that can be saved again, and the model in it.
 
     Raises:
-        CheckpointError: If it holds no model that was built from a YAML, or one that cannot be changed.
+        CheckpointError: If it holds no model that was built from a YAML, or the model is quantized.
     """
     model = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(getattr(model, "model", None), nn.Sequential) or not isinstance(getattr(model, "yaml", 0), dict):
@@ -57,16 +57,16 @@ def find_model_in(file: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Any
         )
     if checkpoint.get("modelopt"):
         raise CheckpointError(f"{file} is quantized, which counts layers too; take the checkpoint that it came from")
-    # The optimizer's state and the running average belong to the model as it was.
+    # The optimizer's state and the running average fit only the model before the change.
     stale = dict.fromkeys(checkpoint.keys() & {"ema", "optimizer", "updates", "scaler"})
     return {**checkpoint, **stale, "epoch": -1, "model": model}, model
 
 
 def yaml_text(file: Path, config: Mapping[str, Any]) -> str:
-    """Return a model's mapping as a YAML with a line for each row, as people write it.
+    """Return the mapping of a model as the text of a model YAML, with a line for each row.
 
     Raises:
-        CheckpointError: If the mapping is not that of a model.
+        CheckpointError: If the mapping has no rows, or values that YAML cannot hold.
     """
     try:
         text = yaml.safe_dump({k: v for k, v in config.items() if k not in ("backbone", "head")}, sort_keys=False)
@@ -79,10 +79,10 @@ def yaml_text(file: Path, config: Mapping[str, Any]) -> str:
 
 
 def build_anew(file: Path, model: Any, config: Mapping[str, Any]) -> Any:
-    """Return a new model of the same class from a mapping, which is left as it is.
+    """Build a new model of the same class from the mapping of a model YAML.
 
     Raises:
-        CheckpointError: If Ultralytics cannot build it, such as where it lacks a module.
+        CheckpointError: If Ultralytics cannot build it, for example because a module is missing.
     """
     channels = config.get("channels", config.get("ch", 3))
     try:
@@ -93,17 +93,17 @@ def build_anew(file: Path, model: Any, config: Mapping[str, Any]) -> Any:
 
 
 def move_layers(file: Path, model: Any, config: Mapping[str, Any], layer_map: Mapping[int, int]) -> None:
-    """Give a model the layers of another YAML: its own where it has them, numbered anew, and new ones between.
+    """Give a model the layers of another YAML. It keeps its own layers under new numbers, and gets new ones between.
 
     Args:
-        file: Where the model comes from, for errors.
-        model: The model; changed in place, but for the weights of its layers.
+        file: The file of the model, for errors.
+        model: The model. It is changed in place; the weights of the layers that it keeps are not.
         config: The other YAML as a mapping.
-        layer_map: Its layers -> the layers of the other YAML.
+        layer_map: The model's layers that are kept -> their numbers in the other YAML.
 
     Raises:
-        CheckpointError: If Ultralytics cannot build the other YAML, would train from a third one, or the model is not
-            what its own YAML says.
+        CheckpointError: If Ultralytics cannot build the other YAML, would not train from it, or the model does not fit
+            its own YAML.
     """
     if hasattr(model, "set_classes"):
         raise CheckpointError(

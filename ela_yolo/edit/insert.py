@@ -68,36 +68,50 @@ def insert(
     save: str | Path | None = None,
     exist_ok: bool = False,
 ) -> Insertion:
-    """Put ELA, or another block, after stages, renumber what reads them, and keep every weight of a checkpoint.
+    """Insert ELA, or another block, after stages of a model, and keep all weights of a checkpoint.
 
-    A checkpoint of a changed Ultralytics with an ELA class of its own, which is not here, is converted instead: its
-    blocks become ELA where they stand, with their weights, and the result's ``notes`` say what was compared.
+    The layers behind a new block get new numbers, and the rows that read them are changed to match. With the gate form
+    ``identity`` the new model gives the same outputs as the old one, until it is trained.
+
+    A checkpoint may come from a changed Ultralytics with an ELA class of its own. If that class cannot be imported,
+    nothing is inserted: the blocks in the checkpoint become ELA with their weights, and ``notes`` says what was
+    compared.
 
     Args:
         model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it: ``yolov8n.yaml``, ``path/to/best.pt``.
-        after: What to follow by ELA: module names (``C2f``), layer numbers (``4``) or pyramid levels (``P3``: the last
-            stage of stride 8), in a list or with commas between them. None means every stage, the last row of a
-            resolution before it changes, such as C2f in YOLOv8 and C3k2 in YOLO11; the result's ``stages`` names them.
-        where: ``backbone``, ``neck`` or ``all``. None means ``backbone``, and for layer numbers ``all``.
-        variant: ``T``, ``B``, ``S`` or ``L``; None means ``B``.
-        gate: ``paper``, ``residual`` or ``identity``. None means ``identity``, by which a trained detector detects
-            what it did before. Of another ELA class: what that one computes, ``paper`` (the default) or ``residual``.
+        after: The stages that the blocks follow: module names (``C2f``), layer numbers (``4``) or pyramid levels
+            (``P3``: the last stage of stride 8), in a list or with commas between them. None means all stages: the last
+            row before each change of resolution, such as C2f in YOLOv8 and C3k2 in YOLO11.
+        where: ``backbone``, ``neck`` or ``all``. None means ``backbone``, for layer numbers ``all``.
+        variant: The variant of ELA, ``T``, ``B``, ``S`` or ``L``; None means ``B``.
+        gate: The gate form of ELA, ``paper``, ``residual`` or ``identity``; None means ``identity``. For blocks of
+            another ELA class: the form that the class computes, ``paper`` or ``residual``; None means ``paper``.
         lr_mult: Multiple of the learning rate at which the gates are trained. None means 10 in the ``identity`` form
-            and of ``ChannelScale``, else 1.
-        rewire: ``all``: every reader of a stage reads its ELA. ``next``: only the row behind it does.
-        block: Another one than ELA: ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or one of ``register_block``.
-        save: Where to write the result; None writes nothing.
-        exist_ok: Whether a file that exists may be replaced.
+            and for ``ChannelScale``, else 1.
+        rewire: ``all``: every reader of a stage reads the block. ``next``: only the row behind the block reads it.
+        block: The block to insert: ``ELA``, ``ChannelScale``, ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or a name
+            given to :func:`register_block`.
+        save: The file to write; None writes nothing.
+        exist_ok: Whether an existing file may be replaced.
+
+    Returns:
+        The new YAML, its diff, and which weights were kept.
 
     Raises:
-        InputError: If there is no such YAML, or no such block.
-        InsertionError: If ELA cannot go there, or the result cannot be written.
-        ModelYamlError: If the YAML is not that of a model.
+        InputError: If there is no such YAML or block.
+        InsertionError: If the block cannot be inserted there, or the file cannot be written.
+        ModelYamlError: If the YAML is not a model YAML.
         CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
         RowError: If the block cannot be imported.
         RegistrationError: If Ultralytics is not as this package expects.
 
     Example:
+        >>> print(insert("yolov8n.yaml", after=4, gate="paper"))  # doctest: +ELLIPSIS
+        --- yolov8.yaml
+        +++ yolov8.yaml with ELA
+        ...
+        +  - [-1, 1, ELA, []]
+        ...
         >>> insert("yolov8n.yaml", after="C2f", where="neck").rows
         (13, 17, 21, 25)
     """
@@ -125,19 +139,28 @@ def insert(
 
 
 def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool = False) -> Insertion:
-    """Take ELA, and other blocks that are known, out of a model; all other weights of a checkpoint stay.
+    """Remove ELA and all other known blocks from a model, and keep all other weights of a checkpoint.
+
+    The readers of a block then read the stage before it, as in the model without blocks.
 
     Args:
         model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it.
-        save: Where to write the result; None writes nothing.
-        exist_ok: Whether a file that exists may be replaced.
+        save: The file to write; None writes nothing.
+        exist_ok: Whether an existing file may be replaced.
+
+    Returns:
+        The new YAML, its diff, and which weights were kept.
 
     Raises:
         InputError: If there is no such YAML.
-        InsertionError: If there is no ELA row, or the result cannot be written.
-        ModelYamlError: If the YAML is not that of a model.
+        InsertionError: If there is no row of a block, or the file cannot be written.
+        ModelYamlError: If the YAML is not a model YAML.
         CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
         RegistrationError: If Ultralytics is not as this package expects.
+
+    Example:
+        >>> remove("yolov8n-ela.yaml").rows
+        (3, 6, 9, 12)
     """
     require_registered()
     file = find_model(model)
@@ -145,22 +168,22 @@ def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool 
 
 
 def layer_map(model: str | Path) -> dict[int, int]:
-    """Return where the layers of the plain model stand in a model with ELA: other layer -> layer.
+    """Return the numbers of the plain model's layers in a model with blocks: layer there -> layer here.
 
-    Ultralytics' ``freeze=`` counts layers of the model with ELA; ``[layer_map(model)[i] for i in range(10)]`` names the
-    first ten of the plain model.
+    Use it for ``freeze=`` of Ultralytics, which counts the blocks too: ``[layer_map(model)[i] for i in range(10)]`` are
+    the first ten layers of the plain model.
 
     Args:
         model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it.
 
     Raises:
         InputError: If there is no such YAML.
-        ModelYamlError: If the YAML is not that of a model.
+        ModelYamlError: If the YAML is not a model YAML.
         CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
         RegistrationError: If Ultralytics is not as this package expects.
 
     Example:
-        >>> layer_map("yolov8n-ela.yaml")[9]
+        >>> layer_map("yolov8n-ela.yaml")[9]  # four blocks stand before SPPF, layer 9 of YOLOv8
         13
     """
     require_registered()
@@ -199,7 +222,7 @@ def _save(
     if target is not None:
         with _writing(target) as part:
             torch.save(checkpoint, part)
-            model = torch.load(part, map_location="cpu", weights_only=False)["model"]  # what was kept on the disk
+            model = torch.load(part, map_location="cpu", weights_only=False)["model"]  # as it is on the disk
     origin = {new: old for old, new in edited.layer_map.items()}
     matches = [origin.get(number) for number in range(len(model.model))]
     return Insertion(**vars(edited), transfer=report_transfer(layers, [*model.model], matches), notes=notes)
@@ -227,7 +250,7 @@ def _writing(target: Path) -> Iterator[Path]:
 
 
 def _measure_strides(name: str, build: Callable[[], Any]) -> dict[int, int]:
-    """Return layer -> stride, measured on an empty image; layers that give no feature map are left out."""
+    """Return layer -> stride in px, measured on an empty image, for the layers that give a feature map."""
     size = 256  # P7 has 2 x 2 cells
     strides = {}
 
@@ -236,7 +259,7 @@ def _measure_strides(name: str, build: Callable[[], Any]) -> dict[int, int]:
             strides[layer.i] = size // output.shape[-1]
 
     try:
-        # A scale that the file's name does not tell makes no difference here, so no warning of it.
+        # The strides are the same at every scale, so Ultralytics' warning of a missing scale is dropped.
         with quiet(), torch.random.fork_rng(devices=[]), torch.inference_mode():
             model = build()
             for layer in model.model:

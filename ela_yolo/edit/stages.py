@@ -1,6 +1,6 @@
-"""Which rows of a model are stages, found by how they stand, and which of its rows blocks are asked for after.
+"""Finds the stages of a model by the form of its rows, and chooses the rows that blocks follow.
 
-A stage is what a model does at one resolution: rows that each read the one before, give a width as their first arg,
+A stage is the work of a model at one resolution. Its rows read the row before them, have a width as their first arg,
 and neither change the resolution nor merge maps.
 """
 
@@ -18,18 +18,19 @@ from ela_yolo.host.blocks import names_block
 _CONVOLUTIONS = {"Conv", "Conv2", "ConvTranspose", "DWConv", "GhostConv", "LightConv", "RepConv"}
 _RESAMPLE = {"ADown", "AConv", "SCDown", "HGStem", "Focus", "ConvTranspose", "DWConvTranspose2d"}
 _BEHIND_A_STAGE = {"SPP", "SPPF", "SPPELAN", "PSA", "C2PSA", "C2fPSA", "AIFI"}  # pooling or attention
-_NO_ONE_MAP = {"TorchVision", "CBLinear", "Index", "ImagePoolingAttn"}  # they give several maps, or none
+_NO_ONE_MAP = {"TorchVision", "CBLinear", "Index", "ImagePoolingAttn"}  # their output is several maps, or none
 _LARGEST_KERNEL = 15
 
 
 def find_stages(rows: Sequence[Row]) -> tuple[int, ...]:
-    """Return the layers that end a stage, and those of the same module in that stage.
+    """Return the layers of the stages, in order.
 
-    The rows of a stage are often of one module, which may be unknown here. Where there are several, such as a user's
-    pooling behind the last stage, that one counts which most stages of the model have, and the later one of equals.
+    The rows of a stage often have one module, whose name may be unknown here. If they have several, such as a user's
+    pooling behind the last stage, the module that occurs in most stages of the model counts; of two with as many, the
+    later one.
 
     Args:
-        rows: The rows of the model; the last one, the head, is no stage.
+        rows: The rows of the model; the last row is the head, which is no stage.
     """
     stages = [[row for row in run if _may_be_stage(row)] for run in _runs(rows[:-1])]
     common = Counter(module for stage in stages for module in {row.module for row in stage})
@@ -41,7 +42,7 @@ def find_stages(rows: Sequence[Row]) -> tuple[int, ...]:
 
 
 def _runs(rows: Sequence[Row]) -> list[list[Row]]:
-    """Split rows where the resolution changes, where maps are merged, and where a row reads another than the last."""
+    """Split rows where the resolution changes, where maps are merged, and where a row does not read the one before."""
     runs: list[list[Row]] = []
     for row in rows:
         follows = runs and row.part == runs[-1][-1].part and row.reads == (row.layer - 1,)
@@ -58,7 +59,7 @@ def _resamples(row: Row) -> bool:
 
 
 def _strided(row: Row) -> bool:
-    """Whether the args are those of a convolution with a stride: width, kernel, stride."""
+    """Return whether the args are the width, the kernel and the stride 2 of a convolution."""
     width, kernel, stride = (*row.args, None, None, None)[:3]
     return width is not None and kernel is not None and kernel <= _LARGEST_KERNEL and stride == 2
 
@@ -77,19 +78,19 @@ def choose_stages(
     where: str | None,
     measure_strides: Callable[[], Mapping[int, int]],
 ) -> tuple[int, ...]:
-    """Return the layers to put ELA after.
+    """Return the layers that blocks are to follow.
 
     Args:
         rows: The rows of the model.
-        name: What to call the model in an error.
+        name: The name of the model in errors.
         after: Module names, layer numbers or pyramid levels such as ``P3``, in a list or with commas between them;
             None means every stage.
         where: ``backbone``, ``neck`` (the head's rows but the last) or ``all``. None means ``backbone`` for names and
             levels, and ``all`` for numbers.
-        measure_strides: Gives layer -> stride; called for levels alone, since a model must be built for it.
+        measure_strides: Returns layer -> stride. It builds the model, so it is called for pyramid levels only.
 
     Raises:
-        InsertionError: If there is nothing of the kind there.
+        InsertionError: If ``after`` or ``where`` has another form, or names something that is not there.
     """
     given = [after] if isinstance(after, str | int) else after or ()
     if not isinstance(given, Iterable) or not all(isinstance(item, str | int) for item in given):

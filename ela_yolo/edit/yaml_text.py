@@ -1,4 +1,4 @@
-"""A model YAML read with the places of its rows in the text, so that rows are edited in place."""
+"""Reads a model YAML with the places of its rows in the text, so that the rows can be edited in place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from ela_yolo.errors import ModelYamlError
 from ela_yolo.host.model_yaml import BOM, LOADER, no_rows, yaml_reason
 
-_NOT_HEADS = {  # a file that ends in one of these was cut off
+_NOT_HEADS = {  # a file whose last row is one of these was cut off
     *("C2f", "C3k2", "A2C2f", "C3", "C3Ghost", "C2", "C2fCIB", "C2fAttn", "RepNCSPELAN4", "ELAN1"),
     *("HGBlock", "RepC3", "ResNetLayer", "Bottleneck", "BottleneckCSP"),
     *("AIFI", "Concat", "Conv", "ImagePoolingAttn", "SPP", "nn.ConvTranspose2d", "nn.Upsample"),
@@ -20,7 +20,7 @@ _NOT_HEADS = {  # a file that ends in one of these was cut off
 
 @dataclass(frozen=True)
 class Span:
-    """A number in the text: its value and the characters ``text[start:end]``."""
+    """A number in the text: its value, and its place ``text[start:end]``."""
 
     value: int
     start: int
@@ -32,17 +32,17 @@ class Row:
     """One layer of the model.
 
     Attributes:
-        layer: Its number, counted over backbone and head.
-        part: ``backbone`` or ``head``, the two lists of the file.
-        module: The name in its third column.
-        sources: The numbers in its first column.
-        repeats: The number in its second column, at any depth of the model; 1 where none stands there.
-        args: The whole numbers of its fourth column in their places, and None for every other arg.
-        number: The layer number in its trailing comment, ``# 21 (P5)`` or ``# F5 (21)``, if the file's comments number
-            its layers rightly.
-        start: Where its line begins in the text.
-        bracket: Where its ``[`` stands.
-        end: Where its last line ends, the line end included.
+        layer: The layer number, counted over backbone and head.
+        part: The list of the row, ``backbone`` or ``head``.
+        module: The name in the third column.
+        sources: The numbers in the first column, ``from``.
+        repeats: The number in the second column, before the model's depth applies; 1 if there is none.
+        args: The whole numbers of the fourth column in their places, and None for every other arg.
+        number: The layer number in the comment behind the row, ``# 21 (P5)`` or ``# F5 (21)``; None if the comments of
+            the file do not number its layers correctly.
+        start: The place in the text where the row's line begins.
+        bracket: The place of its ``[``.
+        end: The place behind its last line, line end included.
     """
 
     layer: int
@@ -58,7 +58,7 @@ class Row:
 
     @property
     def reads(self) -> tuple[int, ...]:
-        """The layers that it reads, counted from 0; -1 is the image."""
+        """The numbers of the layers that the row reads; -1 is the image."""
         return tuple(span.value if span.value >= 0 else self.layer + span.value for span in self.sources)
 
 
@@ -67,11 +67,11 @@ def read_rows(text: str, name: str) -> tuple[Row, ...]:
 
     Args:
         text: The YAML.
-        name: What to call it in an error, such as its file.
+        name: The name of the YAML in errors, such as its file.
 
     Raises:
-        ModelYamlError: If it is no YAML, no whole model, or a row is not ``[from, repeats, module, args]`` on a line
-            of its own.
+        ModelYamlError: If the text is not YAML or not a whole model, or a row is not ``[from, repeats, module, args]``
+            on a line of its own.
     """
     try:
         root = yaml.compose(text.removeprefix(BOM), Loader=LOADER)
@@ -84,7 +84,7 @@ def read_rows(text: str, name: str) -> tuple[Row, ...]:
         if not isinstance(node, yaml.SequenceNode) or not node.value:
             raise ModelYamlError(no_rows(name, part))
     nodes = [(part, node) for part in ("backbone", "head") for node in lists[part].value]
-    base = len(BOM) * text.startswith(BOM)  # the loaders do not agree on counting it
+    base = len(BOM) * text.startswith(BOM)  # the loaders do not agree on whether it counts
     rows = tuple(_read_row(text, base, name, part, layer, node) for layer, (part, node) in enumerate(nodes))
     if len({row.start for row in rows}) < len(rows):
         raise ModelYamlError(f"{name}: two rows stand in one line or are one by a YAML alias; write each on its own")
@@ -97,7 +97,7 @@ def read_rows(text: str, name: str) -> tuple[Row, ...]:
             f"{name} ends in layer {len(rows) - 1} {last}, which is no head like Detect; is it cut off?"
         )
     if any(row.number and row.number.value != row.layer for row in rows):
-        return tuple(replace(row, number=None) for row in rows)  # they count something else, or are out of date
+        return tuple(replace(row, number=None) for row in rows)  # the comments count something else, or are out of date
     return rows
 
 
@@ -152,13 +152,13 @@ def _read_source(text: str, base: int, where: str, layer: int, node: yaml.Node) 
 def edit(
     text: str, changes: Mapping[Span, int], inserted: Mapping[int, str], dropped: Iterable[tuple[int, int]]
 ) -> str:
-    """Return the text with numbers replaced, text inserted and text dropped; all else byte for byte.
+    """Return the text with numbers replaced, lines inserted and lines dropped; the rest stays byte for byte.
 
     Args:
         text: The YAML.
         changes: Number in the text -> its new value.
-        inserted: Place in the text -> what to insert there.
-        dropped: Places ``(start, end)`` of what to leave out; they may overlap.
+        inserted: Place in the text -> the text to insert there.
+        dropped: Places ``(start, end)`` to leave out; they may overlap.
     """
     edits = [(span.start, span.end, str(value)) for span, value in changes.items()]
     edits += [(place, place, line) for place, line in inserted.items()]

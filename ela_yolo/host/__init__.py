@@ -1,1 +1,1 @@
-"""All that touches the insides of Ultralytics."""
+"""All code that relies on the internals of Ultralytics."""

@@ -1,1 +1,1 @@
-"""An exported file compared with its model."""
+"""Exports a model and compares the file with the model."""

@@ -1,13 +1,13 @@
-"""Detections of a file and of its model, matched one to one, best first.
+"""Matches the detections of a file with those of its model, one to one, best first.
 
-Rounding decides some of what non-maximum suppression (NMS) keeps: which of two boxes that overlap by just its limit,
-or which of two with the same score. That is no difference between file and model, and told apart from one:
+Rounding decides some of the choices of non-maximum suppression (NMS): between two boxes that overlap by just its limit,
+or that have the same score. Such a choice is no difference between file and model:
 
-- Raw outputs hold the same candidates in the same places. A detection that one side lacks is a difference unless the
-  other side has that very candidate, equal to rounding, and only its NMS chose otherwise.
-- A file with NMS in it shows no candidates. It is held to what NMS promises, whatever the order of equal scores: each
-  detection is one of the model's candidates, no two overlap by more than the limit, and each candidate that is not
-  kept overlaps one that is, with no lower score.
+- Raw outputs have the same candidates in the same places. A detection that one side lacks is a difference, unless the
+  other side has the same candidate within rounding, and only its NMS chose otherwise.
+- A file with NMS in it does not show its candidates. So the rules of NMS are checked, which hold for any order of equal
+  scores: each detection is a candidate of the model, no two detections overlap by more than the limit, and each
+  candidate that was dropped overlaps a detection whose score is not lower.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ IOU_ROUNDING = 1e-3  # overlaps this close to the limit of NMS may fall on eithe
 
 @dataclass(frozen=True)
 class NmsSettings:
-    """What NMS is told.
+    """The settings of NMS, by Ultralytics' names.
 
     Attributes:
-        conf: Scores at or below it are dropped.
-        iou: Of two boxes that overlap by more the one with the lower score is dropped.
+        conf: Detections with this score or less are dropped.
+        iou: Where two boxes have a larger IoU, the one with the lower score is dropped.
         agnostic_nms: Whether boxes of different classes drop each other too.
-        max_det: As many detections are kept at most.
+        max_det: The largest number of detections that are kept.
     """
 
     conf: float = 0.25
@@ -48,13 +48,13 @@ class NmsSettings:
 
 @dataclass(frozen=True)
 class Matched:
-    """What became of the detections of one image.
+    """The matched and the unmatched detections of one image.
 
     Attributes:
-        found: How many the model has.
-        lost: The model's that the file lacks, (N, 6 or more): box, score, class, rest.
-        extra: The file's that the model lacks, likewise.
-        pairs: The model's detections and the file's that match, (M, 6 or more) each.
+        found: The number of the model's detections.
+        lost: The model's detections that the file lacks, ``(N, 6 or more)``: box, score, class, rest.
+        extra: The file's detections that the model lacks, in the same form.
+        pairs: The detections that match, the model's and the file's, ``(M, 6 or more)`` each.
     """
 
     found: int
@@ -69,8 +69,8 @@ class Matcher:
 
     Attributes:
         task: The task of the model.
-        classes: How many classes it has.
-        tolerance: How close a counterpart must be.
+        classes: The number of its classes.
+        tolerance: How close two detections must be to match.
     """
 
     task: str
@@ -78,7 +78,7 @@ class Matcher:
     tolerance: Tolerance
 
     def raw(self, wanted: Tensor, given: Tensor) -> Matched:
-        """Match what NMS makes of the raw outputs of one image, (1, channels, candidates) each."""
+        """Run NMS on the raw outputs of one image, ``(1, channels, candidates)`` each, and match the detections."""
         settings = NmsSettings(conf=self.tolerance.confidence, max_det=wanted.shape[2])
         (a, of_a), (b, of_b) = self.detections(wanted, settings), self.detections(given, settings)
         partner = self._pair(a, b, of_a[:, None] == of_b[None])
@@ -89,7 +89,7 @@ class Matcher:
         return Matched(int(clear_a.sum()), a[lost], b[extra], (a[partner >= 0], b[partner[partner >= 0]]))
 
     def with_nms(self, raw: Tensor, given: Tensor, settings: NmsSettings) -> Matched:
-        """Match detections of a file with NMS in it, (N, 6 or more), with those of the model's raw output."""
+        """Match the detections of a file with NMS in it, ``(N, 6 or more)``, with the model's raw output."""
         limits = self.tolerance
         found = int((self.detections(raw, settings)[0][:, 4] > settings.conf + limits.edge).sum())
         candidates = self._candidates(raw)
@@ -110,7 +110,7 @@ class Matcher:
         return Matched(found, lacking, b[extra], (candidates[kept], b[real]))
 
     def end2end(self, wanted: Tensor, given: Tensor) -> Matched:
-        """Match the final detections of one image, (N, 6 or more) each, of a head that needs no NMS."""
+        """Match the final detections of one image, ``(N, 6 or more)`` each, of a head that needs no NMS."""
         a, b = self._above_confidence(wanted), self._above_confidence(given)
         partner = self._pair(a, b)
         pairs = (a[partner >= 0], b[partner[partner >= 0]])
@@ -120,14 +120,14 @@ class Matcher:
         return Matched(int((a[:, 4] > edge).sum()), a[lost], b[extra], pairs)
 
     def detections(self, output: Tensor, settings: NmsSettings) -> tuple[Tensor, Tensor]:
-        """Return the detections of one image, best first, and which candidates they are.
+        """Return the detections of one image, best first, and the numbers of their candidates.
 
         Shape:
             - output: ``(1, channels, candidates)``
             - Output: ``(N, 6 or more)`` of box, score, class, rest; and ``(N,)``
         """
         output = output.clone()  # older releases convert the boxes in place
-        if output.shape[2] == 6:  # which would be taken for final detections
+        if output.shape[2] == 6:  # NMS would take it for final detections
             output = torch.cat([output, torch.zeros_like(output[:, :, :1])], dim=2)
         kept, candidates = non_max_suppression(
             output,
@@ -146,13 +146,13 @@ class Matcher:
         return rows[torch.argsort(rows[:, 4], descending=True)]
 
     def _cut(self, right: Tensor, rows: Tensor, places: int) -> float:
-        """Return the score below which a full list of detections may have cut others off, by those that are right."""
+        """Return the score below which a full list of detections may have cut off others; ``right`` are the correct."""
         if len(rows) < places or not len(right):
             return 0.0
         return right[:, 4].min().item() + self.tolerance.edge
 
     def _candidates(self, raw: Tensor) -> Tensor:
-        """Return the candidates of one image as detections, (candidates, 6 or more): box, score, class, rest."""
+        """Return the candidates of one image as detections, ``(candidates, 6 or more)``: box, score, class, rest."""
         rows = raw[0].T
         score, kind = rows[:, 4 : 4 + self.classes].max(1, keepdim=True)
         box = rows[:, :4] if self.task == "obb" else xywh2xyxy(rows[:, :4])
@@ -163,7 +163,7 @@ class Matcher:
         return self._iou(a, b) * (settings.agnostic_nms | (a[:, None, 5] == b[None, :, 5]))
 
     def _dropped(self, left: Tensor, droppers: Tensor, candidates: Tensor, settings: NmsSettings) -> Tensor:
-        """Return which of the candidates that are left overlap another one that has no lower score, to rounding."""
+        """Return which of the candidates overlap one of the droppers whose score is not lower, within rounding."""
         dropped = [torch.zeros(0, dtype=torch.bool)]
         for some in torch.split(left, 1000):  # to bound the memory
             near = self._overlap(candidates[some], candidates[droppers], settings) > settings.iou - IOU_ROUNDING
@@ -172,13 +172,13 @@ class Matcher:
         return torch.cat(dropped)
 
     def _pair(self, a: Tensor, b: Tensor, preferred: Tensor | None = None, scores: Tensor | None = None) -> Tensor:
-        """Return for each row of ``a``, in their order, the row of ``b`` that it is matched with, or -1.
+        """Return for each row of ``a`` the row of ``b`` that it matches, or -1.
 
         Args:
-            a: Detections, best first.
-            b: Those to choose from.
-            preferred: Which pairs go before others, (len(a), len(b)).
-            scores: All scores of each row of ``b``, where its class may be another that scores the same.
+            a: Detections, best first; they choose in this order.
+            b: The detections to choose from.
+            preferred: 1 for the pairs that are preferred to others, ``(len(a), len(b))``.
+            scores: All scores of each row of ``b``, if its class may be another one with the same score.
         """
         limits = self.tolerance
         partner = torch.full((len(a),), -1)
@@ -200,14 +200,14 @@ class Matcher:
         return partner
 
     def _iou(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the IoU of each detection with each other, (len(a), len(b)), whatever their classes."""
+        """Return the IoU of each detection of ``a`` with each of ``b``, ``(len(a), len(b))``, of all classes."""
         if self.task == "obb":
             xywhr_a, xywhr_b = (torch.cat([d[:, :4], d[:, -1:]], dim=1) for d in (a, b))
             return torch.as_tensor(batch_probiou(xywhr_a, xywhr_b))
         return torch.as_tensor(box_iou(a[:, :4], b[:, :4]))
 
     def _equal_to_rounding(self, wanted: Tensor, given: Tensor) -> Tensor:
-        """Return which candidates are the same on both sides, box and all scores, (candidates,)."""
+        """Return which candidates have the same box and scores on both sides, within rounding, ``(candidates,)``."""
         apart = (wanted[0, 4 : 4 + self.classes] - given[0, 4 : 4 + self.classes]).abs().amax(0)
         a, b = wanted[0].T, given[0].T
         if self.task == "obb":

@@ -1,4 +1,4 @@
-"""Exports a model with Ultralytics' own exporter, and has the file compared with it."""
+"""Exports a model by Ultralytics' own exporter and compares the file with the model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
 
+from ela_yolo.host.lookup import check_model, open_model
+from ela_yolo.host.patches import require_registered
 from ela_yolo.parity.report import ParityReport, report_path
 from ela_yolo.parity.runtimes import ExportedFile, check_runtime, name_of_format
 from ela_yolo.parity.verify import check_kind, choose_images, compare_file
@@ -19,14 +21,15 @@ _MNN_LOGGER = "MNN.tools.utils.log"
 
 
 def check_before_export(model: Any, overrides: Mapping[str, Any]) -> None:
-    """Find out before an export whether its file can be compared with the model.
+    """Check before an export that its file can be compared with the model.
 
     Args:
         model: The model to export.
         overrides: The export keys of Ultralytics.
 
     Raises:
-        ExportError: If it cannot, or if a package that is needed is missing.
+        ExportError: If the file cannot be compared, or a package is missing.
+        InputError: If Ultralytics has no such format.
     """
     name = name_of_format(overrides.get("format"))
     check_kind(model)
@@ -34,7 +37,7 @@ def check_before_export(model: Any, overrides: Mapping[str, Any]) -> None:
 
 
 def export_file(model: YOLO, overrides: Mapping[str, Any]) -> Path:
-    """Export by Ultralytics' exporter and return the file; the report on a former one of that name is deleted."""
+    """Export by Ultralytics' exporter and return the file. The report on an earlier file of that name is deleted."""
     with _without_mnn_logger() if overrides.get("format") == "mnn" else contextlib.nullcontext():
         exported = Path(model.export(**overrides))
     report_path(exported).unlink(missing_ok=True)
@@ -44,25 +47,70 @@ def export_file(model: YOLO, overrides: Mapping[str, Any]) -> Path:
 
 
 def export(
+    model: YOLO | str | Path,
+    format: str = "onnx",
+    source: str | Path | Iterable[str | Path] | None = None,
+    layers: bool = False,
+    **export_keys: Any,
+) -> ParityReport:
+    """Export a model by Ultralytics' exporter, then compare the file with the model.
+
+    The file, in the runtime of its format, and the model run on the same images, and all of their outputs and
+    detections are compared. The file is written where Ultralytics writes it, beside the weights.
+
+    Args:
+        model: A checkpoint (.pt), or a loaded ``YOLO``.
+        format: Ultralytics' name of a format: ``onnx``, ``torchscript``, ``openvino``, ``ncnn``, ``mnn``, ``litert``,
+            ``executorch``, with an NVIDIA GPU ``engine``, on macOS ``coreml``.
+        source: The images to compare with, two or more: a folder, a pattern such as ``images/*.jpg``, or image files.
+            None means some validation images of ``data``, or photographs that come with Ultralytics.
+        layers: Whether to compare the outputs of the layers too, and name the first that differs: ONNX and OpenVINO.
+        **export_keys: Export keys of Ultralytics, such as ``imgsz=640`` (px), ``half=True`` or ``dynamic=True``. With
+            ``data=``, a data set's YAML, the mAP of the file and the model on its validation images is compared too.
+
+    Returns:
+        The report, which names the file (``exported``) and says whether it matches (``passed``, ``verdict``).
+
+    Raises:
+        ExportError: If the format cannot be compared, the file cannot be run, a package is missing, or there are fewer
+            than two images.
+        InputError: If there is no such model, format or data set.
+        CheckpointError: If there is no such checkpoint.
+        RegistrationError: If Ultralytics is not as this package expects.
+
+    Example:
+        >>> report = export("best.pt", format="onnx", imgsz=640)  # doctest: +SKIP
+        >>> report.exported, report.verdict  # doctest: +SKIP
+        ('best.onnx', 'matches within the float32 tolerance')
+    """
+    require_registered()
+    overrides = {**export_keys, "format": name_of_format(format)}
+    if not isinstance(model, YOLO):
+        check_model(str(model))
+    opened = model if isinstance(model, YOLO) else open_model(model)
+    return export_and_compare(opened, overrides, source, layers)[1]
+
+
+def export_and_compare(
     model: YOLO,
     overrides: Mapping[str, Any],
-    images: Iterable[str | Path] | None = None,
+    images: str | Path | Iterable[str | Path] | None = None,
     layers: bool = False,
 ) -> tuple[Path, ParityReport]:
-    """Export by Ultralytics' exporter and compare the file with the model.
+    """Export a loaded model, then compare the file with it, as :func:`export` does.
 
     Args:
         model: The model to export.
-        overrides: The export keys of Ultralytics; with ``data``, it is compared with as in :func:`verify_export`.
-        images: As in :func:`verify_export`.
-        layers: As in :func:`verify_export`.
+        overrides: The export keys of Ultralytics, with ``format``.
+        images: The images to compare with, as in :func:`export`.
+        layers: Whether to compare the outputs of the layers too.
 
     Returns:
-        The exported file and the report, which may say that it does not match.
+        The exported file and the report.
 
     Raises:
-        ExportError: As in :func:`check_before_export` and :func:`verify_export`.
-        InputError: As in :func:`verify_export`.
+        ExportError: As in :func:`export`.
+        InputError: As in :func:`export`.
     """
     check_before_export(model, overrides)
     data = overrides.get("data")
@@ -75,7 +123,7 @@ def export(
 
 @contextlib.contextmanager
 def _without_mnn_logger() -> Iterator[None]:
-    """Keep the logger of MNN's converter out, which at import runs pip and calls its maker's server."""
+    """Keep the logger of MNN's converter from being imported: the import runs pip and calls a server."""
     if _MNN_LOGGER in sys.modules:
         yield
         return
@@ -87,14 +135,14 @@ def _without_mnn_logger() -> Iterator[None]:
 
 
 def _sort_nodes(file: Path) -> None:
-    """Put the nodes of an ONNX file into the order that the format asks for; Ultralytics' float16 export lacks it."""
+    """Sort the nodes of an ONNX file as the format demands; Ultralytics' export to float16 leaves them unsorted."""
     import onnx
 
     model = onnx.load(file)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError:
-        with contextlib.suppress(Exception):  # what is wrong otherwise stays, and the comparison tells
+        with contextlib.suppress(Exception):  # the comparison reports any other fault
             from onnxruntime.transformers.onnx_model import OnnxModel
 
             sorted_model = OnnxModel(model)

@@ -1,4 +1,4 @@
-"""The outputs and detections of a file and of its model, compared image by image."""
+"""Compares the outputs and detections of a file and its model, image by image."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DENSE_TASKS = frozenset({"depth", "semantic"})  # a value for each pixel, and no
 
 
 class FileComparison:
-    """What the model and the file give at one batch and size, compared batch by batch.
+    """Compares a file with its model at one batch and size, batch by batch.
 
     Args:
         net: The model, as :func:`as_exported` returns it.
         file: The file.
-        nms: What NMS within the file was told, if it has any.
+        nms: The settings of the NMS in the file, if it has any.
     """
 
     def __init__(self, net: Any, file: ExportedFile, nms: NmsSettings) -> None:
@@ -40,13 +40,17 @@ class FileComparison:
         self.nonfinite: list[NonFinite] = []
 
     def add(self, images: Tensor, names: Sequence[str]) -> None:
-        """Run a batch of images through both.
+        """Run file and model on a batch of images, and collect their differences.
+
+        Args:
+            images: The batch, ``(B, channels, H, W)``.
+            names: The names of its images.
 
         Raises:
-            ExportError: If the runtime fails, or the outputs are of other shapes than the model's.
+            ExportError: If the runtime fails, or the outputs of file and model have different shapes.
         """
         given = self.file.run(images)
-        if self.file.kind == "end2end":  # as many detections as the file was exported to give
+        if self.file.kind == "end2end":  # the file gives so many detections
             self.net.model[-1].max_det = given[0].shape[1]
         if self.file.kind == "nms":
             self.nms = replace(self.nms, max_det=given[0].shape[1])
@@ -70,7 +74,7 @@ class FileComparison:
 
     def _check_shapes(self, wanted: list[Tensor], given: list[Tensor]) -> None:
         shapes = [[tuple(y.shape) for y in outputs] for outputs in (given, wanted)]
-        if self.file.kind == "nms":  # a score and a class in place of all scores, and as many rows as the file has
+        if self.file.kind == "nms":  # one score and a class in place of all scores; the file tells the number of rows
             shapes[1][0] = (*shapes[0][0][:2], shapes[1][0][1] - len(self.net.names) + 2)
         if self.file.task == "semantic" and given[0].ndim == 3:  # the class of each pixel in place of its logits
             shapes[1][0] = (shapes[1][0][0], *shapes[1][0][2:])
@@ -143,7 +147,7 @@ class FileComparison:
             comparison.add_errors(a, b)
 
     def _dense(self, number: int, wanted: list[Tensor], given: list[Tensor]) -> None:
-        """Compare an output value by value, or boxes and the like where the model finds something."""
+        """Compare an output value by value; in low precision, boxes only where the model finds something."""
         places: slice | Tensor = slice(None)
         if number == 0 and self.file.task != "classify" and not self.tolerance.everywhere:
             scores = wanted[0][0, 4 : 4 + len(self.net.names)].amax(0)
@@ -155,25 +159,25 @@ class FileComparison:
             comparison.add_errors(a[..., judged], b[..., judged])
 
     def _paired(self, rows: Tensor, matched: Matched) -> None:
-        """Compare final detections with their counterparts, for equal scores may come in any order."""
+        """Compare the values of matched final detections; detections of equal score may come in any order."""
         for comparison in self.parts[0]:
             channels = comparison.part.channels
             comparison.add_outputs(rows[:, channels])
             comparison.add_errors(*(side[:, channels] for side in matched.pairs))
 
     def outputs(self) -> list[OutputParity]:
-        """Return what was compared."""
+        """Return the errors of all parts."""
         return [comparison.result(self.tolerance) for output in self.parts for comparison in output]
 
 
 def as_exported(net: Any, file: ExportedFile, nms: NmsSettings) -> Any:
-    """Make a copy of a model, which is changed in place, give what Ultralytics' exporter makes of it."""
+    """Change a copy of a model in place, so that it gives the outputs that Ultralytics' exporter writes to the file."""
     net = net.float().cpu().eval()
     if hasattr(net, "end2end"):  # such a head has two branches, and the file holds one of them
         net.end2end = file.kind == "end2end"
         net.model[-1].agnostic_nms = nms.agnostic_nms
     if file.task in DENSE_TASKS:
-        net.model[-1].export = True  # which enlarges the map to the size of the image
+        net.model[-1].export = True  # enlarges the map to the size of the image
     return net
 
 
@@ -183,9 +187,10 @@ def _classes(logits: Tensor) -> Tensor:
 
 
 def _wrong_pixels(logits: Tensor, given: Tensor, edge: float) -> Tensor:
-    """Return the share of pixels to which the file gives another class, of those whose class the model is sure of.
+    """Return the share of pixels to which the file gives another class than the model.
 
-    It is not where the two best logits, or the only one and 0, are closer than ``edge`` standard deviations.
+    Only pixels count where the two best logits, or the only one and 0, differ by more than ``edge`` standard deviations
+    of all logits.
     """
     best = (
         logits.topk(2, dim=1).values if logits.shape[1] > 1 else torch.cat([logits.abs(), torch.zeros_like(logits)], 1)

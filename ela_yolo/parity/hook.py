@@ -1,4 +1,4 @@
-"""What Ultralytics' exporter is told about ELA: the form of the block that suits the file, and its metadata."""
+"""Prepares an export of Ultralytics: the form of the ELA blocks that suits the file, and an entry of metadata."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ NMS_KEYS = ("conf", "iou", "agnostic_nms", "max_det")  # the fields of NmsSettin
 def prepare_export(exporter: Any) -> None:
     """Prepare the exporter's own copy of a model with ELA; Ultralytics calls this when an export starts.
 
-    Every format then carries a metadata entry ``ela``: JSON with the plugin's version, for each block its layer and
-    settings, and what NMS within the file was told. An ONNX file of one image size, in float32 and for the CPU, gets
-    the form of the block that ONNX Runtime runs fastest there; ExecuTorch gets it because its XNNPACK refuses the
-    plain form's Conv1d.
+    A file of any format then has a metadata entry ``ela``. It is JSON with the version of ela-yolo, the layer and the
+    settings of each block, and the settings of the NMS in the file.
+
+    ONNX Runtime runs one form of the block fastest on a CPU. A file gets this form if it is ONNX in float32 with one
+    image size. ExecuTorch gets it too, because its XNNPACK refuses the Conv1d of the plain form.
     """
     blocks = describe_blocks(exporter.model)
     if not blocks:
         return
     args = exporter.args
     entry: dict[str, Any] = {"version": __version__, "blocks": blocks}
-    if args.nms or exporter.metadata.get("end2end"):  # which Ultralytics' own metadata leaves out
+    if args.nms or exporter.metadata.get("end2end"):  # Ultralytics' own metadata lacks them
         entry["nms"] = {key: getattr(args, key) for key in NMS_KEYS}
     exporter.metadata[METADATA_KEY] = json.dumps(entry)
     onnx = args.format == "onnx" and not args.dynamic and args.quantize in (None, 32) and exporter.device.type == "cpu"
@@ -38,5 +39,5 @@ def prepare_export(exporter: Any) -> None:
 
 
 def describe_blocks(model: nn.Module) -> list[dict[str, Any]]:
-    """Return the ELA blocks of a model, in order: their layer (``"3"``, of repeated ones ``"3.0"``) and settings."""
+    """Return the layer and the settings of each ELA block, in order. A layer is ``"3"``, with repeats ``"3.0"``."""
     return [{"layer": layer, **asdict(block.settings)} for layer, block in named_blocks(model).items()]

@@ -1,4 +1,4 @@
-"""The images that a file and its model are compared with: real ones, as the network gets them."""
+"""The images on which a file and its model are compared: real ones, as the network gets them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ela_yolo.host.lookup import data_images
 
 Array = np.ndarray[Any, Any]
 
-OF_A_DATA_SET = 16  # as many of its validation images go through a comparison
+OF_A_DATA_SET = 16  # validation images of a data set that a comparison takes
 WHOLE, UPPER_LEFT, LOWER_RIGHT = "", ", upper left", ", lower right"
 
 
 def find_images(source: str) -> list[Path]:
-    """Return the images of a folder, or those that a pattern such as ``images/*.jpg`` names.
+    """Return the images of a folder, or the images that a pattern such as ``images/*.jpg`` matches, sorted.
 
     Raises:
-        ExportError: If there are fewer than two, which is too few for a comparison.
+        ExportError: If there are fewer than two: a comparison needs two different images.
     """
     files = Path(source).iterdir() if Path(source).is_dir() else map(Path, glob(source, recursive=True))
     images = sorted(file for file in files if file.suffix[1:].lower() in IMG_FORMATS)
@@ -40,14 +40,14 @@ def find_images(source: str) -> list[Path]:
 
 
 def spread_evenly(images: Sequence[Path], count: int) -> list[Path]:
-    """Return ``count`` of the images, or all if there are fewer, at even distances from the first to the last."""
+    """Return ``count`` of the images at even distances from the first to the last, or all if there are fewer."""
     if len(images) <= count:
         return list(images)
     return [images[place * (len(images) - 1) // (count - 1)] for place in range(count)]
 
 
 def find_validation_images(data: str, task: str) -> list[Path]:
-    """Return some validation images of a data set for a task, spread evenly over all of them.
+    """Return up to 16 validation images of a data set, spread evenly over all of them.
 
     Raises:
         InputError: If the data set cannot be read, or has no validation images.
@@ -60,10 +60,10 @@ def find_validation_images(data: str, task: str) -> list[Path]:
 
 
 class Images(Mapping[str, Array]):
-    """Images by their names, read from disk one at a time when they are asked for: uint8 ``(H, W, channels)``, BGR.
+    """Images by their names, uint8 ``(H, W, channels)`` in BGR; each is read from disk when it is looked up.
 
     Args:
-        files: Name -> file, and which part of it: the whole, its upper left or its lower right quarter.
+        files: Name -> file and part: the whole image, its upper left or its lower right quarter.
         channels: 3, or 1 for grey.
     """
 
@@ -73,10 +73,10 @@ class Images(Mapping[str, Array]):
 
     @classmethod
     def of_files(cls, files: Iterable[str | Path], channels: int = 3) -> Images:
-        """Return the images of files.
+        """Return the images of these files.
 
         Raises:
-            ExportError: If one is no image, or if there are fewer than two.
+            ExportError: If a file is not an image that OpenCV can read, or there are fewer than two.
         """
         found = {str(file): (Path(file), WHOLE) for file in files}
         for file, _ in found.values():
@@ -87,7 +87,7 @@ class Images(Mapping[str, Array]):
         return cls(found, channels)
 
     def first(self, count: int) -> Images:
-        """Return the first of the images alone."""
+        """Return the first ``count`` images."""
         return Images(dict([*self._files.items()][:count]), self.channels)
 
     def __getitem__(self, name: str) -> Array:
@@ -110,7 +110,7 @@ class Images(Mapping[str, Array]):
 
 
 def packaged_photographs(channels: int = 3) -> Images:
-    """Return the two photographs of Ultralytics' package and two different parts of each."""
+    """Return the two photographs of Ultralytics' package, and two different quarters of each."""
     files = sorted(Path(ASSETS).glob("*.jpg"))
     return Images(
         {f"{file}{part}": (file, part) for file in files for part in (WHOLE, UPPER_LEFT, LOWER_RIGHT)}, channels
@@ -118,16 +118,24 @@ def packaged_photographs(channels: int = 3) -> Images:
 
 
 def network_input(picture: Array, imgsz: tuple[int, int]) -> Tensor:
-    """Return an image as the network gets it: letterboxed, RGB or grey, 0 to 1, (1, channels, H, W)."""
+    """Return an image as the network gets it: letterboxed, RGB or grey, values from 0 to 1.
+
+    Args:
+        picture: The image, uint8 BGR ``(h, w, channels)``.
+        imgsz: Height and width of the network's input, in px.
+
+    Shape:
+        - Output: ``(1, channels, H, W)``
+    """
     boxed: Any = LetterBox(imgsz)(image=picture)
     boxed = boxed.reshape(*boxed.shape[:2], -1)  # OpenCV drops the axis of a single channel
     return torch.from_numpy(boxed[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def batches(pictures: Images, batch: int, imgsz: tuple[int, int]) -> Iterator[Tensor]:
-    """Yield the images as (batch, channels, H, W), different ones in a batch, so that a mix-up within it shows.
+    """Yield the images as batches, ``(batch, channels, H, W)``. The last batch is filled up with the first images.
 
-    The last batch is filled up from the front.
+    A batch holds different images, so that a file that mixes them up is found out.
     """
     names = list(pictures)
     for start in range(0, len(names), batch):

@@ -1,8 +1,8 @@
-"""Where a file differs from its model: the outputs of the layers, compared in their order.
+"""Compares the outputs of the layers in order, which shows where a file starts to differ from its model.
 
-ONNX and OpenVINO files keep the names of the layers that each operator came from. What such a layer hands on to others
-is made an output of a copy of the graph, which then runs once. Outputs that are asked for cannot be fused away, so a
-difference that comes from a fusion within a layer's neighbours may not show here.
+The operators of ONNX and OpenVINO files are named after the layers that they came from. The values that one layer gives
+to others become outputs of a copy of the graph, which then runs once. A runtime cannot fuse operators across such an
+output, so a difference that comes from a fusion across layers may not show here.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _LAYER = re.compile(r"(?:^|[./])model\.(\d+)(?=[./])")  # "/model.3/Mul", "__mod
 
 
 def compare_layers(net: Any, file: ExportedFile, images: Tensor) -> tuple[LayerParity, ...]:
-    """Return how far the layers' outputs differ, in order, as far as the file's graph shows them.
+    """Return the errors of the layers' outputs, in order, for the layers that the file's graph shows.
 
-    Layers that give one map are compared: the stages and the blocks among them, but not the head.
+    Layers that give one feature map are compared, such as stages and blocks; the head is not.
 
     Args:
-        net: The model, as the file holds it.
+        net: The model in the form that was exported, see :func:`as_exported`.
         file: An ONNX or OpenVINO file.
-        images: A batch, (B, channels, H, W).
+        images: A batch, ``(B, channels, H, W)``.
 
     Raises:
-        ExportError: If the file is of another format, cannot be run, or does not name its layers.
+        ExportError: If the file has another format, cannot be run, or does not name its layers.
     """
     readers = {"onnx": _run_onnx, "openvino": _run_openvino}
     if file.format not in readers:
@@ -81,7 +81,7 @@ def _run_model(net: Any, images: Tensor) -> dict[int, Tensor]:
 
 
 class _Operator(NamedTuple):
-    """An operator of a graph: its name, and the names of what it reads and makes."""
+    """An operator of a graph: its name, and the names of its inputs and outputs."""
 
     name: str
     reads: Sequence[str]
@@ -122,10 +122,10 @@ def _run_openvino(path: Path, images: Tensor) -> dict[int, list[Tensor]]:
 
 
 def _handed_on(operators: Iterable[_Operator]) -> dict[str, int]:
-    """Return what an operator of one layer makes and one of another reads: its name -> the layer that makes it.
+    """Return the values that one layer makes and another layer reads: name -> the layer that makes it.
 
     All convolutions share one activation, and OpenVINO names each use of it after the last layer that has it. So an
-    activation, and an operator without a name, is of the layer that it reads.
+    activation counts to the layer that it reads, and so does an operator without a name.
     """
     made: dict[str, int] = {}
     handed_on: dict[str, int] = {}

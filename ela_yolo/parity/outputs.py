@@ -1,4 +1,4 @@
-"""The outputs of a model, part by part: what each holds, in which unit, and how far a file's values are off."""
+"""The outputs of a model, part by part: the content and the unit of a part, and the errors of a file in it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from torch import Tensor
 from ela_yolo.parity.tolerances import Tolerance
 
 Channels = slice | list[int]
-NEAREST = 1e-4  # m; the logarithm of a depth needs a smallest one, and heads give 0.018 m at least
+NEAREST = 1e-4  # m; the logarithm needs a smallest depth, and heads give at least 0.018 m
 
 
 @dataclass(frozen=True)
 class OutputParity:
-    """How far one part of the outputs differs between file and model.
+    """The difference between file and model in one part of the outputs.
 
     Attributes:
-        name: What the part holds, such as ``boxes``.
+        name: The name of the part, such as ``boxes``.
         unit: ``px`` of the network's input, ``probability``, ``rad``, ``raw``, ``log`` (natural logarithm of metres)
             or ``share`` (of the pixels).
-        shape: Of one image.
-        max_error: Largest absolute difference over all images, in the unit, of the values that are finite on both
-            sides; NaN where none is.
-        mean_error: Mean absolute difference, likewise.
-        contrast: Largest difference between the model's outputs for two of the images, in the unit.
+        shape: The part's shape for one image.
+        max_error: The largest absolute difference over all images, in the unit, of the values that are finite on both
+            sides; NaN if there are none.
+        mean_error: The mean absolute difference of these values, in the unit.
+        contrast: The largest difference between the model's outputs for two of the images, in the unit.
         tolerance: The largest error that passes, in the unit.
-        min_contrast: How many times the error the contrast must be: the largest error, or the mean where none is set.
-        nonfinite: How many values could not be compared, since file or model gives NaN or infinity.
+        min_contrast: The contrast must be more than this many times the largest error; where the tolerance is
+            infinite, than this many times the mean error.
+        nonfinite: The number of values that could not be compared, because the file or the model gives NaN or infinity.
     """
 
     name: str
@@ -46,7 +47,10 @@ class OutputParity:
 
     @property
     def verdict(self) -> str:
-        """``same``, ``not finite``, ``differs``, or ``too alike``: outputs that no image changes show nothing."""
+        """The result: ``same``, ``differs``, ``not finite`` or ``too alike``.
+
+        Outputs that hardly change from image to image are too alike: that they are the same shows nothing.
+        """
         if self.nonfinite:
             return "not finite"
         if not self.max_error <= self.tolerance:
@@ -60,7 +64,7 @@ class OutputParity:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an output: what it holds, in which unit, and where along the channels."""
+    """A part of an output: its name, its unit, and its channels."""
 
     name: str
     unit: str
@@ -68,7 +72,7 @@ class Part:
 
 
 class Comparison:
-    """Gathers the errors of one part at one input size, image after image, without keeping the outputs."""
+    """Collects the errors of one part at one input size, image by image, without keeping the outputs."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -79,14 +83,14 @@ class Comparison:
         self.high: Tensor | None = None
 
     def add_outputs(self, wanted: Tensor) -> None:
-        """Take in what the model gives for an image, to see how far different images differ."""
+        """Add the model's output for an image, from which the contrast is computed."""
         self.shape = tuple(wanted.shape)
         wanted = wanted.float()
         self.low = wanted.clone() if self.low is None else torch.minimum(self.low, wanted)
         self.high = wanted.clone() if self.high is None else torch.maximum(self.high, wanted)
 
     def add_errors(self, wanted: Tensor, given: Tensor) -> None:
-        """Take in values of the model and those of the file that belong to them."""
+        """Add values of the model and the file's values in the same places."""
         errors = (wanted.double() - given.double()).abs()
         finite = errors.isfinite()
         self.nonfinite += int((~finite).sum())
@@ -98,7 +102,7 @@ class Comparison:
         self.values += errors.numel()
 
     def result(self, tolerance: Tolerance) -> OutputParity:
-        """Return the errors, judged by what the precision allows."""
+        """Return the errors, with the tolerance of the file's precision."""
         unit = self.part.unit
         contrast = 0.0
         if self.low is not None and self.high is not None:
@@ -118,13 +122,13 @@ class Comparison:
 
 
 def parts_of(task: str, net: Any, given: Sequence[Tensor], final: bool) -> list[list[Part]]:
-    """Return what each output of a file holds along its channels.
+    """Return the parts of each output of a file.
 
     Args:
         task: The task of the model.
         net: The model.
         given: The file's outputs for one batch.
-        final: Whether its first output is final detections, which have one score and a class in place of all scores.
+        final: Whether the first output holds final detections, with one score and a class in place of all scores.
     """
     if task == "classify":
         return [[Part("probabilities", "probability")]]

@@ -1,4 +1,4 @@
-"""The report on an exported file: how far its outputs and detections are from its model's, and the verdict."""
+"""The report on an exported file: the differences between its outputs and its model's, and the verdict."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ela_yolo.parity.tolerances import MAX_MAP_LOSS, Tolerance
 from ela_yolo.util.json import write_json
 
 SCHEMA = 1  # of the JSON; raised when a key changes its name or meaning
-LISTED = 5  # detections without a counterpart, and the like, that are printed; all are in the JSON
+LISTED = 5  # unmatched detections, and non-finite outputs, that are printed; the JSON has all of them
 
 
 def report_path(exported: str | Path) -> Path:
-    """Return where the report on an exported file is written: beside it."""
+    """Return the path of the report on an exported file, which lies beside the file."""
     return Path(f"{str(exported).rstrip('/')}.parity.json")
 
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A detection that one side has and the other lacks.
+    """A detection of the model that the file lacks, or of the file that the model lacks.
 
     Attributes:
-        image: Where.
-        side: Who has it: ``model`` or ``file``.
-        name: Its class.
+        image: The image's name.
+        side: The side that has the detection: ``model`` or ``file``.
+        name: The name of its class.
         score: Its score.
-        box: As the model gives it after NMS, in px of the network's input.
+        box: Its box after NMS, in px of the network's input.
     """
 
     image: str
@@ -46,14 +46,14 @@ class Unmatched:
 
 @dataclass(frozen=True)
 class NonFinite:
-    """Values that are NaN or infinite.
+    """Values of one output that are NaN or infinite.
 
     Attributes:
-        image: Where.
-        side: Who gives them: ``model``, or ``file`` where the model's are finite.
-        output: Which of the outputs, counted from 0.
-        values: How many.
-        of: How many values this output has.
+        image: The image's name.
+        side: The side that gives them: ``model``, or ``file`` where the model's values are finite.
+        output: The number of the output, counted from 0.
+        values: The number of such values.
+        of: The number of all values of the output.
     """
 
     image: str
@@ -69,13 +69,13 @@ class NonFinite:
 
 @dataclass(frozen=True)
 class LayerParity:
-    """How far the output of one layer differs between file and model.
+    """The difference between file and model in the output of one layer.
 
     Attributes:
-        layer: Its number.
-        module: What it is, such as ``C2f`` or ``ELA-B identity``.
-        shape: Of its output, for one batch.
-        error: Largest absolute difference, as a share of the model's largest absolute value; NaN where the file's
+        layer: The layer's number.
+        module: Its module, such as ``C2f`` or ``ELA-B identity``.
+        shape: The shape of its output for one batch.
+        error: The largest absolute difference, as a share of the model's largest absolute value; NaN if the file's
             values are not finite.
         tolerance: The largest error that passes.
     """
@@ -97,27 +97,48 @@ class LayerParity:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """How an exported file compares with its model; ``str()`` of it is a table and a verdict.
+    """The comparison of an exported file with its model; printed, it is a table and a verdict.
 
     Attributes:
-        model: The PyTorch weights.
+        model: The file of the PyTorch weights.
         exported: The exported file or folder.
-        sha256: Of the exported file, or of a folder's files and their names, so that a change shows.
+        sha256: The SHA-256 of the exported file, or of the names and contents of a folder's files.
         task: The task of the model.
-        tolerance: What passes for the same, and why.
-        runtime: What ran: package -> version.
-        images: The images that went through both.
-        inputs: The batches and sizes that they had: (batch, height, width).
-        outputs: One entry a part of the outputs and an input size.
-        detections: How many the model finds in the images (for a classifier: how many images); None for a task that
-            has none.
-        unmatched: Those of the model, or of the file, without a counterpart in the other.
-        nonfinite: Values that are NaN or infinite, by image; any of them fails.
-        nms: What NMS within the file was told; None where it has none.
-        mismatches: What the file says of itself that is not so, or why it is not valid.
-        scores: The metric of both on a data set, (name, model's, file's); None if no data set was given.
-        layers: The outputs of the layers in their order, where they were asked for; they do not decide.
-        notes: What else was looked at, and does not decide.
+        tolerance: The tolerances of the file's precision, and the reason for them.
+        runtime: The packages that ran, by name and version.
+        images: The names of the images that both ran on.
+        inputs: The batches and sizes of the network's input: (batch, height, width), in px.
+        outputs: The errors, an entry for each part of the outputs at each input size.
+        detections: The number of the model's detections in the images (for a classifier, of images); None for a task
+            without detections.
+        unmatched: The detections of the model, or of the file, that the other one lacks.
+        nonfinite: The outputs with NaN or infinity; any of them fails the comparison.
+        nms: The settings of the NMS in the file; None if it has no NMS.
+        mismatches: The statements of the file's metadata that are wrong, and why the file is not valid.
+        scores: The metric on a data set: (name, the model's, the file's); None if no data set was given.
+        layers: The errors of the layers in order, if they were asked for; they do not decide.
+        notes: Further remarks, which do not decide.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from ela_yolo.parity.tolerances import FLOAT32
+        >>> report = ParityReport(
+        ...     model="best.pt",
+        ...     exported="best.onnx",
+        ...     sha256="",
+        ...     task="detect",
+        ...     tolerance=FLOAT32,
+        ...     runtime={"onnxruntime": "1.22.0"},
+        ...     images=("bus.jpg", "zidane.jpg"),
+        ...     inputs=((1, 640, 640),),
+        ...     outputs=(OutputParity("boxes", "px", (1, 4, 8400), 2e-4, 1e-5, 320, FLOAT32.px, FLOAT32.min_contrast),),
+        ...     detections=9,
+        ...     unmatched=(),
+        ... )
+        >>> report.passed, report.verdict
+        (True, 'matches within the float32 tolerance')
+        >>> replace(report, detections=0).failures
+        ('the model finds nothing in these images; name others with source=',)
     """
 
     model: str
@@ -140,7 +161,7 @@ class ParityReport:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Every reason why the file does not match; empty if it does."""
+        """The reasons why the file does not match; empty if it matches."""
         failures = list(self.mismatches)
         if self.nonfinite:
             more = len(self.nonfinite) - 1
@@ -172,7 +193,7 @@ class ParityReport:
 
     @property
     def verdict(self) -> str:
-        """The result in words: ``matches within the float32 tolerance``, or ``does NOT match: ...`` and why."""
+        """The result: ``matches within the float32 tolerance``, or ``does NOT match:`` and the reasons."""
         if self.passed:
             return f"matches within the {self.tolerance.precision} tolerance"
         return f"does NOT match: {'; '.join(self.failures)}"

@@ -1,4 +1,4 @@
-"""How far a file may be from its model, by the precision that it computes in, and why."""
+"""The errors that pass in a file, by the precision that it computes in, and the reasons for them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What passes for the same in one precision.
+    """The limits of one precision; errors up to them pass.
 
     Attributes:
-        precision: Its name.
-        px: Largest error of a box or keypoint, in px of the network's input.
-        probability: Largest error of a score.
-        rad: Largest error of an angle.
-        raw: Largest error of mask coefficients, prototypes and the logits of a class map.
-        log: Largest error of the natural logarithm of a depth.
-        share: Largest share of pixels of another class, where the model's two best logits are not closer than
-            ``edge`` standard deviations of all.
-        layer: Largest error of a layer's output, as a share of its largest value.
-        confidence: Detections below it are not compared.
-        match_iou: A counterpart overlaps at least this much.
-        match_score: Its score differs at most this much.
-        edge: Scores this close to a limit may fall on either side of it.
-        unmatched: The share of detections that may lack a counterpart.
-        everywhere: Whether all values are compared, or boxes and the like only where the model's score is above
-            ``confidence``; where there is nothing, low precision may put them anywhere.
-        min_contrast: The outputs of different images must differ by this many times more than file and model do.
-        reason: Why so much.
+        precision: The name of the precision.
+        px: The largest error of a box or keypoint, in px of the network's input.
+        probability: The largest error of a score.
+        rad: The largest error of an angle, in rad.
+        raw: The largest error of mask coefficients, prototypes and the logits of a class map.
+        log: The largest error of the natural logarithm of a depth.
+        share: The largest share of pixels with another class. Pixels do not count where the model's two best logits
+            are closer than ``edge`` standard deviations of all logits.
+        layer: The largest error of a layer's output, as a share of its largest value.
+        confidence: Detections with a lower score are not compared.
+        match_iou: Detections match if their IoU is at least this.
+        match_score: Detections match if their scores differ by at most this.
+        edge: Scores this close to a limit may lie on either side of it.
+        unmatched: The largest share of detections without a match.
+        everywhere: Whether boxes and the like are compared everywhere, or only where the model's score is above
+            ``confidence``; elsewhere low precision may put them anywhere.
+        min_contrast: The outputs of different images must differ by this many times the error between file and model.
+        reason: The reason for these limits.
     """
 
     precision: str
@@ -102,4 +102,4 @@ INT8 = Tolerance(
     min_contrast=10,
     reason="8 bits give no bound for single values, so confident detections decide, and mAP where data= is given",
 )
-MAX_MAP_LOSS = 0.02  # mAP50-95, where data= is given; what another seed of a training changes
+MAX_MAP_LOSS = 0.02  # mAP50-95, where data= is given; another seed of a training changes as much

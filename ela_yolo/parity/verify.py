@@ -1,4 +1,4 @@
-"""Compares an exported file with its model: the same images through the file, in its own runtime, and the model."""
+"""Compares an exported file with its model: both run on the same images, the file in the runtime of its format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ela_yolo.host.lookup import check_model
 from ela_yolo.parity.detections import NmsSettings
 from ela_yolo.parity.exported_file import DENSE_TASKS, FileComparison, as_exported
 from ela_yolo.parity.hook import NMS_KEYS, describe_blocks
-from ela_yolo.parity.images import Images, batches, find_validation_images, packaged_photographs
+from ela_yolo.parity.images import Images, batches, find_images, find_validation_images, packaged_photographs
 from ela_yolo.parity.layers import compare_layers
 from ela_yolo.parity.outputs import OutputParity
 from ela_yolo.parity.report import NonFinite, ParityReport, Unmatched
@@ -40,7 +40,7 @@ METRICS = {
     "depth": "metrics/delta1",
 }
 CHANNELS = (1, 3)
-WITH_EFFECT = {  # kind of a file -> which settings of NMS have an effect in it
+WITH_EFFECT = {  # kind of a file -> the settings of NMS that have an effect in it
     "nms": NMS_KEYS,
     "end2end": ("agnostic_nms",),
     "raw": (),
@@ -50,27 +50,35 @@ WITH_EFFECT = {  # kind of a file -> which settings of NMS have an effect in it
 def verify_export(
     model: YOLO | str | Path,
     exported: str | Path,
-    images: Iterable[str | Path] | None = None,
+    images: str | Path | Iterable[str | Path] | None = None,
     data: str | None = None,
     nms: Mapping[str, float] | None = None,
     layers: bool = False,
 ) -> ParityReport:
-    """Run an exported file and its PyTorch model on the same real images and compare all that comes out.
+    """Run an exported file and its model on the same images, and compare all outputs and detections.
 
     Args:
-        model: The weights that the file was made from, or the loaded model.
+        model: The checkpoint (.pt) that the file was exported from, or the loaded ``YOLO``.
         exported: The file, or the folder, that Ultralytics' exporter wrote.
-        images: Two or more different images; left out, some of ``data``, or photographs from Ultralytics' package and
-            parts of them.
-        data: A data set, on whose validation images the metric of both is computed too.
-        nms: For a file with NMS in it, what it was exported with: ``conf``, ``iou``, ``agnostic_nms``. What is left
-            out is taken from the file's metadata, else from Ultralytics' defaults.
-        layers: Whether to compare the outputs of the layers in order too, which shows where a file differs: for ONNX
-            and OpenVINO.
+        images: The images to compare with, two or more: a folder, a pattern such as ``images/*.jpg``, or image files.
+            None means some validation images of ``data``, or photographs that come with Ultralytics.
+        data: A data set's YAML. The mAP of the file and the model on its validation images is compared too.
+        nms: For a file with NMS in it, the settings that it was exported with: ``conf``, ``iou``, ``agnostic_nms``,
+            ``max_det``. The others are read from the file's metadata; without it they are Ultralytics' defaults.
+        layers: Whether to compare the outputs of the layers too, and name the first that differs: ONNX and OpenVINO.
+
+    Returns:
+        The report, which says whether the file matches (``passed``, ``verdict``).
 
     Raises:
-        ExportError: If the file cannot be run or is of a kind that cannot be compared, or an image cannot be read.
-        InputError: If the data set has no validation images, or ``nms`` does not suit the file.
+        ExportError: If the file cannot be run, its kind cannot be compared, or an image cannot be read.
+        InputError: If there is no such model, the data set has no validation images, or ``nms`` does not suit the file.
+        CheckpointError: If there is no such checkpoint.
+
+    Example:
+        >>> report = verify_export("best.pt", "best.onnx")  # doctest: +SKIP
+        >>> report.passed, report.verdict  # doctest: +SKIP
+        (True, 'matches within the float32 tolerance')
     """
     if not isinstance(model, YOLO):
         check_model(str(model))
@@ -89,10 +97,10 @@ def verify_export(
 
 
 def check_kind(model: Any) -> None:
-    """Find out whether files of a model can be compared with it.
+    """Check that files of a model can be compared with it.
 
     Raises:
-        ExportError: If not.
+        ExportError: If they cannot, by the model's task, head or channels.
     """
     net = model.model
     head = type(net.model[-1]).__name__
@@ -103,13 +111,20 @@ def check_kind(model: Any) -> None:
 
 
 def channels_of(net: Any) -> int:
-    """Return how many channels the images of a model have."""
+    """Return the number of channels of a model's images."""
     return int(net.yaml.get("channels", 3))
 
 
-def choose_images(model: YOLO, images: Iterable[str | Path] | None, data: str | None) -> Images:
-    """Return the images to compare with: those that are named, else some of a data set, else the packaged ones."""
+def choose_images(model: YOLO, images: str | Path | Iterable[str | Path] | None, data: str | None) -> Images:
+    """Return the images to compare with: those that are named, else some of a data set, else Ultralytics' photographs.
+
+    Raises:
+        ExportError: If an image cannot be read, or there are fewer than two.
+        InputError: If the data set has no validation images.
+    """
     channels = channels_of(model.model)
+    if isinstance(images, str | Path):
+        images = find_images(str(images))
     if images is not None:
         return Images.of_files(images, channels)
     if data is not None:
@@ -125,15 +140,19 @@ def compare_file(
     given: Mapping[str, Any],
     layers: bool = False,
 ) -> ParityReport:
-    """Compare a file with its model on images that were chosen; the rest is as :func:`verify_export` has it.
+    """Compare a file with its model, as :func:`verify_export` does.
 
     Args:
         model: The model.
         file: The file.
-        images: The images.
-        data: A data set for the metric of both.
-        given: What the file was exported with of :data:`WITH_EFFECT`; others are left aside.
-        layers: Whether to compare the layers too.
+        images: The images to compare with.
+        data: A data set on which mAP is compared; None means none.
+        given: The keys that the file was exported with; only those of :data:`WITH_EFFECT` count.
+        layers: Whether to compare the outputs of the layers too.
+
+    Raises:
+        ExportError: If file and model have different tasks, or the file cannot be run.
+        InputError: If a setting of NMS is not a number from 0 to 1.
     """
     if file.task != model.task:
         raise ExportError(f"{file.path} is of the task {file.task}, its model of {model.task}; name the model it is of")
@@ -179,7 +198,7 @@ def compare_file(
 
 
 def _nms_settings(file: ExportedFile, given: Mapping[str, Any]) -> NmsSettings:
-    """Return what NMS within a file was told: by the keys given, by its metadata, or by Ultralytics' defaults."""
+    """Return the settings of the NMS in a file: those given, else its metadata's, else Ultralytics' defaults."""
     told = {**file.nms, **given}
     settings = replace(NmsSettings(), **{key: told[key] for key in WITH_EFFECT[file.kind] if told.get(key) is not None})
     for key in ("conf", "iou"):
@@ -190,7 +209,7 @@ def _nms_settings(file: ExportedFile, given: Mapping[str, Any]) -> NmsSettings:
 
 
 def _mismatches(net: Any, file: ExportedFile) -> Iterator[str]:
-    """Yield what the file says of itself that is not so."""
+    """Yield each statement of the file's metadata that is wrong, and why the file is not valid."""
     wrong = [key for key in {**net.names, **file.names} if file.names.get(key) != net.names.get(key)]
     if wrong:
         first = wrong[0]
@@ -223,7 +242,7 @@ def _scores(model: YOLO, file: ExportedFile, data: str, nms: NmsSettings) -> tup
             "rect": False,
             "plots": False,
         }
-        if file.kind == "nms":  # what it drops is no loss by the export
+        if file.kind == "nms":  # or its limits would count as a loss of mAP
             keys |= asdict(nms)
         for each in (_copied(model), YOLO(str(file.path), task=file.task)):
             results: Any = each.val(data=data, project=folder, verbose=False, device="cpu", workers=0, **keys)
@@ -232,16 +251,16 @@ def _scores(model: YOLO, file: ExportedFile, data: str, nms: NmsSettings) -> tup
 
 
 def _copied(model: YOLO) -> YOLO:
-    """Return a copy of the model whose layers validation may fuse, without the trainer that it may hold."""
+    """Return a copy of the model that validation may fuse, without copying a trainer that the model may hold."""
     copied = copy(model)
     copied._modules = {**model._modules, "model": deepcopy(model.model)}  # type: ignore[dict-item]
     return copied
 
 
 def _run_otherwise(net: Any, file: ExportedFile, images: Images, nms: NmsSettings) -> Iterator[str]:
-    """Yield how the file does when run as others do, which is worth knowing and does not decide.
+    """Yield remarks on the file in another runtime or precision that people use; they do not decide.
 
-    An ONNX file by OpenCV's DNN module, an OpenVINO file in the precision that OpenVINO takes by default.
+    OpenCV's DNN module runs an ONNX file. OpenVINO runs its file in the precision that it takes by default.
     """
     if file.kind == "end2end" and nms.agnostic_nms:
         yield "the file gives each place one class (agnostic_nms=True)"
@@ -269,7 +288,7 @@ def _run_otherwise(net: Any, file: ExportedFile, images: Images, nms: NmsSetting
 
 
 def _sha256(exported: Path) -> str:
-    """Return the digest of a file, or of a folder's files, their names included."""
+    """Return the SHA-256 of a file, or of the names and contents of a folder's files."""
     if not exported.is_dir():
         return sha256(exported)
     files = sorted(each for each in exported.rglob("*") if each.is_file())
