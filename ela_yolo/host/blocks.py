@@ -1,7 +1,7 @@
-"""The blocks that rows may put into a model beside Ultralytics' own modules: ELA, some of timm's, and the user's.
+"""The blocks that rows may name beside Ultralytics' own modules: ELA, some of timm's, and the user's.
 
-A block is known by name and by where its class is found, such as ``CA`` and ``timm.layers.coord_attn:CoordAttn``. An
-environment variable holds those of the user, so that the processes that this one starts know them too.
+Each block has a name and the path of its class, such as ``CA`` and ``timm.layers.coord_attn:CoordAttn``. An environment
+variable holds the blocks of the user, so that child processes know them too.
 """
 
 from __future__ import annotations
@@ -32,18 +32,26 @@ _TIMM = {
 
 
 def register_block(name: str, block: type[nn.Module]) -> None:
-    """Make a block known under a name that rows of a model YAML may use, here and in processes that start from here.
+    """Register a block under a name that the rows of a model YAML may use, in this process and its child processes.
 
-    ``insert``, ``remove`` and the loading of weights then treat its rows like those of ELA. To make it known in every
-    process, stock ``yolo`` commands too, set the environment variable ``ELA_YOLO_BLOCKS`` to ``NAME=module:Class``.
+    Rows of the block then get their channels as rows of ELA do, :func:`insert` and :func:`remove` know the block, and
+    weights are matched with it left out of the count. To register it in every process, also for the command ``yolo``,
+    set the environment variable ``ELA_YOLO_BLOCKS`` to ``NAME=module:Class``.
 
     Args:
-        name: What the rows say, such as ``Mine`` in ``[-1, 1, Mine, []]``.
-        block: A class whose first argument is the number of channels, and which gives a map of the shape that it got.
-            The args of a row follow the channels. Other processes import it, so its module must be importable.
+        name: The name in the rows, such as ``Mine`` in ``[-1, 1, Mine, []]``.
+        block: A class of ``torch.nn.Module``. Its first argument is the number of channels; the args of a row follow.
+            Its output has the shape of its input, ``(B, C, H, W)``. Child processes import it, so it must be defined
+            in the file of a module, not in ``__main__``.
 
     Raises:
-        InputError: If the name is taken, or the block is not as said.
+        InputError: If the name is taken, or the class is not such a block.
+
+    Example:
+        >>> from timm.layers import SEModule
+        >>> register_block("Squeeze", SEModule)
+        >>> os.environ.pop("ELA_YOLO_BLOCKS")  # child processes find the block here; after this, no process does
+        'Squeeze=timm.layers.squeeze_excite:SEModule'
     """
     path = _path(block)
     if not name.isidentifier():
@@ -64,17 +72,17 @@ def register_block(name: str, block: type[nn.Module]) -> None:
 
 
 def known_blocks() -> dict[str, str]:
-    """Return the blocks that rows may name: name -> module:Class."""
+    """Return the blocks that rows may name: name -> ``module:Class``."""
     return {**user_blocks(), **_built_in()}
 
 
 def names_block(module: object) -> bool:
-    """Whether a row's module is a block of ours, and not what Ultralytics, or whoever changed it, calls so."""
+    """Return whether the module of a row is a known block, and not another class that Ultralytics has by this name."""
     return isinstance(module, str) and module in known_blocks() and foreign_class(module) is None
 
 
 def foreign_class(name: str) -> Any:
-    """Return what Ultralytics' parser finds under a block's name if that is not the block, else None."""
+    """Return the other class that Ultralytics' parser has under the name of a block; None if it has none."""
     path = known_blocks()[name]
     found = getattr(sys.modules.get("ultralytics.nn.tasks"), name, None)
     return None if found is None or _path(found) == path or _import(path)[0] is found else found
@@ -84,7 +92,7 @@ def find_block(name: str) -> type[nn.Module]:
     """Return the class of a block.
 
     Raises:
-        RowError: If it cannot be imported, or is no block.
+        RowError: If it cannot be imported, or is not a block.
     """
     path = known_blocks()[name]
     found, reason = _import(path)
@@ -99,11 +107,11 @@ def find_block(name: str) -> type[nn.Module]:
 
 
 def check_block(name: str) -> None:
-    """Find out whether a block of this name can be put into a model here.
+    """Check that a block of this name can be inserted into a model.
 
     Raises:
-        InputError: If there is none, or Ultralytics has something else of that name.
-        RowError: If it cannot be imported, or is no block.
+        InputError: If there is no such block, or Ultralytics has another class of this name.
+        RowError: If the block cannot be imported, or is not a block.
     """
     if name not in known_blocks():
         from ela_yolo.host.row_hints import recognise
@@ -120,14 +128,14 @@ def check_block(name: str) -> None:
 
 
 def is_block(layer: nn.Module) -> bool:
-    """Whether a layer was built from a block's row; with repeats above 1 that is a Sequential of blocks."""
+    """Return whether a layer was built from the row of a block. With repeats above 1 it is a Sequential of blocks."""
     if isinstance(layer, nn.Sequential):
         return len(layer) > 0 and is_block(layer[0])
     return isinstance(layer, ELA) or _path(type(layer)) in known_blocks().values()
 
 
 def describe(block: nn.Module) -> str:
-    """Return what a block is: ``ELA-B paper``, or the class of another."""
+    """Return the name of a block: variant and gate form, such as ``ELA-B paper``, or the class of another block."""
     return f"ELA-{block.variant} {block.gate}" if isinstance(block, ELA) else type(block).__name__
 
 
@@ -136,12 +144,12 @@ def _built_in() -> dict[str, str]:
 
 
 def user_blocks() -> dict[str, str]:
-    """Return the blocks of the environment variable: name -> module:Class."""
+    """Return the blocks of the environment variable: name -> ``module:Class``."""
     return {entry[1]: entry[2] for entry in map(_ENTRY.fullmatch, _entries()) if entry}
 
 
 def malformed_entries() -> list[str]:
-    """Return what of the environment variable is not of the form ``NAME=module:Class``, and is not looked at."""
+    """Return the entries of the environment variable that are not ``NAME=module:Class``; they are ignored."""
     return [entry for entry in _entries() if not _ENTRY.fullmatch(entry)]
 
 
@@ -154,15 +162,15 @@ def _path(block: Any) -> str:
 
 
 def _import(path: str) -> tuple[Any, str]:
-    """Return what is found there, or None and why not."""
+    """Return the object at a path and "", or None and the reason why it cannot be imported."""
     try:
         return pkgutil.resolve_name(path), ""
-    except Exception as error:  # of whatever the module does when it is imported
+    except Exception as error:  # an import runs the module's code, which may raise anything
         return None, f"{type(error).__name__}: {plain(error)}"
 
 
 def _unfit(block: Any) -> str | None:
-    """Return why something is no block, or None."""
+    """Return why an object is not a block; None if it is one."""
     is_module = isinstance(block, type) and issubclass(block, nn.Module)
     return _try_once(block) if is_module else f"a block is a class of torch.nn.Module, not {block!r}"
 

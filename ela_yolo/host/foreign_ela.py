@@ -1,6 +1,6 @@
-"""Checkpoints of a changed Ultralytics with an ELA class of its own, which is not here: recognised by what they hold.
+"""Recognises checkpoints of a changed Ultralytics whose own ELA class cannot be imported here.
 
-Their classes cannot be imported, so modules that only hold the pickled state stand in for them.
+Such a checkpoint is loaded with stand-ins: modules that hold the pickled state in the place of the missing classes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _EPS = nn.GroupNorm(1, 1).eps
 
 @dataclass(frozen=True)
 class ForeignELA:
-    """A checkpoint whose ELA blocks are of a class that is not here, each of them one that ELA can replace.
+    """A checkpoint whose ELA blocks have a class that cannot be imported; ELA can replace all of them.
 
     Attributes:
-        checkpoint: All of it.
+        checkpoint: The whole checkpoint.
         model: The model in it, with stand-ins for these blocks.
-        blocks: Layer number -> the convolution and the norm of each block in it; more than one where it is repeated.
-        classes: The names of the classes, with their modules.
+        blocks: Layer number -> the convolution and the norm of each block in the layer; with repeats there are several.
+        classes: The names of the missing classes, with their modules.
     """
 
     checkpoint: dict[str, Any]
@@ -44,7 +44,7 @@ class ForeignELA:
 
 
 class _StandIn(nn.Module):
-    """What holds the state of an object whose class is missing."""
+    """Holds the state of an object whose class is missing."""
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         return object.__new__(cls)
@@ -54,12 +54,12 @@ class _StandIn(nn.Module):
 
 
 def check_classes(file: Path) -> None:
-    """Find out whether a checkpoint holds an ELA class of a changed Ultralytics.
+    """Check that a checkpoint holds no ELA class of a changed Ultralytics.
 
-    Nothing else about the file is looked at: if it is not there, or damaged, whoever reads it says so.
+    A file that is missing or damaged passes: reading it raises the error.
 
     Raises:
-        CheckpointError: If it does; the message names the way out.
+        CheckpointError: If it holds one; the message names the remedy.
     """
     foreign = read_foreign(file)
     if foreign:
@@ -70,14 +70,14 @@ def check_classes(file: Path) -> None:
 
 
 def read_foreign(file: Path) -> ForeignELA | None:
-    """Return a checkpoint with ELA blocks of a class that is not here; None if it holds no such blocks.
+    """Return a checkpoint with ELA blocks whose class cannot be imported; None if it holds no such blocks.
 
     Raises:
-        CheckpointError: If it holds some, and ELA cannot replace them.
+        CheckpointError: If it holds some that ELA cannot replace.
     """
     from ultralytics import utils
 
-    if getattr(utils, "SAFE_LOAD", False):  # then Ultralytics imports nothing that a file names, and neither do we
+    if getattr(utils, "SAFE_LOAD", False):  # then Ultralytics imports no class that a file names, nor is it done here
         return None
     missing = {each for each in _class_names(file) if not _is_here(*each)}
     if not missing:
@@ -87,7 +87,7 @@ def read_foreign(file: Path) -> ForeignELA | None:
         checkpoint = torch.load(file, map_location="cpu", weights_only=False, pickle_module=_pickle_with(stand_ins))
         model = checkpoint.get("ema") or checkpoint.get("model")
         layers = [*model.model]
-    except Exception:  # whatever damage there is, Ultralytics meets it too, and reports it
+    except Exception:  # a damaged file; Ultralytics reports it when it loads the file
         return None
     blocks, reasons = {}, []
     for number, layer in enumerate(layers):
@@ -118,7 +118,7 @@ def _name(block: nn.Module) -> str:
 
 
 def _class_names(file: Path) -> set[tuple[str, str]]:
-    """Return the classes and functions that a checkpoint names, (module, name), without running any of it."""
+    """Return the classes and functions that a checkpoint names, (module, name), without running its code."""
     try:
         with zipfile.ZipFile(file) as archive:
             record = next(name for name in archive.namelist() if name.endswith("data.pkl"))
@@ -130,29 +130,29 @@ def _class_names(file: Path) -> set[tuple[str, str]]:
 
 
 def _is_here(module: str, name: str) -> bool:
-    """Whether a checkpoint finds a class here, which is looked for as loading it does."""
+    """Return whether loading a checkpoint would find a class, which is looked up in the same way."""
     try:
         found = pickle.Unpickler(io.BytesIO()).find_class(module, name)
-    except Exception:  # of whatever a module does when it is imported
+    except Exception:  # an import runs the module's code, which may raise anything
         return False
-    return found is not ELA or module == ELA.__module__  # a class that stood in ultralytics.nn.tasks, where ours is now
+    return found is not ELA or module == ELA.__module__  # registering puts ELA in the place of such a class
 
 
 def _pickle_with(stand_ins: Mapping[tuple[str, str], type[nn.Module]]) -> Any:
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
             if module.startswith("pathlib") and name in ("PosixPath", "WindowsPath"):
-                return pathlib.Path  # of another system
+                return pathlib.Path  # paths that another operating system wrote
             return stand_ins.get((module, name)) or super().find_class(module, name)
 
     return type("pickle_with_stand_ins", (), {"Unpickler": Unpickler})
 
 
 def _parts(block: nn.Module) -> tuple[nn.Conv1d, nn.GroupNorm]:
-    """Return the convolution and the norm that are all the weights of a block.
+    """Return the convolution and the norm of a block, which must hold all of its weights.
 
     Raises:
-        ValueError: If it holds anything else, or ELA has no such settings; the message continues the block's name.
+        ValueError: If it holds other weights, or ELA has no such settings; the message continues the block's name.
     """
     parts = [part for part in block.modules() if part is not block]
     convolutions = [part for part in parts if type(part) is nn.Conv1d]

@@ -1,9 +1,9 @@
-"""Trains the gates of blocks at their own multiple of the learning rate, ``lr_mult`` in their rows.
+"""Trains the gates of blocks at a multiple of the learning rate, ``lr_mult`` in their rows.
 
-The optimizer that Ultralytics' trainer builds gets a parameter group for each multiple. The trainer's schedule, its
-warm-up and a checkpoint's optimizer state go by groups, so they hold for these as for its own. Only the warm-up of
-biases, which starts at ``warmup_bias_lr`` and not at 0, does not: that is for the group of biases, by its name or by
-its being the first. At a multiple of it, every gate would be shut or wide open for good after an epoch.
+Ultralytics' trainer builds an optimizer, which gets one more parameter group for each multiple. The trainer's schedule,
+its warm-up and a checkpoint's optimizer state work by groups, so they apply to these groups too. The warm-up of biases
+from ``warmup_bias_lr`` does not apply: it is for the trainer's own group of biases. At a multiple of that rate, every
+gate would be fully closed or fully open after an epoch, and stay so.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ela_yolo.host.row_args import options_of, read_args
 
 ENVIRONMENT = "ELA_YOLO_LR_MULT"
 GROUP = "gates"
-# Adam and its kin move a parameter by about the learning rate at each step, whatever its gradient. Above this, a gate
-# runs through its sigmoid in a few of them, and is then shut or wide open.
+# Adam and similar optimizers move a parameter by about the learning rate at each step, whatever its gradient. Above
+# this rate, a few steps close or open a gate fully.
 LARGEST_ADAPTIVE_LR = 0.5
 
 
 def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """Wrap a trainer's ``build_optimizer(model, ...)``, so that its optimizer trains the gates at their multiples."""
+    """Return a trainer's ``build_optimizer(model, ...)`` whose optimizer trains the gates at their multiples."""
 
     @functools.wraps(build_optimizer)
     def build(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Optimizer:
@@ -44,21 +44,21 @@ def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., O
 
 
 def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
-    """Move the gates of each multiple other than 1 to a parameter group of their own.
+    """Move the gates with a multiple other than 1 to parameter groups of their own, one for each multiple.
 
-    It has the settings of the group that they were in, but for the learning rate, and no weight decay. With Adam and
-    its kin the rate is at most 0.5, which is said.
+    A group has the settings of the gates' former group, with its own learning rate and without weight decay. With Adam
+    and similar optimizers the rate is at most 0.5; a lower rate than asked for is logged.
 
     Args:
-        optimizer: An optimizer before its first step, and before a scheduler knows it.
-        model: The model whose parameters it has.
+        optimizer: An optimizer before its first step and before it has a scheduler.
+        model: The model whose parameters the optimizer has.
     """
     from ultralytics.utils import LOGGER
 
     multiples = _multiples(model)
     moved: dict[tuple[float, float], dict[str, Any]] = {}
     for group in optimizer.param_groups:
-        if "lr_mult" in group:  # the trainer's method calls another that is wrapped
+        if "lr_mult" in group:  # the trainer's method called another wrapped one
             continue
         for parameter in group["params"]:
             multiple = multiples.get(id(parameter))
@@ -67,7 +67,7 @@ def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in multiples]
     for (multiple, lr), settings in moved.items():
         rate = lr * multiple
-        limit = max(lr, LARGEST_ADAPTIVE_LR * (1 - settings.get("momentum", 0)))  # it adds up the steps before
+        limit = max(lr, LARGEST_ADAPTIVE_LR * (1 - settings.get("momentum", 0)))  # momentum adds up the former steps
         if _is_adaptive(optimizer) and rate > limit:
             rate = limit
             LOGGER.info(
@@ -79,14 +79,14 @@ def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
 
 
 def _is_adaptive(optimizer: Optimizer) -> bool:
-    """Whether it divides a gradient by its own size, so that only the learning rate tells how far a step goes."""
-    return any(key in optimizer.defaults for key in ("betas", "alpha"))  # those of Adam's kin and of RMSprop
+    """Return whether the optimizer normalises gradients, so that the learning rate alone sets the size of a step."""
+    return any(key in optimizer.defaults for key in ("betas", "alpha"))  # Adam and similar ones; RMSprop
 
 
 def warn_of_ordinary_rates(trainer: Any) -> None:
-    """Say so if a training goes without the multiples: ``on_train_start``.
+    """Log a warning if a training does not use the multiples: the callback of ``on_train_start``.
 
-    A trainer of the user's own may build its optimizer without Ultralytics' method.
+    A user's trainer may build its optimizer without Ultralytics' method.
     """
     from ultralytics.utils import LOGGER, RANK
 
@@ -100,10 +100,10 @@ def warn_of_ordinary_rates(trainer: Any) -> None:
 
 
 def multiple_of_environment() -> float | None:
-    """Return the multiple of the environment variable, for experiments; None if it is not set.
+    """Return the multiple in the environment variable ``ELA_YOLO_LR_MULT``; None if it is not set.
 
     Raises:
-        InputError: If it is no multiple.
+        InputError: If it is not a number above 0 and at most 300.
     """
     text = os.environ.get(ENVIRONMENT)
     if not text:
@@ -115,7 +115,7 @@ def multiple_of_environment() -> float | None:
 
 
 def _obey_environment(model: nn.Module) -> None:
-    """Take the multiple of the environment variable for every block, in the model and in the YAML that it carries."""
+    """Give every block the multiple of the environment variable, in the model and in the YAML that it holds."""
     multiple = multiple_of_environment()
     if multiple is None:
         return
@@ -128,7 +128,7 @@ def _obey_environment(model: nn.Module) -> None:
 
 
 def _with_multiple(config: dict[str, Any], multiple: float) -> dict[str, Any]:
-    """Return a model's mapping whose rows of blocks have the multiple, so that a model rebuilt from it has it too."""
+    """Return a model's mapping whose rows of blocks have the multiple, so that a rebuilt model has it too."""
     config = copy.deepcopy(config)
     for row in [*config["backbone"], *config["head"]]:
         if names_block(row[2]) and "lr_mult" in options_of(find_block(row[2])):
@@ -138,7 +138,7 @@ def _with_multiple(config: dict[str, Any], multiple: float) -> dict[str, Any]:
 
 
 def _multiples(model: nn.Module) -> dict[int, float]:
-    """Return the multiples other than 1: id of a parameter -> its multiple."""
+    """Return the multiples other than 1: id of a parameter -> multiple."""
     return {
         id(parameter): block.lr_mult
         for block in _learning_blocks(model)

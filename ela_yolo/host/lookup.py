@@ -1,4 +1,4 @@
-"""What a command line names, looked at before Ultralytics does: models and data sets, found as Ultralytics does it."""
+"""Finds, checks and opens models, YAMLs and data sets, as Ultralytics finds them and before it reads them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SCALE = r"(\d+)[nslmx](.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
 
 
 def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
-    """Look at the files that Ultralytics' keys name, as far as the command will read them.
+    """Check the files that Ultralytics' keys name, if the command reads them.
 
     Raises:
-        InputError: If a file is not there, or not what it should be.
-        ModelYamlError: If a YAML is not that of a model that Ultralytics can build, or would run code.
-        CheckpointError: If a checkpoint is not there.
+        InputError: If there is no such file, or it is of another kind.
+        ModelYamlError: If Ultralytics cannot build a model from a YAML, or the YAML would run code.
+        CheckpointError: If there is no such checkpoint.
     """
-    # Releases differ in which of the two goes first, so both are looked at.
+    # Releases of Ultralytics differ in which of the two prevails, so both are checked.
     settings = _load_settings(overrides["cfg"]) if isinstance(overrides.get("cfg"), str) else {}
     for given in (overrides, settings):
         for key in ("model", "pretrained", "resume", "distill_model"):
@@ -38,10 +38,10 @@ def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
 
 
 def find_model(model: str | Path) -> Path:
-    """Return the file of a model YAML or checkpoint: for a YAML as Ultralytics looks it up, for a checkpoint as it is.
+    """Return the file of a model YAML or a checkpoint. A YAML is looked up as Ultralytics does it.
 
     Raises:
-        InputError: If it is neither, or there is no such YAML.
+        InputError: If the name is neither, or there is no such YAML.
     """
     from ultralytics import __version__
     from ultralytics.utils.checks import check_version, check_yaml
@@ -51,7 +51,7 @@ def find_model(model: str | Path) -> Path:
         return file
     if file.suffix not in YAML:
         raise InputError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
-    file = file.with_name(re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", file.name))  # a name of former days
+    file = file.with_name(re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", file.name))  # Ultralytics' former names
     names = [file, file.with_name(re.sub(_SCALE, r"\1\2", file.name))]
     for name in names if check_version(__version__, ">=8.4.144") else reversed(names):
         found = check_yaml(str(name), hard=False)
@@ -68,11 +68,11 @@ def find_model(model: str | Path) -> Path:
 
 
 def open_model(model: str | Path, task: str | None = None) -> Any:
-    """Return Ultralytics' own object for a model, by its name.
+    """Return the ``YOLO`` or ``RTDETR`` object of a model, by its name.
 
     Raises:
         InputError: If there is no such YAML.
-        ModelYamlError: If a YAML is not that of a model that Ultralytics can build, or would run code.
+        ModelYamlError: If Ultralytics cannot build a model from the YAML, or the YAML would run code.
     """
     from ultralytics import RTDETR, YOLO
 
@@ -82,12 +82,12 @@ def open_model(model: str | Path, task: str | None = None) -> Any:
 
 
 def check_model(model: str) -> None:
-    """Find out whether Ultralytics can read a model YAML or checkpoint; it looks at other formats itself.
+    """Check that Ultralytics can read a model YAML or a checkpoint. It checks other formats itself.
 
     Raises:
-        InputError: If there is no such file, or Ultralytics would look for another one.
-        ModelYamlError: If a YAML is not that of a model that Ultralytics can build, or would run code.
-        CheckpointError: If a checkpoint is not there, or holds an ELA class of a changed Ultralytics.
+        InputError: If there is no such file, or Ultralytics would read another one.
+        ModelYamlError: If Ultralytics cannot build a model from the YAML, or the YAML would run code.
+        CheckpointError: If there is no such checkpoint, or it holds an ELA class of a changed Ultralytics.
     """
     from ultralytics.utils import SETTINGS
     from ultralytics.utils.checks import check_yolov5u_filename
@@ -99,7 +99,7 @@ def check_model(model: str) -> None:
         remedy = "fetch it first and name the file" if "://" in model else "rename it to end in .yaml"
         raise InputError(f"model={model} would be built without a look at what is in it; {remedy}")
     if "://" in model or (not file.suffix and (file.stem in GITHUB_ASSETS_STEMS or file.is_dir())):
-        return  # fetched by Ultralytics, or exported into a folder
+        return  # Ultralytics downloads it, or it is an exported folder
     if file.suffix == ".pt":
         if file.is_dir():
             raise CheckpointError(f"{model} is a folder; name the checkpoint in it, such as {file / 'best.pt'}")
@@ -113,24 +113,24 @@ def check_model(model: str) -> None:
             raise InputError(f"there is no {model}; name a checkpoint (.pt), a model YAML or an exported file")
         return
     found = find_model(model)
-    by_the_host = re.sub(_SCALE, r"\1\2", str(file))  # on the whole path
-    if not file.exists() and Path(by_the_host).parent != file.parent and found.parent == file.parent:
+    by_ultralytics = re.sub(_SCALE, r"\1\2", str(file))  # on the whole path
+    if not file.exists() and Path(by_ultralytics).parent != file.parent and found.parent == file.parent:
         raise InputError(
-            f"Ultralytics takes the scale out of a folder's name in {model} and looks for {by_the_host}; "
+            f"Ultralytics takes the scale out of a folder's name in {model} and looks for {by_ultralytics}; "
             f"rename the folder, or the file {found.name} to {file.name}"
         )
     check_rows(found)
 
 
 def check_rows(file: Path) -> None:
-    """Find out whether a model YAML holds what Ultralytics' parser needs, and modules that it knows, and no code.
+    """Check that a model YAML has the rows that Ultralytics' parser needs, only known modules, and no code.
 
     Raises:
-        ModelYamlError: If not; the message names the layer.
+        ModelYamlError: If it does not; the message names the layer.
     """
     config = _load_as_ultralytics(file)
     if not all(isinstance(config.get(part), list) and config[part] for part in ("backbone", "head")):
-        load_model_yaml(file)  # which says what is wrong with it
+        load_model_yaml(file)  # raises the reason, if it finds one
         raise ModelYamlError(f"{file} is not a model YAML that Ultralytics can read; save it as UTF-8 text")
     classes = config.get("nc")
     if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
@@ -144,17 +144,17 @@ def check_rows(file: Path) -> None:
 
 
 def _is_yaml(model: str | Path) -> bool:
-    """Whether Ultralytics would build a model from this rather than load it."""
+    """Return whether Ultralytics would build a model from this name, rather than load one."""
     return str(model).strip().lower().endswith(YAML)
 
 
 def _load_as_ultralytics(file: Path) -> dict[str, Any]:
-    """Return what Ultralytics reads, which drops control characters and bytes that are no UTF-8; {} if that fails."""
+    """Return a YAML as Ultralytics reads it, without control characters and bytes that are not UTF-8; {} on failure."""
     from ultralytics.utils import YAML as ULTRALYTICS_YAML
 
     try:
         return dict(ULTRALYTICS_YAML.load(file))
-    except Exception:  # then the stricter reader's reason is told
+    except Exception:  # the stricter reader reports the reason
         return {}
 
 
@@ -169,7 +169,7 @@ def _load_settings(cfg: str) -> dict[str, Any]:
 
 
 def check_data(data: str, split: str = "val") -> None:
-    """Find out whether a data-set YAML is there and whole; folders, archives and addresses are Ultralytics' affair.
+    """Check that a data set's YAML exists and its images are there. Ultralytics checks folders, archives and URLs.
 
     Raises:
         InputError: If not.
@@ -185,25 +185,26 @@ def check_data(data: str, split: str = "val") -> None:
         raise InputError(f"there is no data={data}, neither here nor among the data sets that come along{near}")
     try:
         check_det_dataset(data, split=split)
-    except ELAError:  # of a data set of ours, which names its remedy
+    except ELAError:  # from this package's own data sets; it names its remedy
         raise
-    except Exception as error:  # whatever is wrong with it, Ultralytics reports it by many types
+    except Exception as error:  # Ultralytics reports errors by many types
         remedy = "connect, or put the data there" if isinstance(error, ConnectionError) else "mend it"
         raise InputError(f"data={data}: {plain(error)}; {remedy}") from error
 
 
 def data_images(data: str, split: str, task: str) -> list[Path]:
-    """Return the images of one split of a data set, sorted, in whichever form Ultralytics takes it.
+    """Return the images of one split of a data set, sorted.
 
-    A split is a folder, a text file with an image a line (``./`` is that file's own folder), or several of these.
+    As in Ultralytics, a split is a folder, a text file with an image in each line (``./`` is the folder of that file),
+    or a list of these.
 
     Args:
-        data: A data-set YAML, a folder that holds one, or for classification the folder of the splits.
+        data: A data set's YAML, a folder that holds one, or for classification the folder of the splits.
         split: ``train``, ``val`` or ``test``.
         task: The task of the model.
 
     Raises:
-        InputError: If the data set cannot be read, or has no such images.
+        InputError: If the data set cannot be read, or the split has no images.
     """
     from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset
 
@@ -211,7 +212,7 @@ def data_images(data: str, split: str, task: str) -> list[Path]:
         places = (check_cls_dataset if task == "classify" else check_det_dataset)(data, split=split).get(split)
     except ELAError:
         raise
-    except Exception as error:  # whatever is wrong with it, Ultralytics reports it by many types
+    except Exception as error:  # Ultralytics reports errors by many types
         raise InputError(f"data={data}: {plain(error)}; mend it, or name another data set") from error
     images: list[Path] = []
     for place in map(Path, places if isinstance(places, list) else [places] if places else []):

@@ -1,4 +1,4 @@
-"""The ELA blocks of a model, whatever it is wrapped in."""
+"""Finds the ELA blocks of a model, whatever wraps it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ela_yolo.ela import ELA
 def named_blocks(model: nn.Module) -> dict[str, ELA]:
     """Return the ELA blocks of a model by layer, in order.
 
-    Layers of an Ultralytics model have the names of its table, ``"3"``, or of repeated blocks ``"3.0"``. In any other
-    module a block is named by its path.
+    In a model of Ultralytics a layer is ``"3"``, or ``"3.0"`` where the row repeats the block. In any other module the
+    key is the path of the block.
 
     Args:
-        model: A model, or what Ultralytics or PyTorch wraps it in: YOLO, AutoBackend, DDP, ``torch.compile``.
+        model: A model, or a wrapper of Ultralytics or PyTorch around it: YOLO, AutoBackend, DDP, ``torch.compile``.
     """
     from ultralytics.nn.tasks import BaseModel
 

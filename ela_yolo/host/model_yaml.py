@@ -1,4 +1,4 @@
-"""A model YAML read from its file, and what is wrong with one that cannot be read."""
+"""Reads a model YAML from its file, and says what is wrong with a file that cannot be read."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import yaml
 from ela_yolo.errors import ModelYamlError
 
 BOM = "\ufeff"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # Ultralytics' choice; they differ in what a tab may do
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as Ultralytics chooses; they treat tabs differently
 
 
 def read_model_yaml(file: Path) -> str:
-    """Return the text of a model YAML with its line ends as they are.
+    """Return the text of a model YAML, with its line ends unchanged.
 
     Raises:
-        ModelYamlError: If it cannot be read.
+        ModelYamlError: If the file cannot be read.
     """
     try:
         return file.read_bytes().decode()
@@ -27,15 +27,15 @@ def read_model_yaml(file: Path) -> str:
 
 
 def load_model_yaml(file: Path) -> dict[str, Any]:
-    """Return a model YAML as a mapping, with its rows as they are.
+    """Return a model YAML as a mapping.
 
     Raises:
-        ModelYamlError: If it cannot be read, is no YAML, or has no rows.
+        ModelYamlError: If the file cannot be read, is not YAML, or has no rows.
     """
     text = read_model_yaml(file)
     try:
         config = yaml.load(text.removeprefix(BOM), Loader=LOADER)
-    except (yaml.YAMLError, ValueError) as error:  # a date or number that is none is a ValueError
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date raises a ValueError
         raise ModelYamlError(yaml_reason(text, str(file), error)) from None
     for part in ("backbone", "head"):
         if not isinstance(config, dict) or not isinstance(config.get(part), list) or not config[part]:
@@ -44,12 +44,12 @@ def load_model_yaml(file: Path) -> dict[str, Any]:
 
 
 def no_rows(name: str, part: str) -> str:
-    """Return what to say of a YAML that has no rows in one of its two lists."""
+    """Return the message about a YAML without rows in one of its two lists."""
     return f"{name} is not a model YAML, or cut off: it has no rows under '{part}:'"
 
 
 def yaml_reason(text: str, name: str, error: Exception) -> str:
-    """Return why a text is no YAML, with the place and the remedy."""
+    """Return why a text is not YAML, with the place and the remedy."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return f"{name} is not YAML: {' '.join(str(error).split())}"
     mark = error.problem_mark
