@@ -3,18 +3,19 @@
 Four functions of Ultralytics are wrapped, and names and callbacks are added:
 
 - ``ultralytics.nn.tasks.parse_model``: the rows of blocks get the channels of the layer that they read, then the
-  parser runs. Where it does not know a module that looks like one of the blocks, a hint is logged beside its error.
-- ``ultralytics.nn.tasks.BaseModel.load``: layers are matched with blocks left out of the count, then it loads.
-- ``ultralytics.engine.trainer.BaseTrainer.build_optimizer``, from the first model with blocks on: the optimizer that it
-  builds trains the gates at the multiple of the learning rate that their row names.
-- ``ultralytics.utils.checks.check_file``: the bare name of a YAML that this package ships is found from any folder.
-- ``ultralytics.nn.tasks.ELA``: the parser looks a row's module up among the globals of its own module. Other blocks
-  are put there when a row names one. What Ultralytics, or whoever changed it, has under such a name is left alone, and
-  so are its rows.
-- ``ultralytics.utils.callbacks.base.default_callbacks``: an export of a model with ELA is prepared as it starts, the
-  gates are watched while one is trained, and it is said if a trainer leaves their learning rate out.
+  parser runs. If it does not know a module whose name resembles a block's, a hint is logged beside its error.
+- ``ultralytics.nn.tasks.BaseModel.load``: the layers are matched with blocks left out of the count, then the weights
+  are loaded.
+- ``ultralytics.engine.trainer.BaseTrainer.build_optimizer``, once a model with blocks is built: the optimizer trains
+  the gates at the multiple of the learning rate that their row names.
+- ``ultralytics.utils.checks.check_file``: the bare name of a YAML of this package is found from any folder.
+- ``ultralytics.nn.tasks.ELA``: the parser looks up the module of a row among the globals of its own module. Other
+  blocks are added there when a row names one. If Ultralytics has another class under such a name, the class and its
+  rows are left alone.
+- ``ultralytics.utils.callbacks.base.default_callbacks``: an export of a model with ELA is prepared when it starts, the
+  gates are recorded during a training, and a warning is logged if a trainer ignores their learning rate.
 
-What this relies on is tried out before anything is changed. Others may wrap the same functions, before and after.
+Everything that this relies on is probed before anything is changed. Other packages may wrap the same functions too.
 """
 
 from __future__ import annotations
@@ -47,24 +48,24 @@ _MARK = "wrapped_by_ela_yolo"
 
 
 def register(callbacks: Sequence[tuple[str, Callable[..., None]]]) -> None:
-    """Make ``ELA`` a layer of Ultralytics in this process. Calling it again changes nothing.
+    """Register ELA as a layer of Ultralytics in this process. Another call changes nothing.
 
-    A class named ``ELA`` that somebody put there is left alone: its rows are called as Ultralytics calls them.
+    If Ultralytics has another class named ``ELA``, that class and its rows are left alone.
 
     Args:
-        callbacks: Event of Ultralytics -> what to call then.
+        callbacks: Pairs of an event of Ultralytics and the function that is called then.
 
     Raises:
-        RegistrationError: If Ultralytics is not as this package expects; it is then left as it was.
+        RegistrationError: If Ultralytics is not as this package expects. Nothing in it is changed then.
     """
-    # Not at the top: importing the parser calls this function, by the finder that waits for it.
+    # Not at the top of the module: importing the parser calls this function.
     from ultralytics.nn import tasks
     from ultralytics.utils import checks
     from ultralytics.utils.callbacks import base
 
     places = (
         (tasks, "parse_model", _with_block_rows),
-        (getattr(tasks, "BaseModel", None), "load", _with_ultralytics_order),
+        (getattr(tasks, "BaseModel", None), "load", _with_matched_layers),
         (checks, "check_file", _with_packaged_yamls),
     )
     if all(_is_wrapped(getattr(owner, name, None)) for owner, name, _ in places):
@@ -82,12 +83,12 @@ def register(callbacks: Sequence[tuple[str, Callable[..., None]]]) -> None:
 
 
 def require_registered() -> None:
-    """See to it that ``register`` has run in this process.
+    """Check that ELA is registered in this process.
 
     Raises:
-        RegistrationError: If it failed, or Ultralytics' parser was reloaded since; the message says why.
+        RegistrationError: If the registration failed, or Ultralytics' parser was reloaded since.
     """
-    from ultralytics.nn import tasks  # whose import registers
+    from ultralytics.nn import tasks  # this import registers
 
     if not _is_wrapped(tasks.parse_model):
         refuse_changed(())
@@ -95,7 +96,7 @@ def require_registered() -> None:
 
 
 def _is_wrapped(function: Any) -> bool:
-    """Whether a function is a wrapper of ours, or somebody's decoration of one by functools.wraps."""
+    """Return whether a function is wrapped by this package, also below wrappers of others."""
     return hasattr(inspect.unwrap(function, stop=lambda wrapper: hasattr(wrapper, _MARK)), _MARK)
 
 
@@ -103,7 +104,7 @@ def _with_block_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(parse_model)
     def parse(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         rows = [*d["backbone"], *d["head"]]
-        # Where somebody wrapped this function and it was registered again, the rows have their args already.
+        # If others wrapped this function and it was registered again, the rows have their args already.
         blocks = {
             layer: read_block_row(layer, rows)
             for layer, row in enumerate(rows)
@@ -125,7 +126,7 @@ def _with_block_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _register_with_trainer() -> None:
-    # The trainer cannot be imported while the parser's module is, which is when register() is called.
+    # register() is called while the parser's module is being imported, when the trainer cannot be imported yet.
     from ultralytics.engine.trainer import BaseTrainer
 
     if not _is_wrapped(BaseTrainer.build_optimizer):
@@ -135,7 +136,7 @@ def _register_with_trainer() -> None:
 
 def _wrap(owner: Any, name: str, wrap: Callable[..., Any]) -> None:
     original = getattr(owner, name)
-    if not _is_wrapped(original):  # reloading the parser's module leaves the last one wrapped
+    if not _is_wrapped(original):  # after a reload of the parser's module, check_file is still wrapped
         replacement = wrap(original)
         setattr(replacement, _MARK, True)
         setattr(owner, name, replacement)
@@ -143,10 +144,10 @@ def _wrap(owner: Any, name: str, wrap: Callable[..., Any]) -> None:
 
 
 def _log_hints(rows: list[Any], error: Exception) -> None:
-    """Say what a row that the parser failed on has to do with the blocks, if anything."""
+    """Log a hint about the row on which the parser failed, if the row resembles a block's."""
     from ultralytics.utils import LOGGER
 
-    if hasattr(error, _MARK):  # another wrapper of ours, within this one, has said it
+    if hasattr(error, _MARK):  # logged already, where the function is wrapped twice
         return
     setattr(error, _MARK, True)
     modules = [row[2] if len(row) > 2 else None for row in rows]
@@ -160,7 +161,7 @@ def _log_hints(rows: list[Any], error: Exception) -> None:
 
 
 def _is_ours(module: Any) -> bool:
-    """Whether a row names one of our blocks, which the parser then finds."""
+    """Return whether a row names a known block, and add the block to the parser's globals."""
     if not names_block(module):
         return False
     from ultralytics.nn import tasks
@@ -170,19 +171,19 @@ def _is_ours(module: Any) -> bool:
     return True
 
 
-def _with_ultralytics_order(load: Callable[..., Any]) -> Callable[..., Any]:
+def _with_matched_layers(load: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load)
-    def load_by_ultralytics_layer(self: Any, weights: Any, verbose: bool = True) -> Any:
+    def load_matched_layers(self: Any, weights: Any, verbose: bool = True) -> Any:
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         layers = getattr(source, "model", None)
-        done = hasattr(source, _MARK)  # by another wrapper of ours, around this one
+        done = hasattr(source, _MARK)  # matched already, where the function is wrapped twice
         if done or not isinstance(layers, nn.Sequential) or not any(map(is_block, [*layers, *self.model])):
             return load(self, weights, verbose)
         from ultralytics.utils import LOGGER
 
-        source.float()  # as Ultralytics does; the stand-in holds but the layers that are matched
+        source.float()  # as Ultralytics does; the stand-in lacks the layers without a match
         matching = match_layers([*layers], [*self.model])
-        stand_in = copy.copy(source)  # all that may be asked of a source, but with its layers where ours are
+        stand_in = copy.copy(source)  # the source, with its layers in the order of this model's
         rearranged = nn.Sequential(*(nn.Identity() if match is None else layers[match] for match in matching.matches))
         stand_in._modules = {**source._modules, "model": rearranged}
         setattr(stand_in, _MARK, True)
@@ -196,13 +197,13 @@ def _with_ultralytics_order(load: Callable[..., Any]) -> Callable[..., Any]:
                 LOGGER.warning(f"ELA: {matching.disagreement}, so only layers that agree take weights")
         return transfer
 
-    return load_by_ultralytics_layer
+    return load_matched_layers
 
 
 def _take_names(model: Any, source: Any) -> None:
-    """Replace placeholder class names by the source's, as Ultralytics does where every tensor was taken over.
+    """Replace placeholder class names by the source's, as Ultralytics does if every tensor was loaded.
 
-    By its own count, new ELA blocks are tensors that were not.
+    Ultralytics itself would count the tensors of new blocks as not loaded.
     """
     names = getattr(source, "names", None) or {}
     if getattr(model, "names", None) == {i: str(i) for i in range(len(names))} and not hasattr(model, "set_classes"):
@@ -223,7 +224,7 @@ def _with_packaged_yamls(check_file: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _replace(original: Callable[..., Any], replacement: Callable[..., Any]) -> None:
-    """Put the replacement wherever a loaded module of Ultralytics holds the original, also where imported by name."""
+    """Replace a function in all loaded modules of Ultralytics, also where it was imported by name."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "ultralytics" and isinstance(module, ModuleType):
             for attribute, value in list(vars(module).items()):

@@ -1,4 +1,4 @@
-"""What the registration relies on in Ultralytics, tried out before anything is changed there."""
+"""Probes Ultralytics: checks everything that the registration relies on, before anything is changed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import nn
 from ela_yolo.errors import RegistrationError
 from ela_yolo.host.rows import BlockRow, RowArgs
 
-TESTED = ("8.4.108", "8.4.190")  # the oldest and the newest Ultralytics that the whole test suite passed on
+TESTED = ("8.4.108", "8.4.190")  # oldest and newest Ultralytics on which all tests passed
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A place of Ultralytics that the registration relies on.
+    """The check of one place in Ultralytics that the registration relies on.
 
     Attributes:
-        name: The place.
-        check: What was tried there.
-        problem: How it is not as expected; None if it is.
+        name: The name of the place.
+        check: The property that was checked.
+        problem: What differs from the expected; None if nothing does.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Probe:
 
 
 def probe(events: Iterable[str]) -> list[Probe]:
-    """Try out what the registration relies on, without changing anything.
+    """Check everything that the registration relies on, without changing anything.
 
     Args:
         events: The events that need a list of callbacks.
@@ -70,7 +70,7 @@ def probe(events: Iterable[str]) -> list[Probe]:
 
 
 def probe_trainer() -> Probe:
-    """Try out what the gates' own learning rate relies on; the trainer is imported."""
+    """Check what the learning rate of the gates relies on. This imports the trainer."""
     from ultralytics.engine import trainer
 
     return Probe(
@@ -81,19 +81,22 @@ def probe_trainer() -> Probe:
 
 
 def refuse_changed(events: Iterable[str]) -> None:
-    """Refuse an Ultralytics that is not as expected.
+    """Raise an error if Ultralytics is not as expected.
+
+    Args:
+        events: The events that need a list of callbacks.
 
     Raises:
-        RegistrationError: For the first probe that fails; the message names the versions that are known to work.
+        RegistrationError: If a probe fails; the message names the tested versions.
     """
     _refuse(probe(events))
 
 
 def refuse_changed_trainer() -> None:
-    """Refuse a trainer that is not as expected.
+    """Raise an error if Ultralytics' trainer is not as expected.
 
     Raises:
-        RegistrationError: Likewise.
+        RegistrationError: If its probe fails; the message names the tested versions.
     """
     _refuse([probe_trainer()])
 
@@ -116,7 +119,7 @@ def _refuse(probes: Iterable[Probe]) -> None:
 
 
 def older(version: str, other: str) -> bool:
-    """Whether one version of Ultralytics is older than the other."""
+    """Return whether a version of Ultralytics is older than another."""
     from ultralytics.utils.checks import check_version
 
     return bool(check_version(version, f"<{other}"))
@@ -134,7 +137,7 @@ def _missing(module: ModuleType, function: str, arguments: list[str]) -> str | N
     for name in function.split("."):
         found = getattr(found, name, None)
     try:
-        inspect.signature(found).bind(*arguments)  # somebody's wrapper may take any arguments and hand them on
+        inspect.signature(found).bind(*arguments)  # a wrapper of others may accept any arguments
     except (TypeError, ValueError):
         return f"{module.__name__}.{function}({', '.join(arguments)}) is missing"
     return None
@@ -152,9 +155,9 @@ def _events(base: ModuleType, events: Iterable[str]) -> str | None:
 
 
 def _probe_parser(parse_model: Callable[..., Any]) -> str | None:
-    """Build rows that read the layer before, an early one, and -3.
+    """Build rows that read the layer before, layer 0, and -3.
 
-    Identity and Concat have no weights, so the state of torch's random generator is not touched.
+    Identity and Concat have no weights, so the state of torch's random generator does not change.
     """
     rows: list[list[Any]] = [[-1, 1, "nn.Identity", []], [[-1, 0], 1, "Concat", [1]]]  # 3 channels, then 6
     probes = [RowArgs(BlockRow("probe", "", source, (), {}, ())) for source in (-1, 0, -3)]

@@ -1,4 +1,4 @@
-"""The args of a block's row: by position or by name, what each may be, and what to say of those from elsewhere."""
+"""The args of a block's row, by position or by name: their values, and hints about args of other implementations."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from ela_yolo.errors import RowError
 from ela_yolo.util.text import did_you_mean, plain, short
 
 _WORDS_FOR_CHANNELS = re.compile(r"c1|c2|c_?in|c_?out|ch(\[.*\])?|inp|oup|channels?|(in|out)_(ch\w*|planes)")
-_PYTHON = {"None": None, "True": True, "False": False}  # which Ultralytics' parser takes as YAML's null, true and false
+_PYTHON = {"None": None, "True": True, "False": False}  # Ultralytics' parser takes them for null, true and false
 _SHARES = ("rd_ratio", "se_factor")
 _COUNTS = ("rd_channels", "rd_divisor")
-_LARGEST_KERNEL = 63  # what is above is meant as channels, not as a kernel or what divides them
+_LARGEST_KERNEL = 63  # a larger number is meant as channels, not as a kernel or a divisor
 _SMALLEST_WIDTH = 8  # of a layer
 
 
 def options_of(block: type[nn.Module]) -> dict[str, Any]:
-    """Return what a row may give to a block, everything but its channels: name -> default, in order."""
+    """Return the options of a block, which a row may give: name -> default, in order, without the channels."""
     parameters = [*inspect.signature(block).parameters.values()][1:]
     named = takewhile(lambda p: p.name not in ("device", "dtype"), parameters)
     return {p.name: p.default for p in named if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
 def read_args(where: str, name: str, block: type[nn.Module], args: Any) -> dict[str, Any]:
-    """Return what a row gives to its block: option -> value, in the block's order.
+    """Return the options that a row gives to its block: option -> value, in the order of the block's arguments.
 
-    Values behind the last option, which a block with ``*args`` takes, have their position as their key.
+    A block with ``*args`` takes more values than it has options; their key is their position.
 
     Args:
         where: The row as errors name it.
-        name: The block's name in the row.
+        name: The name of the block in the row.
         block: Its class.
-        args: The row's args.
+        args: The args of the row.
 
     Raises:
-        RowError: If they are not a list, not those of the block, or channels.
+        RowError: If the args are not a list, the block has no such option, or they begin with the channels.
     """
     options = options_of(block)
     allowed = f"allowed, in this order or named in one mapping: {', '.join(options) or 'none'}"
@@ -68,7 +68,7 @@ def read_args(where: str, name: str, block: type[nn.Module], args: Any) -> dict[
 
 
 def by_position(block: type[nn.Module], given: Mapping[str, Any]) -> list[Any]:
-    """Return what a block is called with after its channels, up to the last option that is given."""
+    """Return the arguments of a block after its channels, up to the last option that is given."""
     defaults = options_of(block)
     options = {**defaults, **given}
     while options and next(reversed(options)) not in given:
@@ -77,16 +77,16 @@ def by_position(block: type[nn.Module], given: Mapping[str, Any]) -> list[Any]:
 
 
 def check_args(where: str, block: type[nn.Module], given: Mapping[str, Any], channels: int) -> None:
-    """Find out whether what a row gives suits a block of so many channels.
+    """Check that a block takes the options of its row at a number of channels.
 
     Args:
         where: The row as errors name it.
-        block: Its class.
+        block: The class of the block.
         given: Option -> value.
-        channels: Channels of the layer that the row reads.
+        channels: The channels of the layer that the row reads.
 
     Raises:
-        RowError: If not.
+        RowError: If the block fails with them.
     """
     for option in _COUNTS:
         value = given.get(option)
@@ -100,17 +100,17 @@ def check_args(where: str, block: type[nn.Module], given: Mapping[str, Any], cha
 def refuse_width(
     where: str, name: str, block: type[nn.Module], args: Sequence[Any], widths: Collection[int | None]
 ) -> None:
-    """Refuse args that begin with the width of the layer that the row reads, unless its option is named.
+    """Raise an error if the args begin with the channels of the layer that the row reads.
 
     Args:
         where: The row as errors name it.
-        name: The block's name in the row.
+        name: The name of the block in the row.
         block: Its class.
-        args: The row's args.
-        widths: The layer's channels, and what its own row says they are before the model's scale.
+        args: The args of the row.
+        widths: The channels of that layer, and the width in its row, to which the model's scale does not apply yet.
 
     Raises:
-        RowError: If they do.
+        RowError: If the first arg is one of the widths.
     """
     first = args[0] if args else None
     if type(first) is int and first >= _SMALLEST_WIDTH and first in widths:
@@ -120,12 +120,12 @@ def refuse_width(
 
 
 def try_block(block: type[nn.Module], channels: int, options: Sequence[Any] = ()) -> str | None:
-    """Build a block and run it on a small map; return what is wrong, or None. The random generator is left alone."""
+    """Build a block, run it on a small map, and return what is wrong, or None. The random generator's state is kept."""
     called = f"{block.__qualname__}({', '.join(map(repr, (channels, *options)))})"
     x = torch.zeros(2, channels, 8, 6)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come again when the block is built
+            warnings.simplefilter("ignore")  # the model's own build shows them
             made = block(channels, *options).eval()(x)
         shape = tuple(made.shape)
     except Exception as error:  # of the block's code
@@ -134,7 +134,7 @@ def try_block(block: type[nn.Module], channels: int, options: Sequence[Any] = ()
 
 
 def _refuse_channels(where: str, name: str, options: Mapping[str, Any], args: Sequence[Any]) -> None:
-    """Refuse args that begin with what is no first option: channels, and what follows them in public copies."""
+    """Raise an error if the args begin with channels, as other implementations of a block need them."""
     if not args:
         return
     first, option = args[0], next(iter(options), None)
@@ -159,7 +159,7 @@ def _by_themselves(name: str, args: str) -> str:
 
 
 def _args_from_elsewhere(name: str, options: Mapping[str, Any], args: Sequence[Any]) -> str:
-    """Return args for a row that has them as public copies of a block do: ``[512, 7]`` is ``[{kernel_size: 7}]``."""
+    """Return the args that replace those of another implementation: ``[{kernel_size: 7}]`` for ``[512, 7]``."""
     leading = [*takewhile(lambda arg: type(arg) in (int, float) or _is_word_for_channels(arg), args)]
     if len(leading) < len(args):
         return f"[{', '.join('null' if arg is None else str(arg) for arg in args[len(leading) :])}]"
@@ -178,7 +178,7 @@ def _is_word_for_channels(arg: Any) -> bool:
 
 
 def _refuse_without_effect(where: str, name: str, options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse shares above 1, and what a block of timm would not look at."""
+    """Raise an error for shares above 1, and for options that timm's block would ignore."""
     for option in _SHARES:
         value = given.get(option)
         share = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1

@@ -1,7 +1,8 @@
-"""What people call the blocks elsewhere, and what to write here instead: hints beside an unknown name in a row.
+"""Hints about an unknown module in a row: other names of the blocks, and what to write instead.
 
-A name is recognised by its letters and digits alone, whatever its case and underscores: a block's own name or one that
-papers and public copies use, with words around it that say nothing, or with a layer that it is a part of there.
+Only the letters and digits of a name count, not its case or underscores. A name is recognised if it is a block's own
+name, or one that papers and other implementations use; it may have common words such as ``block`` around it, or the
+name of a layer that contains the block, as ``C2f_ELA`` has.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from ela_yolo.host.blocks import known_blocks
 
-# Block -> what it is called, and how such a name begins or ends.
+# Block -> its names; an unknown name begins or ends with one of them.
 _CALLED = {
     "ELA": ("ELA", "EfficientLocalizationAttention", "EfficientLocalAttention", "EfficientLocalAttn"),
     "CA": ("CA", "CoordinateAttention", "CoordAttention", "CoordAttn", "CoordAtt", "CoordinateAtt", "CoordinateAttn"),
@@ -25,12 +26,13 @@ _VARIANTS = "tbsl"
 
 @dataclass(frozen=True)
 class Recognised:
-    """A name that is unknown here, and which block is meant.
+    """The block that an unknown name means.
 
     Attributes:
-        block: The block's name here.
-        args: What its row says as args: ``[]``, or ``[S]`` for ``ELA_S``.
-        part_of: What the name has the block as a part of, ``C2f`` in ``C2f_ELA``; None if it is the block alone.
+        block: The name of the block.
+        args: The args of its row: ``[]``, or ``[S]`` for ``ELA_S``.
+        part_of: The layer that contains the block, ``C2f`` for ``C2f_ELA``, "" if it is unknown; None if the name means
+            the block alone.
     """
 
     block: str
@@ -44,7 +46,7 @@ class Recognised:
 
 
 def recognise(name: str) -> Recognised | None:
-    """Return the block that somebody means by a name that is not known here, or None."""
+    """Return the block that an unknown name means, or None."""
     plain = _plain(name)
     called = {_plain(word): block for block, words in _CALLED.items() for word in words}
     called = {**{_plain(block): block for block in known_blocks()}, **called}
@@ -59,13 +61,13 @@ def recognise(name: str) -> Recognised | None:
             layer = _ultralytics_layer(rest)
             if layer is not None:
                 return Recognised(called[word], part_of=layer)
-        if re.search(rf"(^|[_\-.]){word}([_\-.]|$)", name, re.IGNORECASE):  # of something that is not known either
+        if re.search(rf"(^|[_\-.]){word}([_\-.]|$)", name, re.IGNORECASE):  # in a layer that is unknown too
             return Recognised(called[word], part_of="")
     return None
 
 
 def row_hint(name: str) -> str:
-    """Return what to write instead of a row's unknown module, as a sentence; "" if nothing is known of it."""
+    """Return a sentence on what to write instead of the unknown module of a row; "" if no block is recognised."""
     meant = recognise(name)
     if meant is None:
         return ""
@@ -85,7 +87,7 @@ def _plain(name: str) -> str:
 
 
 def _around(name: str, word: str) -> list[str]:
-    """Return what is left of a name without the word at its beginning or end."""
+    """Return the rests of a name without the word at its beginning, and without it at its end."""
     rests = [name[len(word) :]] if name.startswith(word) else []
     return [*rests, name[: -len(word)]] if name.endswith(word) else rests
 

@@ -1,4 +1,4 @@
-"""A block's row of a model YAML, ``[from, repeats, ELA, args]``: what it may hold, and what to say if it is wrong."""
+"""Reads a block's row of a model YAML, ``[from, repeats, ELA, args]``, and says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ela_yolo.util.text import short
 
 @dataclass(frozen=True)
 class BlockRow:
-    """A row whose form is right; whether its options fit its channels is not known yet.
+    """The row of a block, whose form is right. Its options are checked once its channels are known.
 
     Attributes:
         where: The row as errors name it.
-        block: The block's name.
-        source: The layer it reads, as in its ``from``.
-        args: Its args as they are.
-        given: The same as option -> value.
-        options: What the block takes after its channels, by position; for ELA variant and gate in full.
-        width: The channels of the layer it reads as that layer's row has them, before the model's scale; None if it
-            does not say.
+        block: The name of the block.
+        source: The layer that the row reads, as in its ``from``.
+        args: The args as they are written.
+        given: The args as option -> value.
+        options: The arguments of the block after its channels, by position; for ELA with variant and gate.
+        width: The width in the row of the layer that this row reads, before the model's scale applies; None if that
+            row has no width.
     """
 
     where: str
@@ -37,10 +37,10 @@ class BlockRow:
     width: int | None = None
 
     def check(self, channels: int) -> None:
-        """Find out whether the options suit a block of so many channels.
+        """Check that the block takes the options at this number of channels.
 
         Raises:
-            RowError: If not.
+            RowError: If it does not.
         """
         if self.block == ELA.__name__:
             try:
@@ -54,10 +54,10 @@ class BlockRow:
 
 
 class RowArgs(list[Any]):
-    """Args of a block's row, of which the first is the channels of the layer that the row reads.
+    """The args of a block's row for the parser; the first of them becomes the channels of the layer that the row reads.
 
-    The parser replaces the string ``"ch"`` by its list of output channels so far. This keeps the one entry that
-    counts, so that the block is called with, and the layer table shows, a plain number.
+    The parser replaces the string ``"ch"`` by a list, the output channels of all layers so far. This class stores only
+    the entry of the layer that the row reads. So the block gets a plain number, and the layer table shows it.
     """
 
     def __init__(self, row: BlockRow) -> None:
@@ -65,7 +65,7 @@ class RowArgs(list[Any]):
         self.row = row
 
     def __setitem__(self, index: Any, channels_so_far: Any) -> None:
-        if index != 0:  # an option that happens to be named like a local of the parser
+        if index != 0:  # the parser also replaces options named like its local variables
             return
         channels = channels_so_far[self.row.source]
         self.row.check(channels)
@@ -73,11 +73,10 @@ class RowArgs(list[Any]):
 
 
 def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
-    """Read the row of a block that is layer number ``layer``.
+    """Return the row of a block, which is layer number ``layer``.
 
     Raises:
-        RowError: If it is not of the form ``[from, repeats, module, args]`` with known args, or the block cannot be
-            imported.
+        RowError: If the row is not ``[from, repeats, module, args]`` with known args, or the block cannot be imported.
     """
     row = rows[layer]
     name = row[2]
@@ -104,16 +103,16 @@ def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
 
 
 def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
-    """Refuse rows of blocks that no later row reads: a number that should point to them was not raised.
+    """Raise an error if no later row reads a block: then the layer numbers behind the block were not raised.
 
     Args:
         rows: All rows of the model.
-        blocks: The layers that are blocks; the last layer of all needs no reader.
+        blocks: The layers that are blocks; the last layer of the model needs no reader.
 
     Raises:
-        RowError: For the first such row.
+        RowError: For the first such block.
     """
-    if not blocks:  # then what the rows hold is Ultralytics' affair
+    if not blocks:  # then Ultralytics alone checks the rows
         return
     sources = [row[0] if isinstance(row[0], list) else [row[0]] for row in rows]
     read = {layer + s if s < 0 else s for layer, row in enumerate(sources) for s in row if isinstance(s, int)}

@@ -1,7 +1,7 @@
-"""Which layer of a source each layer of a model takes its weights from, and what was kept.
+"""Matches the layers of a model with those of a source of weights, and reports which weights were kept.
 
-Ultralytics matches weights by layer number, and rows of blocks shift those. Here layers are matched by their order with
-the blocks left out of the count, and only where the module types agree.
+Ultralytics matches weights by layer number, and the rows of blocks shift these numbers. Here layers are matched by
+their order with the blocks left out of the count, and only if their classes agree.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _FILLED = "another number of channels in the weights, filled from them by Ultral
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Pretrained tensors of one layer that did not get the source's values.
+    """The pretrained tensors of one layer that were not kept.
 
     Attributes:
-        layer: The layer of the model that was loaded into.
+        layer: The number of the layer.
         module: Its class.
-        tensors: How many.
-        reason: Why.
+        tensors: The number of these tensors.
+        reason: The reason.
     """
 
     layer: int
@@ -42,18 +42,28 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class WeightTransfer:
-    """What was kept when a model took weights; printed, it is one line.
+    """The report on loading weights into a model; printed, it is one line.
 
-    Pretrained tensors are those of all layers but ELA. A tensor counts as kept if it equals the source's bit for bit.
+    The pretrained tensors are those of all layers that are no blocks. A tensor counts as kept if it equals the source's
+    tensor bit for bit.
 
     Attributes:
-        kept: Pretrained tensors with the source's values.
-        total: Pretrained tensors of the model.
-        new_blocks: Layers that are ELA and have no counterpart in the source, so they start fresh.
-        kept_blocks: Layers that are ELA and took the source's weights.
-        dropped_blocks: ELA layers of the source, by its own numbers, that stand elsewhere or have other settings.
+        kept: The number of pretrained tensors that were kept.
+        total: The number of the model's pretrained tensors.
+        new_blocks: The layers with blocks that match none of the source, so that they keep their initial weights.
+        kept_blocks: The layers with blocks that got the weights of the source's block.
+        dropped_blocks: The layers with blocks in the source that match none of the model, by the source's numbers.
         left_out: The pretrained tensors that were not kept, by layer.
-        block: What the blocks are: ``ELA``, or the class of others that ``register_block`` makes known.
+        block: The name of the blocks: ``ELA``, or the class of another block.
+
+    Example:
+        >>> from ultralytics import YOLO
+        >>> model = YOLO("yolov8n-ela.yaml").model
+        >>> transfer = model.load(YOLO("yolov8n.yaml").model, verbose=False)
+        >>> print(transfer)
+        ELA: 355/355 pretrained tensors kept; 4 new ELA (3, 6, 9, 12)
+        >>> transfer.complete
+        True
     """
 
     kept: int
@@ -66,9 +76,9 @@ class WeightTransfer:
 
     @property
     def complete(self) -> bool:
-        """Whether every pretrained tensor was kept, counted as Ultralytics does.
+        """Whether every pretrained tensor was kept.
 
-        A first convolution that it filled from one with another number of channels counts as kept.
+        As in Ultralytics, a first convolution counts as kept if it was filled from one with other channels.
         """
         return all(entry.reason == _FILLED for entry in self.left_out)
 
@@ -90,11 +100,11 @@ class WeightTransfer:
 
 @dataclass(frozen=True)
 class Matching:
-    """The source's layers in the order of the model's.
+    """The layers of a source that match the layers of a model.
 
     Attributes:
-        matches: For each layer of the model the number of the source's layer that it takes its weights from, or None.
-        disagreement: The first layer that differs, in words, ELA not counted; None if the architectures agree.
+        matches: For each layer of the model the number of the source's layer that matches, or None.
+        disagreement: A description of the first layer that differs, ELA not counted; None if the architectures agree.
     """
 
     matches: tuple[int | None, ...]
@@ -102,18 +112,18 @@ class Matching:
 
 
 def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Matching:
-    """Match the layers of two models by their order, ELA left out of the count, where the module types agree.
+    """Match the layers of two models by their order, with blocks left out of the count.
 
-    With as many other layers on both sides a layer that disagrees is left out alone. With more or fewer, nothing can be
-    said of the layers behind the first one that disagrees, and they are left out too. Heads of one family, such as
-    Detect and Segment, agree.
+    Layers match if their classes agree. Heads of one family, such as Detect and Segment, agree too. If both models have
+    the same number of layers, a layer that disagrees is left out alone. If not, all layers behind it are left out too,
+    because nothing tells how they correspond.
 
-    An ELA block takes the weights of the source's if it stands behind the same other layers, reads the same one, and
-    has the same settings.
+    A block matches a block of the source if it follows the same layers, reads the same layer, and has the same
+    settings.
 
     Args:
-        source: The layers that the weights come from, each with the number of the layer it reads in ``.f``.
-        model: The layers that they go to, likewise.
+        source: The layers that the weights come from; ``.f`` of a layer is the number of the layer that it reads.
+        model: The layers that get the weights, with ``.f`` too.
     """
     places = {place: number for number, place in enumerate(_places(source))}
     theirs, ours = ([i for i, layer in enumerate(layers) if not is_block(layer)] for layers in (source, model))
@@ -135,11 +145,11 @@ def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Mat
     agree += [False] * (len(ours) - len(agree))
 
     matches: list[int | None] = []
-    before = 0  # other layers so far
+    before = 0  # layers so far that are no blocks
     for layer, place in zip(model, _places(model), strict=True):
         match = places.get(place)
         if is_block(layer):
-            while isinstance(place, tuple):  # what it reads, through other blocks
+            while isinstance(place, tuple):  # the layer that it reads, through other blocks
                 place = place[2]
             same = (
                 match is not None
@@ -156,12 +166,12 @@ def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Mat
 def report_transfer(
     source: Sequence[nn.Module], model: Sequence[nn.Module], matches: Sequence[int | None]
 ) -> WeightTransfer:
-    """Compare each layer of a loaded model with the layer that it took its weights from.
+    """Report which tensors of a loaded model equal those of the source.
 
     Args:
-        source: The layers that the weights came from.
-        model: The layers after loading.
-        matches: For each of them the number of its source, or None.
+        source: The layers of the source.
+        model: The layers of the model after loading.
+        matches: For each layer of the model the number of the source's layer that matches, or None.
     """
     kept = total = 0
     left_out = []
@@ -191,9 +201,11 @@ def report_transfer(
 
 
 def _places(layers: Sequence[nn.Module]) -> list[Any]:
-    """Return for each layer what identifies it whatever ELA blocks there are: its number among the other layers.
+    """Return for each layer a key that does not depend on the blocks in the model.
 
-    For ELA that is how many other layers stand before it, its number among the blocks there, and the place it reads.
+    For a layer that is no block, the key is its number with blocks left out of the count. For a block, it is the number
+    of other layers before it, its own number among the blocks that follow each other there, and the key of the layer
+    that it reads.
     """
     places: list[Any] = []
     before = 0
@@ -212,12 +224,12 @@ def _places(layers: Sequence[nn.Module]) -> list[Any]:
 
 
 def _settings(block: nn.Module) -> str:
-    """Return what a block's weights depend on, in words: how fast they learn is not of it."""
+    """Return the settings that a block's weights depend on; the learning rate is not one of them."""
     return re.sub(r", lr_mult=[\w.+-]+", "", repr(block))
 
 
 def _kind(layer: nn.Module) -> type[nn.Module]:
-    """Return the class of a layer; where Ultralytics repeats a module, which depends on the scale, that module's."""
+    """Return the class of a layer. Where Ultralytics repeats a module, which the scale decides, return that class."""
     return _kind(layer[0]) if isinstance(layer, nn.Sequential) and len(layer) else type(layer)
 
 

@@ -1,7 +1,7 @@
-"""Refuses what would run code in a model YAML, which may come from anywhere.
+"""Refuses a model YAML that would run code, since a YAML may come from anywhere.
 
-Ultralytics evaluates ``activation:`` as Python, and calls whatever a row names among the globals of its parser with
-the row's args, so a row may load a checkpoint, which runs code. Nothing of a YAML is evaluated or called here.
+Ultralytics evaluates ``activation:`` as Python. It also calls any global of its parser that a row names, with the
+row's args, so a row could load a checkpoint, which runs code. Here nothing of a YAML is evaluated or called.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _TEXT_MODEL = re.compile(r"clip:(RN\d+(x\d+)?|ViT-[BL]/\d+(@\d+px)?)|mobileclip2
 
 
 def refuse_code(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a model YAML whose activation is not a module of ``torch.nn``, or that names what is no layer.
+    """Raise an error if the activation of a model YAML is no module of ``torch.nn``, or a row names no layer.
 
     Args:
-        name: What to call it in an error, such as its file.
+        name: The name of the YAML in errors, such as its file.
         config: The YAML as Ultralytics reads it, with rows of four entries.
 
     Raises:
-        ModelYamlError: For the first entry that is not as said; the message names the layer.
+        ModelYamlError: For the first such entry; the message names the layer.
     """
     activation = config.get("activation")
     if activation and not _is_activation(activation):
@@ -49,7 +49,7 @@ def refuse_code(name: str, config: Mapping[str, Any]) -> None:
 
 
 def _nests_deeper(value: object, levels: int) -> bool:
-    """Whether lists and mappings stand in each other at more levels; by aliases a short YAML can hold millions."""
+    """Return whether lists and mappings nest more deeply; by aliases a short YAML can hold millions of them."""
     if not isinstance(value, list | dict):
         return False
     inside = value.values() if isinstance(value, dict) else value
@@ -81,7 +81,7 @@ def _check_module(where: str, module: str) -> None:
         found = getattr(import_module("torchvision.ops"), module[16:], None)
     else:
         found = vars(tasks).get(module)
-    if _is_layer(found) and not issubclass(found, tasks.BaseModel):  # a whole model would be built from another YAML
+    if _is_layer(found) and not issubclass(found, tasks.BaseModel):  # a model would be built from another YAML
         return
     if found is not None:
         raise ModelYamlError(f"{where}: {module} is no layer, and a model YAML from elsewhere could run code by it")
