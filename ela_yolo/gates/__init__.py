@@ -1,1 +1,1 @@
-"""What the gates of ELA blocks do, in pictures and numbers."""
+"""Draws and measures the gates of ELA blocks."""

@@ -1,4 +1,4 @@
-"""Where ELA looks: runs a model over images for pictures of its gates, and over a data set for their numbers."""
+"""Runs a model on images for pictures of its gates, and on a data set for the statistics of its gates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ela_yolo.host.lookup import check_model, data_images, find_model, open_mode
 from ela_yolo.host.patches import require_registered
 from ela_yolo.util.files import written_whole
 
-SMALL = 320  # px
+SMALL = 320  # px; thin lines are drawn in images below it
 
 
 def attention(
@@ -31,23 +31,27 @@ def attention(
     imgsz: int | None = None,
     stretch: bool = False,
 ) -> list[Path]:
-    """Draw for each image where a model's ELA blocks look, and return the pictures.
+    """Draw the gates of a model's ELA blocks over images, a picture for each image, and return the files.
 
-    A picture is named after its image, frames of a video are numbered, and a name that was there already in another
-    folder of the source gets a number. Pictures of an earlier run are replaced.
+    :func:`plot_attention` describes the pictures. A picture has the name of its image. The frames of a video are
+    numbered, and so are images of the same name. Pictures of an earlier run are replaced.
 
     Args:
         model: A checkpoint (.pt) or a model YAML with ELA, found as Ultralytics finds it.
-        source: As Ultralytics takes it: an image, a folder, a pattern, a list of them (.txt), a video.
-        save: The folder for the pictures; None means ``MODEL-attention`` in this folder.
-        imgsz: Side of the network's input, in px; None means the one that the model was trained with.
-        stretch: As :func:`plot_attention` takes it.
+        source: A source as in ``YOLO.predict``: an image, a folder, a pattern, a text file with images, a video.
+        save: The folder of the pictures; None means ``MODEL-attention`` in the current folder.
+        imgsz: The side of the network's input, in px; None means the size of the model's training.
+        stretch: Whether colours and axes span the values of each picture, not the same range in all pictures.
 
     Raises:
-        InputError: If the model has no ELA, ``save`` is no folder, no image can be read, or images have other channels
-            than the model takes.
+        InputError: If the model has no ELA, ``save`` is a file, no image can be read, or the images have more or fewer
+            channels than the model takes.
         CheckpointError: If there is no such checkpoint.
         RegistrationError: If Ultralytics is not as this package expects.
+
+    Example:
+        >>> attention("best.pt", "images/")  # doctest: +SKIP
+        [PosixPath('best-attention/bus.png'), PosixPath('best-attention/zidane.png')]
     """
     folder = Path(f"{Path(model).stem}-attention" if save is None else save)
     if folder.exists() and not folder.is_dir():
@@ -86,19 +90,27 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 def gate_health(model: str | Path, data: str, split: str = "val", imgsz: int | None = None) -> GateReport:
-    """Return what a model's ELA blocks do to the images of a data set.
+    """Return statistics of a model's gates over the images of a data set, with a verdict for each ELA block.
 
     Args:
         model: A checkpoint (.pt) or a model YAML with ELA, found as Ultralytics finds it.
-        data: A data-set YAML, or for classification a folder, found as Ultralytics finds it.
-        split: ``train``, ``val`` or ``test``.
-        imgsz: Side of the network's input, in px; None means the one that the model was trained with.
+        data: A data set's YAML, or for classification a folder, found as Ultralytics finds it.
+        split: The split of the data set: ``train``, ``val`` or ``test``.
+        imgsz: The side of the network's input, in px; None means the size of the model's training.
 
     Raises:
-        InputError: If the model has no ELA, the data set has no such images, or they have other channels than the
+        InputError: If the model has no ELA, the split has no images, or the images have more or fewer channels than the
             model takes.
         CheckpointError: If there is no such checkpoint.
         RegistrationError: If Ultralytics is not as this package expects.
+
+    Example:
+        >>> print(gate_health("best.pt", data="scenes.yaml"))  # doctest: +SKIP
+        | layer | block | gate mean | spread | saturated | scale | verdict |
+        |---|---|---|---|---|---|---|
+        | 3 | ELA-B identity | 0.412 | 0.0871 | 0.3% | 0.716 | alive |
+        <BLANKLINE>
+        over 64 images
     """
     with tempfile.TemporaryDirectory() as name:
         listed = Path(name) / "images.txt"
@@ -111,7 +123,7 @@ def gate_health(model: str | Path, data: str, split: str = "val", imgsz: int | N
 
 
 class _Latest:
-    """A hook that knows the size of a network's latest input, and refuses images of other channels than it takes."""
+    """A hook that stores the size of a network's latest input, and raises an error if its channels do not fit."""
 
     def __init__(self, model: str | Path, channels: int) -> None:
         self._model = model
@@ -132,7 +144,7 @@ class _Latest:
 def _prediction(
     model: str | Path, source: str | Path, imgsz: int | None
 ) -> Iterator[tuple[Any, Iterator[Any], _Latest]]:
-    """Give Ultralytics' predictor, set up, its results, computed as they are taken, and its network's latest input."""
+    """Give the predictor of Ultralytics, an iterator that computes its results, and the latest input of its network."""
     require_registered()
     check_model(str(model))
     opened = open_model(find_model(model))
@@ -141,7 +153,7 @@ def _prediction(
         raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
     size = {} if imgsz is None else {"imgsz": imgsz}
     results = opened.predict(str(source), stream=True, batch=1, save=False, verbose=False, **size)
-    opened.predictor.done_warmup = True  # on a GPU that is one more forward of the first image
+    opened.predictor.done_warmup = True  # on a GPU the warm-up is one more forward, which would count as an image
     latest = _Latest(model, opened.model.yaml.get("channels", 3))
     opened.predictor.model.register_forward_pre_hook(latest)
     try:

@@ -1,6 +1,6 @@
-"""The gates of a model's ELA blocks, caught while the model runs.
+"""Captures the gates of a model's ELA blocks while the model runs.
 
-A hook on each block computes its gates once more from the map that the block gets.
+A hook on each block computes the gates once more from the input of the block.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ela_yolo.host.model_blocks import named_blocks
 
 @dataclass(frozen=True)
 class Gates:
-    """The gates of one block as they multiply the map: those of the ``identity`` form are doubled sigmoids.
+    """The gates of one block, by which it multiplies the map. In the ``identity`` form they are doubled sigmoids.
 
     Attributes:
-        along_h: The gate along the height, (B, C, H).
-        along_w: The gate along the width, (B, C, W).
+        along_h: The gate along the height, ``(B, C, H)``.
+        along_w: The gate along the width, ``(B, C, W)``.
         form: The gate form.
         variant: The block's variant.
     """
@@ -36,7 +36,7 @@ class Gates:
 
     @property
     def block(self) -> str:
-        """Variant and gate form, such as ``ELA-B paper``."""
+        """The block's variant and gate form, such as ``ELA-B paper``."""
         return f"ELA-{self.variant} {self.form}"
 
     @property
@@ -50,7 +50,7 @@ class Gates:
         return self.along_h / doubled, self.along_w / doubled
 
     def scale_map(self) -> Tensor:
-        """Return by what each place of the map is multiplied, as the mean over the channels.
+        """Return the factor by which the block multiplies each place of the map, as the mean over the channels.
 
         Shape:
             - Output: ``(B, H, W)``
@@ -61,10 +61,24 @@ class Gates:
 
 @contextmanager
 def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
-    """Give a dict that holds layer -> gates of the model's latest forward, in the order of the layers.
+    """Capture the gates of a model's ELA blocks within a ``with`` block.
 
     Args:
-        model: A model, or what :func:`named_blocks` takes. Ultralytics predicts with a copy: ``model.predictor.model``.
+        model: A model with ELA, or a wrapper of Ultralytics or PyTorch around it, such as DDP. ``YOLO.predict`` runs a
+            copy of the model, which is ``model.predictor.model``.
+
+    Yields:
+        A dict that holds the gates of the latest forward: layer -> ``along_h`` ``(B, C, H)``, ``along_w``
+        ``(B, C, W)``, ``form``, ``variant``, and the methods ``scale_map()`` and ``sigmoids()``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 16, 3, stride=4), ELA(16, gate="identity"))
+        >>> with capture_gates(model) as gates:
+        ...     _ = model(torch.zeros(1, 3, 64, 48))
+        >>> gates["1"].block, gates["1"].map_size
+        ('ELA-B identity', (16, 12))
+        >>> gates["1"].scale_map().mean()  # a new block in the identity form multiplies by 1
+        tensor(1.)
     """
     latest: dict[str, Gates] = {}
 
@@ -80,7 +94,7 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
 
 
 def gates_of(block: ELA, x: Tensor) -> Gates:
-    """Return the gates of a block for a map, without gradients.
+    """Return the gates of a block for an input, without gradients.
 
     Shape:
         - x: ``(B, C, H, W)``

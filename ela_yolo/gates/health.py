@@ -1,4 +1,4 @@
-"""Whether the ELA blocks of a model do anything, over many images."""
+"""Measures over many images whether the ELA blocks of a model do anything."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ela_yolo.ela import ELA
 from ela_yolo.gates.capture import gates_of, listen
 from ela_yolo.util.tables import markdown_table
 
-# A gate that varies by less has a standard deviation of at most 1% of a sigmoid's middle, 0.5. What is left is one
-# factor per channel, which the next convolution's weights can hold as well.
+# A standard deviation of 1% of a sigmoid's middle, 0.5. A gate that varies by less is nearly one factor per channel,
+# which the weights of the next convolution can hold as well.
 ALIKE = 0.005
-LOW, HIGH = 0.05, 0.95  # beyond these a sigmoid's slope, and with it the gradient, is below a fifth of its largest
+LOW, HIGH = 0.05, 0.95  # outside, a sigmoid's slope, and so the gradient, is below a fifth of its largest
 
 
 @dataclass(frozen=True)
 class GateHealth:
-    """What the gates of one block did to the images that were seen.
+    """Statistics of the gates of one block over images.
 
     Attributes:
-        layer: The block's layer, as ``"3"``.
-        block: Variant and gate form, such as ``ELA-B paper``.
-        mean: Of the sigmoids, 0 to 1.
-        spread: Standard deviation of a gate across its positions, as the mean over channels, images and both gates.
-        saturated: Share of the sigmoids below 0.05 or above 0.95.
-        scale: Root mean square of the block's output to that of its input.
+        layer: The layer of the block, such as ``"3"``.
+        block: The variant and the gate form, such as ``ELA-B paper``.
+        mean: The mean of the sigmoids, from 0 to 1.
+        spread: The standard deviation of a gate across its positions, as the mean over channels, images and both gates.
+        saturated: The share of the sigmoids below 0.05 or above 0.95.
+        scale: The root mean square of the block's output, divided by that of its input.
     """
 
     layer: str
@@ -41,10 +41,10 @@ class GateHealth:
 
     @property
     def verdict(self) -> str:
-        """Whether the block does anything, in words.
+        """Whether the block does anything: ``alive``, ``saturated``, or that it looks everywhere alike.
 
-        ``alive`` says that the gates vary, not that they have learned to: those of a fresh block in the ``paper`` or
-        ``residual`` form vary as much.
+        ``alive`` means that the gates vary. It does not mean that they have learned to: the gates of a new block in the
+        ``paper`` or ``residual`` form vary as much.
         """
         if not math.isfinite(self.mean):
             return "not finite: the training diverged"
@@ -57,11 +57,19 @@ class GateHealth:
 
 @dataclass(frozen=True)
 class GateReport:
-    """The gates of a model over many images; printed, it is a Markdown table.
+    """Statistics of a model's gates over images; printed, it is a Markdown table.
 
     Attributes:
-        blocks: One for each ELA block.
-        images: How many images the model got.
+        blocks: The statistics of each ELA block.
+        images: The number of images.
+
+    Example:
+        >>> print(GateReport((GateHealth("3", "ELA-B paper", 0.5, 0.001, 0, 0.25),), images=64))
+        | layer | block | gate mean | spread | saturated | scale | verdict |
+        |---|---|---|---|---|---|---|
+        | 3 | ELA-B paper | 0.500 | 0.0010 | 0.0% | 0.250 | looks everywhere alike: does nothing |
+        <BLANKLINE>
+        over 64 images
     """
 
     blocks: tuple[GateHealth, ...]
@@ -85,13 +93,13 @@ class GateReport:
 
 
 class HealthMeter:
-    """Gathers, as a context manager around forwards of a model, what its ELA blocks do.
+    """A context manager that collects statistics of a model's gates during its forwards, also those of a training.
 
-    It computes with strips, but for the root mean square of a block's input and output. Every forward counts, those
-    of training too.
+    It costs little: apart from the root mean squares of a block's input and output, it computes with strips only.
 
     Args:
-        model: A model, or what :func:`named_blocks` takes. Ultralytics predicts with a copy: ``model.predictor.model``.
+        model: A model with ELA, or a wrapper of Ultralytics or PyTorch around it, such as DDP. ``YOLO.predict`` runs a
+            copy of the model, which is ``model.predictor.model``.
 
     Example:
         >>> block = ELA(16, gate="identity")
@@ -118,11 +126,11 @@ class HealthMeter:
 
     @property
     def images(self) -> int:
-        """How many images went through the blocks."""
+        """The number of images that went through the blocks."""
         return max(self._images.values(), default=0)
 
     def result(self) -> tuple[GateHealth, ...]:
-        """Return what was gathered so far, a block each, in the order in which they ran."""
+        """Return the statistics so far, for each block, in the order in which the blocks ran."""
         return tuple(self._health(layer) for layer in self._blocks)
 
     def _health(self, layer: str) -> GateHealth:
@@ -138,7 +146,7 @@ class HealthMeter:
             torch.stack([statistic(gate) for gate in sigmoids]).mean(0) for statistic in (_mean, _spread, _saturated)
         ]
         squares = [_sum_of_squares(each) for each in (x, output)]
-        sums = torch.stack([*(each.sum() for each in of_images), *squares]).tolist()  # the one wait for a GPU
+        sums = torch.stack([*(each.sum() for each in of_images), *squares]).tolist()  # waits for a GPU only once
         former = self._sums.get(layer, [0.0] * len(sums))
         self._blocks[layer] = gates.block
         self._images[layer] = self._images.get(layer, 0) + x.shape[0]
@@ -158,5 +166,5 @@ def _saturated(gate: Tensor) -> Tensor:
 
 
 def _sum_of_squares(x: Tensor) -> Tensor:
-    # Image by image, since in a dtype that is not the map's this is computed from a copy on some devices.
+    # Image by image: with another dtype than the map's, some devices first make a copy.
     return torch.stack([torch.linalg.vector_norm(image, dtype=torch.float32) for image in x]).square().sum()

@@ -1,4 +1,4 @@
-"""The picture of a model's gates over one image, and where the image lies in what the network got."""
+"""Draws a model's gates over an image, and computes where the image lies in the network's input."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ SIDE = 640  # px, the longer side of an image as it is drawn
 
 @dataclass(frozen=True)
 class Part:
-    """The part of the network's input that the image covers, along one axis, in shares of the input.
+    """The part of the network's input that the image covers along one axis, as shares of the input.
 
     Attributes:
-        start: Where the image starts; below 0 if the input shows only its middle.
-        length: The image's length.
+        start: The start of the image; below 0 if the input shows only the middle of the image.
+        length: The length of the image.
     """
 
     start: float
@@ -44,12 +44,12 @@ WHOLE = (Part(0, 1), Part(0, 1))
 
 
 def covered(image: tuple[int, int], network: tuple[int, int], fit: str = "letterbox") -> tuple[Part, Part]:
-    """Return which part of the network's input an image covers, along height and width.
+    """Return the parts of the network's input that an image covers, along height and width.
 
     Args:
-        image: Its height and width, in px.
-        network: Height and width of the input, in px.
-        fit: How Ultralytics fits an image in: ``letterbox``, ``crop`` to its middle, or ``stretch``.
+        image: Height and width of the image, in px.
+        network: Height and width of the network's input, in px.
+        fit: How Ultralytics fits the image into the input: ``letterbox``, ``crop`` to its middle, or ``stretch``.
     """
     if fit == "stretch":
         return WHOLE
@@ -64,12 +64,12 @@ def covered(image: tuple[int, int], network: tuple[int, int], fit: str = "letter
 
 
 def along_image(values: Array, part: Part, pixels: int) -> Array:
-    """Return a gate, or each row of a map, along the image in place of the network's input, interpolated.
+    """Return a gate, or each row of a map, interpolated at the pixels of the image.
 
     Args:
-        values: Of cells that divide the input evenly.
-        part: What the image covers of it.
-        pixels: As many the image has.
+        values: The values of cells that divide the network's input evenly.
+        part: The part of the input that the image covers.
+        pixels: The number of pixels of the image along this axis.
 
     Shape:
         - values: ``(..., L)``
@@ -84,7 +84,7 @@ def along_image(values: Array, part: Part, pixels: int) -> Array:
 
 
 def over_image(scale_map: Array, parts: tuple[Part, Part], size: tuple[int, int]) -> Array:
-    """Return a map over the image in place of the network's input, interpolated.
+    """Return a map interpolated at the pixels of the image.
 
     Shape:
         - scale_map: ``(H, W)``
@@ -101,26 +101,36 @@ def plot_attention(
     parts: tuple[Part, Part] = WHOLE,
     stretch: bool = False,
 ) -> tuple[Any, list[Any]]:
-    """Draw what each ELA block does to one image.
+    """Draw the gates of a model's ELA blocks over one image.
 
-    The first panel is the image with its detections. Then one for each block: the grey image under the mean of the
-    scale over the channels, left and below of it the gates, as mean and as band from the 10th to the 90th percentile
-    of the channels.
+    The first panel shows the image with its detections. Each further panel shows one block: the grey image in the
+    colours of the factor by which the block multiplies each place, as the mean over the channels. The gates are drawn
+    at its left side and below it: their mean over the channels, and a band from the 10th to the 90th percentile.
 
     Args:
         image: The image.
-        gates: Layer -> gates, of which the first of the batch are drawn.
+        gates: Layer -> gates, as :func:`capture_gates` gives them. Of a batch, the first image is drawn.
         detections: The image with the detections drawn on it.
-        parts: What the image covers of the network's input, as :func:`covered` says.
-        stretch: Whether colours and axes span the values of this picture; else they are those of the gate form, and
-            the same in every picture.
+        parts: The parts of the network's input that the image covers, along height and width.
+        stretch: Whether colours and axes span the values of this picture; otherwise the gate form sets them, the same
+            in every picture.
 
     Shape:
-        - image: ``(H, W, C)``, 8 bit: grey, BGR, or of more channels, of which the first three are drawn as BGR
-        - detections: likewise
+        - image: ``(H, W, C)`` of 8 bits: grey, BGR, or with more channels, of which the first three are drawn
+        - detections: as the image
 
     Returns:
-        The figure and its panels.
+        The figure of matplotlib and its panels.
+
+    Example:
+        >>> import torch
+        >>> from ela_yolo import ELA, capture_gates
+        >>> block = ELA(16)
+        >>> with capture_gates(block) as gates:
+        ...     _ = block(torch.rand(1, 16, 8, 8))
+        >>> figure, panels = plot_attention(np.zeros((64, 64, 3), np.uint8), gates)
+        >>> len(panels)
+        2
     """
     from matplotlib.figure import Figure
 
@@ -186,7 +196,7 @@ def _profile(gate: Tensor) -> Array:
 
 
 def _span(low: float, high: float) -> tuple[float, float]:
-    """Return the two, apart from each other, as an axis needs them."""
+    """Return the ends of an axis, which must differ."""
     return (low, high) if high - low > 1e-6 else (low - 1e-6, high + 1e-6)
 
 
@@ -196,7 +206,7 @@ def _array(values: Tensor) -> Array:
 
 
 def _bgr(picture: Array) -> Array:
-    """Return a picture of three channels; a grey one, or what is more or less than three, as Ultralytics draws it."""
+    """Return a picture with three channels. One with more or fewer is changed as Ultralytics draws it."""
     if picture.ndim == 2 or picture.shape[2] == 1:
         return cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
     missing = max(3 - picture.shape[2], 0)

@@ -1,6 +1,6 @@
-"""What the gates do while a model is trained: a table and a picture in the run's folder, and for Ultralytics' loggers.
+"""Records the gates during a training: a table and a picture in the run's folder, and values for Ultralytics' loggers.
 
-Ultralytics calls these functions at the events of a training. Once an epoch the blocks are watched for one batch.
+Ultralytics calls these functions at the events of a training. In each epoch the gates are measured for one batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ela_yolo.util.files import written_whole
 
 SWITCH = "ELA_YOLO_MONITOR"
 TABLE, PICTURE = "ela.csv", "ela.png"
-FIGURES = {  # of GateHealth -> what the picture calls it
+FIGURES = {  # attribute of GateHealth -> title in the picture
     "mean": "mean of the gates",
     "spread": "spread across positions",
     "saturated": "share saturated",
@@ -31,7 +31,7 @@ _STATE = "ela_monitor"
 
 
 def _harmless(watch: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Let no failure to watch, such as a full disk, end a training that goes well."""
+    """Return a callback whose failure, such as a full disk, does not end the training."""
 
     @functools.wraps(watch)
     def attempt(trainer: Any) -> None:
@@ -50,7 +50,7 @@ def _harmless(watch: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 class _Meter(HealthMeter):
-    """A meter whose failure is not that of the forward within which it listens."""
+    """A meter whose failure does not end the forward in which it measures."""
 
     def _update(self, *heard: Any) -> None:
         try:
@@ -64,7 +64,7 @@ class _Meter(HealthMeter):
 
 @_harmless
 def start(trainer: Any) -> None:
-    """Begin to watch a training whose model has ELA, unless ``ELA_YOLO_MONITOR=0``: the event ``on_train_start``."""
+    """Start to record if the model has ELA and ``ELA_YOLO_MONITOR`` is not 0: the callback of ``on_train_start``."""
     from ultralytics.utils import RANK
 
     model = _network(trainer)
@@ -78,13 +78,13 @@ def start(trainer: Any) -> None:
 
 @_harmless
 def watch(trainer: Any) -> None:
-    """Listen to the blocks until the next batch is through: ``on_train_epoch_start``."""
+    """Measure the gates for the next batch: the callback of ``on_train_epoch_start``."""
     if getattr(trainer, _STATE, None) is None:
         return
-    # Where an epoch is not validated Ultralytics keeps the last metrics, and would write these into its own table.
+    # Ultralytics keeps the metrics of an epoch until the next validation, and would write these into its own table.
     for key in [key for key in trainer.metrics or {} if key.startswith(PREFIX)]:
         del trainer.metrics[key]
-    # Where memory ran out, Ultralytics begins an epoch again, and no batch has ended.
+    # If memory ran out, Ultralytics starts the epoch again, and no batch has ended.
     getattr(trainer, _STATE).__exit__()
     meter = _Meter(_network(trainer))
     setattr(trainer, _STATE, meter)
@@ -93,7 +93,7 @@ def watch(trainer: Any) -> None:
 
 @_harmless
 def leave(trainer: Any) -> None:
-    """Stop listening: ``on_train_batch_end``."""
+    """Stop measuring: the callback of ``on_train_batch_end``."""
     meter = getattr(trainer, _STATE, None)
     if meter is not None:
         meter.__exit__()
@@ -101,9 +101,9 @@ def leave(trainer: Any) -> None:
 
 @_harmless
 def record(trainer: Any) -> None:
-    """Write down the epoch, and hand it to the loggers by the trainer's metrics: ``on_fit_epoch_end``.
+    """Add a row to the table and values to the trainer's metrics: the callback of ``on_fit_epoch_end``.
 
-    Ultralytics' own callbacks for TensorBoard, W&B, MLflow and others log whatever is there, and come after this one.
+    Ultralytics' callbacks for TensorBoard, W&B, MLflow and others run after this one and log the trainer's metrics.
     """
     meter = getattr(trainer, _STATE, None)
     if meter is None or not meter.images:
@@ -121,12 +121,12 @@ def record(trainer: Any) -> None:
         if is_new:
             writer.writerow(["epoch", *found])
         writer.writerow([trainer.epoch + 1, *(f"{value:.6g}" for value in found.values())])
-    setattr(trainer, _STATE, _Meter(_network(trainer)))  # the final evaluation is no epoch
+    setattr(trainer, _STATE, _Meter(_network(trainer)))  # the final validation is not an epoch
 
 
 @_harmless
 def finish(trainer: Any) -> None:
-    """Draw the epochs and say what the blocks ended as: ``on_train_end``."""
+    """Draw the epochs, and log a verdict for each block: the callback of ``on_train_end``."""
     table = Path(trainer.save_dir) / TABLE
     if getattr(trainer, _STATE, None) is None or not table.exists():
         return
@@ -154,7 +154,7 @@ EVENTS = {
 
 
 def _network(trainer: Any) -> nn.Module:
-    """Return the model that is trained: with ``distill_model=`` the student, and not the teacher beside it."""
+    """Return the model that is trained; with ``distill_model=`` this is the student, not the teacher."""
     from ultralytics.utils.torch_utils import unwrap_model
 
     model = unwrap_model(trainer.model)
@@ -166,7 +166,7 @@ def _layer(key: str) -> str:
 
 
 def _draw(rows: list[dict[str, float]]) -> Any:
-    """Return a figure with a curve for each block, a panel for each number."""
+    """Return a figure with a panel for each statistic and a curve for each block."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
