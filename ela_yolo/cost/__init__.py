@@ -1,1 +1,1 @@
-"""What ELA costs: parameters, FLOPs, latency and memory, beside the plain model."""
+"""Measures the cost of ELA: parameters, FLOPs, latency and memory, beside the plain model."""

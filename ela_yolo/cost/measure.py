@@ -1,4 +1,4 @@
-"""Measures what ELA costs: a model beside its plain model, and each of its blocks."""
+"""Measures the cost of ELA: of a model beside its plain model, and of each block."""
 
 from __future__ import annotations
 
@@ -30,26 +30,33 @@ from ela_yolo.util.quiet import quiet
 
 SIDES = ("plain", "ela")
 ROUNDS, TRAINING_ROUNDS = 60, 12
-REST = 0.02  # s
+REST = 0.02  # s, see alternate()
 
 
 def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile:
-    """Measure a model with ELA beside its plain model, in one run and alternating.
+    """Measure the cost of a model with ELA, beside the same model without it.
+
+    Both models run by turns in this process, so that other work of the machine meets both alike. A nano model takes a
+    minute.
 
     Args:
         model: A model YAML or a checkpoint (.pt) with ELA, found as Ultralytics finds it.
-        imgsz: Side of the square image, in px.
-        device: As Ultralytics takes it: ``cpu``, ``0``.
+        imgsz: The side of the square image, in px.
+        device: The device as Ultralytics names it: ``cpu``, ``0``.
 
     Raises:
-        InputError: If there is no such YAML, it has no ELA, or ``imgsz`` does not suit its stride.
-        ModelYamlError: If the YAML is not that of a model.
+        InputError: If there is no such YAML, the model has no ELA, or ``imgsz`` is not 2 or more times its stride.
+        ModelYamlError: If the YAML is not a model YAML.
         CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
         RegistrationError: If Ultralytics is not as this package expects.
+
+    Example:
+        >>> profile("yolov8n-ela.yaml").ratios["latency"]  # doctest: +SKIP
+        1.013
     """
     require_registered()
     threads = torch.get_num_threads()
-    where = select_device(device, verbose=False)  # sets the number of threads on a CPU, as in all of its commands
+    where = select_device(device, verbose=False)  # on a CPU this also sets the number of threads, as in all commands
     try:
         return _profile(model, imgsz, where)
     finally:
@@ -66,7 +73,7 @@ def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
         remove(file, save=plain_file)
         opened.insert(0, open_model(plain_file))
         stride = int(max(opened[1].model.stride))
-        if imgsz % stride or imgsz == stride:  # from a map of one pixel no BatchNorm can learn
+        if imgsz % stride or imgsz == stride:  # BatchNorm cannot learn from a map of one pixel
             raise InputError(f"imgsz={imgsz} is no multiple, 2 or more, of the model's stride {stride}; take 640")
         image = torch.rand(1, opened[1].model.yaml.get("channels", 3), imgsz, imgsz, device=device)
         sessions = _sessions(opened, imgsz, Path(name))
@@ -78,7 +85,7 @@ def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
 
 
 def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> dict[str, tuple[Any, Any]]:
-    """Return for each row what was measured of both models: numbers, lists of seconds, or None."""
+    """Return for each row of the table the values of both models: numbers, lists of seconds, or None."""
     fused = [deepcopy(model).eval().fuse(verbose=False) for model in models]
     for model in models:
         model.train().requires_grad_(True)
@@ -103,26 +110,26 @@ def _sessions(models: list[Any], imgsz: int, folder: Path) -> list[ExportedFile]
     except ExportError:
         return []
     sessions = []
-    with quiet(logging.INFO):  # Ultralytics names the files and what to do with them, and they are gone soon
+    with quiet(logging.INFO):  # Ultralytics logs what to do with the files, which are temporary
         for side, model in zip(SIDES, models, strict=True):
-            model.ckpt_path = model.model.pt_path = str(folder / f"{side}-export.pt")  # which names the file
+            model.ckpt_path = model.model.pt_path = str(folder / f"{side}-export.pt")  # names the file
             sessions.append(ExportedFile(export_file(model, {"format": "onnx", "imgsz": imgsz, "device": "cpu"})))
     return sessions
 
 
 def infer(model: nn.Module, image: Tensor) -> None:
-    """Run a model as a detector does."""
+    """Run a model for inference, and wait until the device has finished."""
     with torch.inference_mode():
         model(image)
     _wait(image.device)
 
 
 def _train(model: nn.Module, image: Tensor) -> None:
-    """Run forward and backward; the mean of all outputs stands for the loss, which needs labels."""
+    """Run forward and backward. A loss would need labels, so the mean of all outputs replaces it."""
     loss: Any = sum(output.mean() for output in _tensors(model(image)) if output.requires_grad)
     loss.backward()
     _wait(image.device)
-    model.zero_grad()  # so that the next step holds the gradients as its own
+    model.zero_grad()  # so that the next step allocates its gradients again
 
 
 def _tensors(outputs: Any) -> Iterator[Tensor]:
@@ -134,7 +141,7 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 def _wait(device: torch.device) -> None:
-    """Wait until a device has done what it was told: ``torch.cuda``, ``torch.mps`` and so on, each its own way."""
+    """Wait until a device has finished; ``torch.cuda``, ``torch.mps`` and so on have different functions for it."""
     of_its_kind = getattr(torch, device.type)
     if device.type == "mps":
         of_its_kind.synchronize()
@@ -143,7 +150,7 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_memory(call: Callable[[], None], device: torch.device) -> float | None:
-    """Return the most that a call holds of its own, in MB; None if the device does not say."""
+    """Return the peak memory that a call allocates, in MB; None if the device does not report it."""
     call()
     if device.type == "cpu":
         return _peak_on_cpu(call)
@@ -157,11 +164,11 @@ def peak_memory(call: Callable[[], None], device: torch.device) -> float | None:
 
 
 def _peak_on_cpu(call: Callable[[], None]) -> float | None:
-    # The newer profiler prints lines about itself to the process's standard error, whatever its log level.
+    # The newer profiler always prints lines about itself to standard error.
     try:
         from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
         from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
-    except ImportError:  # private names of PyTorch, which may go
+    except ImportError:  # these are private names of PyTorch, which may disappear
         return None
     settings = False, True, False, False, False  # memory alone: no shapes, stacks, FLOPs or modules
     _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, *settings, _ExperimentalConfig()))
@@ -174,7 +181,7 @@ def _peak_on_cpu(call: Callable[[], None]) -> float | None:
 
 
 def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
-    """Measure each block within a run of the model, where it finds the caches as its neighbours leave them."""
+    """Measure each block within a run of the model, so that the caches are as its neighbours leave them."""
     model = model.eval().fuse(verbose=False)
     modules = model.named_modules()
     blocks = {name: each for name, each in modules if is_block(each) and not isinstance(each, nn.Sequential)}

@@ -1,4 +1,4 @@
-"""What a model with ELA costs beside its plain model: the numbers, their table and their picture."""
+"""The cost of a model with ELA beside its plain model: the numbers, their tables and their picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ ROWS = {  # attribute -> title
 
 @dataclass(frozen=True)
 class Time:
-    """How long something took, in ms: the median, and what a tenth of the runs was below and above."""
+    """The duration of runs, in ms.
+
+    Attributes:
+        median: The median of the runs.
+        low: The 10th percentile.
+        high: The 90th percentile.
+    """
 
     median: float
     low: float
@@ -35,7 +41,7 @@ class Time:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Time:
-        """Return what many runs took."""
+        """Return the statistics of runs, whose durations are given in seconds."""
         tenths = quantiles(seconds, n=10)
         return cls(1000 * median(seconds), 1000 * tenths[0], 1000 * tenths[-1])
 
@@ -45,16 +51,16 @@ class Time:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What a model costs at one image size and batch 1.
+    """The cost of a model at one image size and batch 1.
 
     Attributes:
-        parameters: How many.
-        gflops: Of one image, as Ultralytics counts them: of convolutions and linear layers alone.
-        latency: Of the fused model in PyTorch.
-        onnx: Of its export in ONNX Runtime on the CPU; None if that is not installed.
-        training: Of forward and backward.
-        memory: The most that inference holds beside weights and image, in MB; None if the device does not say.
-        training_memory: The most that a training step holds beside weights and image, likewise.
+        parameters: The number of parameters.
+        gflops: The GFLOPs of one image, as Ultralytics counts them: of convolutions and linear layers only.
+        latency: The time of the fused model in PyTorch.
+        onnx: The time of its ONNX file in ONNX Runtime on the CPU; None if that is not installed.
+        training: The time of forward and backward.
+        memory: The peak memory of inference without weights and image, in MB; None if the device does not report it.
+        training_memory: The peak memory of a training step without weights and image, in MB, or None.
     """
 
     parameters: int
@@ -68,15 +74,15 @@ class ModelCost:
 
 @dataclass(frozen=True)
 class BlockCost:
-    """What an ELA block costs.
+    """The cost of one block.
 
     Attributes:
-        layer: Its layer, as ``"3"``.
-        block: Variant and gate form.
-        input: Channels, height and width of the map it gets.
-        parameters: How many.
-        latency: Within a run of the fused model.
-        share: Of the model's, as medians.
+        layer: The layer of the block, such as ``"3"``.
+        block: The variant and the gate form, or the class of another block than ELA.
+        input: Channels, height and width of its input.
+        parameters: The number of its parameters.
+        latency: The time of the block within a run of the fused model.
+        share: The median time of the block, divided by that of the model.
     """
 
     layer: str
@@ -89,17 +95,30 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class Profile:
-    """A model beside its plain model; printed, it is two Markdown tables.
+    """The cost of a model with ELA beside the same model without it; printed, it is two Markdown tables.
 
     Attributes:
-        model: As it was named.
-        imgsz: Side of the square image, in px.
-        device: Where it ran.
-        machine: Processor, threads and version of PyTorch.
-        plain: Ultralytics without its ELA rows.
-        ela: The model.
-        ratios: Row -> the model's to Ultralytics', None if Ultralytics' is 0; of times the median over the rounds.
-        blocks: Its ELA blocks.
+        model: The name of the model.
+        imgsz: The side of the square image, in px.
+        device: The device.
+        machine: The processor, the number of threads and the version of PyTorch.
+        plain: The cost of the model without its blocks.
+        ela: The cost of the model.
+        ratios: Attribute of :class:`ModelCost` -> the model's value divided by the plain model's; of times, the median
+            over the rounds. None if the plain model's value is 0.
+        blocks: The cost of each block.
+
+    Example:
+        >>> time = Time(median=30, low=29, high=32)
+        >>> plain = ModelCost(3_157_200, 8.858, time, None, time, 16.4, 208.2)
+        >>> ela = ModelCost(3_161_072, 8.858, Time(30.5, 30, 33), None, time, 16.4, 208.2)
+        >>> block = BlockCost("3", "ELA-B identity", (32, 160, 160), 288, Time(0.3, 0.2, 0.4), share=0.01)
+        >>> result = Profile("my.yaml", 640, "cpu", "AMD EPYC, 2 cores", plain, ela, {"latency": 1.017}, (block,))
+        >>> print(result)  # doctest: +ELLIPSIS
+        |  | plain model | with ELA | ratio |
+        |---|---|---|---|
+        | parameters | 3,157,200 | 3,161,072 | - |
+        ...
     """
 
     model: str
@@ -113,7 +132,7 @@ class Profile:
 
     @property
     def kind(self) -> str:
-        """What the blocks are: ``ELA``, or the class of others."""
+        """The name of the blocks: ``ELA``, or the classes of other blocks."""
         return ", ".join(dict.fromkeys("ELA" if each.block.startswith("ELA-") else each.block for each in self.blocks))
 
     def __str__(self) -> str:
@@ -149,7 +168,15 @@ class Profile:
         return "-" if ratio is None else f"{ratio:.3f}"
 
     def save(self, file: str | Path | None = None) -> tuple[Path, Path]:
-        """Write it as JSON and as a picture of bars, and return both files, as :func:`target_files` names them."""
+        """Write the result as JSON and as a picture of bars, and return both files. Existing files are replaced.
+
+        Args:
+            file: The JSON file; the picture lies beside it as ``.png``. None means ``MODEL-profile.json`` in the
+                current folder.
+
+        Raises:
+            InputError: If the name does not end in ``.json``, or there is no such folder.
+        """
         target, picture = target_files(self.model, file)
         write_json(target, {"schema": SCHEMA, **asdict(self)})
         with written_whole(picture) as part:
@@ -158,14 +185,14 @@ class Profile:
 
 
 def target_files(model: str | Path, file: str | Path | None = None) -> tuple[Path, Path]:
-    """Return the JSON file and the picture that a profile is written to; files of these names are replaced.
+    """Return the paths of a profile's JSON file and its picture.
 
     Args:
-        model: As it was named.
-        file: The JSON file; None means ``MODEL-profile.json`` in this folder.
+        model: The name of the model.
+        file: The JSON file; None means ``MODEL-profile.json`` in the current folder.
 
     Raises:
-        InputError: If it cannot be written there.
+        InputError: If the name does not end in ``.json``, or there is no such folder.
     """
     target = Path(f"{Path(model).stem}-profile.json" if file is None else file)
     if target.suffix != ".json" or target.is_dir():
@@ -182,7 +209,7 @@ def _cell(key: str, value: Any) -> str:
 
 
 def _draw(result: Profile) -> Any:
-    """Return a figure: by how much each row is above the plain model's, and the blocks' latencies."""
+    """Return a figure: by how many percent the model is above the plain one, and the latency of each block."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")

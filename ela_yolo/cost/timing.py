@@ -1,4 +1,4 @@
-"""Times calls beside each other, so that what else the machine does meets all of them alike, and names the machine."""
+"""Times calls by turns, so that other work of the machine meets all of them alike, and names the machine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ WARM_UP = 3  # rounds that are not counted
 
 
 def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, rest: float = 0) -> dict[str, list[float]]:
-    """Return the seconds of each call, round by round: once a round, in an order that changes from round to round.
+    """Return the seconds of each call, round by round. The order of the calls changes from round to round.
 
     Args:
-        calls: What to time, by name.
-        rounds: How often.
-        rest: Seconds before each call, after which it is made once untimed: the threads of some runtimes keep spinning
-            for a while after they ran, and would disturb the next one.
+        calls: The calls to time, by name.
+        rounds: The number of rounds; in each of them every call is timed once.
+        rest: A pause in seconds before each call, and then an untimed call. The threads of some runtimes keep spinning
+            for a while after a run, and would disturb the next call.
+
+    Example:
+        >>> seconds = alternate({"sum": lambda: sum(range(99)), "max": lambda: max(range(99))}, rounds=5)
+        >>> {name: len(times) for name, times in seconds.items()}
+        {'sum': 5, 'max': 5}
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-WARM_UP, rounds):
@@ -44,6 +49,6 @@ def processor() -> str:
 
 
 def machine() -> str:
-    """Return the processor, the threads that PyTorch takes, and its version."""
+    """Return the processor, the number of cores and of PyTorch's threads, and the version of PyTorch."""
     threads = torch.get_num_threads()
     return f"{processor()}, {os.cpu_count()} cores, {threads} of them for PyTorch {torch.__version__}"

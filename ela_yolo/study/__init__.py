@@ -1,1 +1,1 @@
-"""Models trained alike over several seeds, and compared."""
+"""Trains models alike over several seeds, and compares them."""

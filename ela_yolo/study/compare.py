@@ -1,4 +1,4 @@
-"""Compares models fairly: the same data, budget and seeds, every seed counted, and no more said than they show."""
+"""Compares models fairly: with the same data, budget and seeds, all seeds counted, and no claim beyond the evidence."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ela_yolo.util.files import sha256
 from ela_yolo.util.text import plain
 
 ROUNDS = 40
-OURS = {  # train keys that are not for the user to set here -> why
+OURS = {  # train keys that a comparison sets itself -> the reason
     "model": "models= names them",
     "seed": "seeds= names them",
     "project": "out= names the folder",
@@ -51,10 +51,10 @@ OURS = {  # train keys that are not for the user to set here -> why
     "val": "mAP is shown for each epoch",
     "freeze": "it counts layers, and the blocks' rows shift those",
 }
-OF_A_FILE = {**OURS, "data": "data= names it", "cfg": "one file is enough"}  # likewise, of what cfg= names
-CARRIED = ("imgsz", "single_cls")  # train keys that Ultralytics takes from a checkpoint where they are not given
+OF_A_FILE = {**OURS, "data": "data= names it", "cfg": "one file is enough"}  # the same in a file that cfg= names
+CARRIED = ("imgsz", "single_cls")  # train keys that Ultralytics takes from a checkpoint if they are not given
 WEIGHTS = ("pretrained", "distill_model")  # train keys that may name a checkpoint
-FIXED = {"patience": 0}  # stopping early would look at the validation images, and give the models unequal budgets
+FIXED = {"patience": 0}  # early stopping uses the validation images, and gives the models unequal budgets
 DEFAULTS = {"plots": False}
 
 
@@ -67,33 +67,42 @@ def compare(
     controls: Sequence[str] = (),
     **train_keys: Any,
 ) -> CompareResult:
-    """Train every model with every seed, alike but for that, and compare the models seed by seed.
+    """Train every model with every seed, under the same conditions, and compare the models seed by seed.
 
-    Each run is a fresh interpreter. What is finished in ``out`` is not run again, so a call that was interrupted is
-    made again, and more seeds or models join later. Only one call at a time may run in ``out``.
+    A run trains all of its epochs, then the weights of the last epoch are validated. Each run has an interpreter of its
+    own. Runs that are finished in ``out`` are kept: the same call continues a comparison that was interrupted, and a
+    call with more models or seeds extends it. Only one call at a time may use ``out``.
 
     Args:
         models: Model YAMLs or checkpoints (.pt) of detectors, found as Ultralytics finds them; the baseline first.
         data: The data set's YAML.
-        seeds: The seeds of every model.
-        out: The folder of runs and settings.
-        engine: None runs one after the other on this machine. ``ray`` runs as many at once as the Ray cluster has GPUs
-            for, or, without GPUs, cores for: a run asks for as many as it uses threads. All its machines need the
-            folders, the data and the installed packages of this one.
-        controls: What to compare with too. ``scale``: the first model that has ELA, with ``ChannelScale`` in the place
-            of each block, which scales every channel as a gate does that looks at nothing. ``next``: the baseline at
-            the next larger scale, for a checkpoint the one of Ultralytics.
-        **train_keys: Train keys of Ultralytics, the same for every run. ``cfg=`` is read here, and what its file sets
-            counts as if it were given.
+        seeds: The seeds; every model is trained with each of them. The exact test needs 6 to show anything.
+        out: The folder for the runs.
+        engine: None runs one after the other on this machine. ``ray`` uses the Ray cluster: each run gets one GPU, or
+            without GPUs as many cores as it has threads. All machines need the folders, the data and the packages of
+            this one.
+        controls: Models to add to the comparison. ``scale``: the first model with ELA, with each block replaced by
+            ``ChannelScale``, which multiplies each channel by one learned factor. ``next``: the baseline at the next
+            larger scale; for a checkpoint of Ultralytics, the checkpoint of that scale.
+        **train_keys: Train keys of Ultralytics, such as ``epochs=100``; they are the same for all runs. ``cfg=`` names
+            a file of train keys.
+
+    Returns:
+        The scores of all runs, and the paired differences to the baseline with their exact tests.
 
     Raises:
-        InputError: If a file, a seed or a key is not as it should be, there is no such control of these models, or
-            ``out`` holds runs with other settings.
-        ModelYamlError: If a YAML is not that of a model.
+        InputError: If a file, a seed, a key or a control is wrong, or ``out`` holds runs with other settings.
+        ModelYamlError: If a YAML is not a model YAML.
         CheckpointError: If there is no such checkpoint.
-        CompareError: If runs failed, after all others have run, or were not alike, or Ray is not installed, or another
-            comparison runs in ``out``.
+        CompareError: If a run failed (the other runs are finished first), runs differ in their batch, Ray is not
+            installed, or another comparison runs in ``out``.
         RegistrationError: If Ultralytics is not as this package expects.
+
+    Example:
+        >>> result = compare(
+        ...     ["yolov8n.yaml", "yolov8n-ela.yaml"], data="scenes.yaml", seeds=range(6), epochs=20, imgsz=128
+        ... )  # doctest: +SKIP
+        >>> print(result.differences[0].verdict)  # doctest: +SKIP
     """
     require_registered()
     seeds = _checked_seeds(seeds)
@@ -135,10 +144,10 @@ def compare(
 
 
 def refuse_unlike(runs: Sequence[SeedRun]) -> None:
-    """Refuse runs that did not train alike, or not at all.
+    """Raise an error if runs trained with different batches, or a training failed.
 
     Raises:
-        CompareError: If a run had another batch than the first, or ended without a number.
+        CompareError: If a run had another batch than the first, or its mAP is not a number.
     """
     for run in runs:
         which = f"{run.model} with seed {run.seed}"
@@ -166,7 +175,7 @@ def _checked_models(models: Sequence[str | Path]) -> dict[str, str]:
     named: dict[str, str] = {}
     for model in map(str, models):
         check_model(model)
-        find_model(model)  # neither an address nor an exported file
+        find_model(model)  # raises an error for a URL or an exported file
         name = Path(model).stem
         same = [named[each] for each in named if folder_key(each) == folder_key(name)]
         if same:
@@ -197,10 +206,10 @@ def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keys_of_file(cfg: Any) -> dict[str, Any]:
-    """Return what a file of train keys sets; what it leaves at its default, as in ``yolo copy-cfg``, says nothing.
+    """Return the train keys of a file without those at their default, which ``yolo copy-cfg`` writes too.
 
     Raises:
-        InputError: If there is no such file, or it sets keys that are not for the user to set here.
+        InputError: If there is no such file, or it sets keys that a comparison sets itself.
     """
     if not cfg:
         return {}
@@ -225,10 +234,10 @@ def _keys_of_file(cfg: Any) -> dict[str, Any]:
 
 
 def _carried(opened: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the train keys that all checkpoints carry alike, of those that are not given.
+    """Return the train keys that Ultralytics takes from the checkpoints.
 
     Raises:
-        InputError: If the models would be trained unlike.
+        InputError: If the checkpoints differ in one that is not given.
     """
     found = {}
     for key in CARRIED:
@@ -253,10 +262,10 @@ def _open_detector(model: str) -> Any:
 
 
 def _measure(networks: Mapping[str, Any], imgsz: int) -> tuple[ModelSize, ...]:
-    select_device("cpu", verbose=False)  # which sets the number of threads, as all Ultralytics' commands do
+    select_device("cpu", verbose=False)  # sets the number of threads, as in all commands
     parameters = {name: sum(each.numel() for each in network.parameters()) for name, network in networks.items()}
     gflops = {name: get_flops(network, imgsz) for name, network in networks.items()}
-    channels = next(iter(networks.values())).yaml.get("channels", 3)  # those of the data, so of all models
+    channels = next(iter(networks.values())).yaml.get("channels", 3)  # of the data, so the same in all models
     image = torch.rand(1, channels, imgsz, imgsz)
     calls = {name: partial(infer, network.eval().fuse(verbose=False), image) for name, network in networks.items()}
     return tuple(

@@ -1,4 +1,4 @@
-"""The controls of a comparison, made from its own models: ELA's places without attention, and the next larger scale."""
+"""The controls of a comparison: a model with ELA whose attention is taken out, and the next larger scale."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from ela_yolo.util.files import written_whole
 from ela_yolo.util.text import did_you_mean
 
 SCALES = "nsmlx"
-_SCALE = re.compile(r"yolo(?:e-)?v?\d+([nslmx])(?!\d)")  # where Ultralytics looks for it: yolov8n-ela, yolo11s
+_SCALE = re.compile(r"yolo(?:e-)?v?\d+([nslmx])(?!\d)")  # as Ultralytics finds the scale: yolov8n-ela, yolo11s
 
 
 @dataclass(frozen=True)
 class Control:
-    """A model that a comparison makes, or finds, beside those that it is given.
+    """A model that a comparison adds to those that it is given.
 
     Attributes:
-        name: Its name in tables, files and folders.
-        source: The file that it is made from; as long as that is the same, so is the control.
-        make: Writes it into a folder, unless Ultralytics has it, and returns the name by which Ultralytics finds it.
-        of: The model that it is without attention; None if it is another.
+        name: The name of the control in tables, files and folders.
+        source: The file that the control is made from; its hash identifies the control.
+        make: Writes the control into a folder, unless Ultralytics has it, and returns its name for Ultralytics.
+        of: The model with ELA that the control is made from; None for the next larger scale.
     """
 
     name: str
@@ -48,19 +48,19 @@ class Control:
 def find_controls(
     kinds: Sequence[str], models: Mapping[str, str], opened: Mapping[str, Any], train: Mapping[str, Any]
 ) -> tuple[Control, ...]:
-    """Return the controls of some models; nothing is written yet.
+    """Return the controls of a comparison, without writing them.
 
-    ``scale`` is the first model that has ELA, with ``ChannelScale`` in the place of each block. ``next`` is the
-    baseline at the next larger scale of its family.
+    ``scale`` is the first model with ELA, with each block replaced by ``ChannelScale``. ``next`` is the baseline at the
+    next larger scale of its family.
 
     Args:
         kinds: ``scale``, ``next`` or both.
-        models: Name -> YAML or checkpoint, as Ultralytics finds it; the baseline first.
-        opened: Name -> Ultralytics' object of it.
-        train: Ultralytics' train keys.
+        models: Name -> YAML or checkpoint; the baseline first.
+        opened: Name -> ``YOLO`` object.
+        train: The train keys of Ultralytics.
 
     Raises:
-        InputError: If there is no such control, or not of these models.
+        InputError: If there is no such control, or these models have none.
     """
     known = {
         "scale": lambda: _without_attention(models, opened),
@@ -123,7 +123,7 @@ def _ela_rows(config: Mapping[str, Any]) -> list[int]:
 
 
 def _with_channel_scale(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's mapping with ChannelScale in the place of each ELA, trained at the same multiple."""
+    """Return a model's mapping with each ELA replaced by ChannelScale of the same ``lr_mult``."""
     changed = deepcopy(dict(config))
     rows = [*changed["backbone"], *changed["head"]]
     for layer in _ela_rows(changed):
@@ -160,7 +160,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _official(model: str, file: str, baseline: Any, remedy: str) -> Control:
-    """Return the checkpoint of Ultralytics at the next scale: one that was trained as the baseline was."""
+    """Return the checkpoint of Ultralytics at the next scale, which was trained as the baseline was."""
     wanted = str(Path(model).with_name(file))
     if not {check_yolov5u_filename(each, verbose=False) for each in (Path(model).name, file)} <= GITHUB_ASSETS_NAMES:
         raise InputError(
@@ -169,7 +169,7 @@ def _official(model: str, file: str, baseline: Any, remedy: str) -> Control:
         )
     try:
         found = attempt_download_asset(wanted)
-    except Exception as error:  # of the network or the disk
+    except Exception as error:  # an error of the network or the disk
         raise InputError(
             f"controls=next needs {wanted}, which is not here and could not be downloaded; put it there, or leave next "
             "out"

@@ -1,4 +1,4 @@
-"""The folder of a comparison: one process at a time runs in it, and all of its runs share their settings."""
+"""The folder of a comparison: one process at a time may use it, and all of its runs have the same settings."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ LOCK = ".lock"
 
 
 def folder_key(name: str) -> str:
-    """Return what is the same for names that some file systems take for one: of another case, of composed letters."""
+    """Return a key that is the same for names that some file systems take for one: they differ in case or accents."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 @contextmanager
 def only_driver(folder: Path) -> Iterator[None]:
-    """Make the folder of a comparison, and keep every other process from running its runs meanwhile.
+    """Make the folder of a comparison, and lock it for this process within a ``with`` block.
 
     Raises:
-        InputError: If there are other things in the folder, or it cannot be written.
-        CompareError: If another process runs there.
+        InputError: If the folder holds other things, or cannot be written.
+        CompareError: If another process has locked it.
     """
     remedy = "name another folder with out="
     if folder.exists() and not (folder.is_dir() and _is_ours(folder)):
         raise InputError(f"{folder} is there, and is no comparison; {remedy}")
-    lock = FileLock(folder / LOCK)  # of the system, so it ends with this process, however that ends
+    lock = FileLock(folder / LOCK)  # the system ends the lock with this process, however it ends
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -55,15 +55,16 @@ def _is_ours(folder: Path) -> bool:
 
 
 def agree_on_settings(folder: Path, shared: Mapping[str, Any], models: Mapping[str, str]) -> None:
-    """Write down what the runs in a folder share, or see that it holds runs that these can stand beside.
+    """Write the settings of a comparison into its folder, or check that they equal those of the runs in it.
 
     Args:
-        folder: Of the comparison.
-        shared: What every run depends on.
-        models: Name -> hash of its file, for a control of the file that it is made from. Others than before may join.
+        folder: The folder of the comparison.
+        shared: The settings of all runs.
+        models: Name -> hash of the model's file; for a control, of the file that it is made from. New models may be
+            added later.
 
     Raises:
-        InputError: If the settings differ from those of the runs that are there.
+        InputError: If the settings differ from those of the runs in the folder.
     """
     file = folder / SETTINGS
     remedy = "name another folder with out="

@@ -1,4 +1,4 @@
-"""The picture of a comparison: each model's seeds, joined seed by seed, and their differences to the baseline."""
+"""Draws a comparison: the scores of each model, with lines from seed to seed, and the differences to the baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def draw_comparison(result: CompareResult) -> Any:
-    """Return a figure of matplotlib."""
+    """Return a figure of matplotlib with both panels."""
     from matplotlib.figure import Figure
 
     names = [size.model for size in result.sizes]
@@ -42,7 +42,7 @@ def draw_comparison(result: CompareResult) -> Any:
     )
     for axes in (left, right):
         axes.title.set_size(10)
-        if len(names) > 2:  # long names end at their ticks
+        if len(names) > 2:  # so that long names do not overlap
             for label in axes.get_xticklabels():
                 label.set(rotation=20, ha="right", rotation_mode="anchor")
         axes.grid(axis="y", alpha=0.3)

@@ -1,4 +1,4 @@
-"""What a comparison of models over seeds found: the numbers and their tables."""
+"""The result of a comparison of models over seeds: the numbers and their tables."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ela_yolo.util.json import write_json
 from ela_yolo.util.tables import markdown_table
 
 SCORES = {"map50_95": "mAP50-95", "map50": "mAP50", "precision": "precision", "recall": "recall"}
-PRINTED = ("map50_95", "map50")  # the others would make the table wider than a page
+PRINTED = ("map50_95", "map50")  # with the others the table would be wider than a page
 COSTS = ("parameters", "GFLOPs", "latency")
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What one of the models costs, with the classes of the data set.
+    """The cost of one model with the classes of the data set.
 
     Attributes:
-        model: The model's name without its ending.
-        parameters: How many.
-        gflops: Of one image, as Ultralytics counts them.
-        latency: Of the fused model in PyTorch on the CPU, at batch 1.
+        model: The name of the model, without its ending.
+        parameters: The number of parameters.
+        gflops: The GFLOPs of one image, as Ultralytics counts them.
+        latency: The time of the fused model in PyTorch on the CPU, at batch 1.
     """
 
     model: str
@@ -44,16 +44,25 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class CompareResult:
-    """Models beside each other over seeds; printed, it is Markdown.
+    """The result of :func:`compare`; printed, it is Markdown with tables and a verdict for each model.
 
     Attributes:
-        data: The data set, as it was named.
-        train: The train keys that all runs share.
-        machine: Processor, threads and version of PyTorch of the latencies.
-        sizes: Each model, the baseline first.
-        runs: Every model with every seed.
-        differences: Each model but the first, to the first.
-        attention: The model with ELA, to the same without attention, which ``controls=scale`` adds.
+        data: The name of the data set.
+        train: The train keys of all runs.
+        machine: The processor, the threads and the version of PyTorch with which latencies were measured.
+        sizes: The cost of each model; the baseline first.
+        runs: The run of each model with each seed.
+        differences: The paired differences of each other model to the baseline, with their tests and verdicts.
+        attention: The difference of the model with ELA to its control without attention, if ``controls`` has ``scale``.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> run = SeedRun("plain", 0, 0.6, 0.400, 0.7, 0.6, {}, {}, {}, (0.40,), (0.39, 0.40), 9.5, 640, 16)
+        >>> ela = replace(run, model="ela", map50_95=0.412, epochs=(0.40, 0.412))
+        >>> sizes = [ModelSize(name, 3_157_200, 8.9, Time(30, 29, 32)) for name in ("plain", "ela")]
+        >>> result = CompareResult("my.yaml", {"epochs": 2}, "AMD EPYC", tuple(sizes), (run, ela), ())
+        >>> result.seeds, result.epochs_to_reach("ela")
+        ((0,), 1)
     """
 
     data: str
@@ -66,18 +75,18 @@ class CompareResult:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds, in order."""
+        """The seeds, in the order of the runs."""
         return tuple(dict.fromkeys(run.seed for run in self.runs))
 
     def of(self, model: str) -> tuple[SeedRun, ...]:
-        """Return a model's runs, seed by seed."""
+        """Return the runs of a model, seed by seed."""
         return tuple(run for run in self.runs if run.model == model)
 
     def epochs_to_reach(self, model: str) -> int | None:
-        """Return after how many epochs a model is where the baseline ends; None if it never is.
+        """Return the first epoch in which a model reaches the baseline's final score; None if there is none.
 
-        That is the first epoch, counted from 1, whose mAP50-95, the mean over the seeds, is at least the baseline's
-        after its last epoch. The baseline may itself be there before its last epoch.
+        Epochs are counted from 1. The scores are the means over the seeds of mAP50-95; the baseline's is that of its
+        last epoch, which the baseline itself may reach earlier.
         """
         goal = self._curve(self.sizes[0].model)[-1:]
         return next((epoch for epoch, score in enumerate(self._curve(model), 1) if [score] >= goal), None)
@@ -161,7 +170,7 @@ class CompareResult:
             yield [each.model, spread, *(shown if each.sayable else [""] * len(shown))]
 
     def save(self, folder: str | Path) -> tuple[Path, ...]:
-        """Write compare.md, compare.csv (a row per run), compare.json and compare.png, and return these files."""
+        """Write compare.md, compare.csv (a row for each run), compare.json and compare.png, and return these files."""
         files = tuple(Path(folder) / f"compare.{ending}" for ending in ("md", "csv", "json", "png"))
         with written_whole(files[0]) as part:
             part.write_text(f"{self}\n", encoding="utf-8")

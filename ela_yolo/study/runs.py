@@ -1,4 +1,4 @@
-"""The runs of a comparison, every model with every seed: which are finished, and who does the rest."""
+"""The runs of a comparison, every model with every seed: keeps those that are finished, and starts the others."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from ela_yolo.util.json import write_json
 from ela_yolo.util.text import plain
 
 LOG = "log.txt"
-SILENCE = 24 * 3600  # s without growth of its log, after which a run is taken for stuck; no epoch takes that long
-GLANCE = 60  # s between two looks at a log
+SILENCE = 24 * 3600  # s without growth of its log, after which a run counts as stuck; no epoch takes that long
+GLANCE = 60  # s between two checks of a log
 
 
 @dataclass(frozen=True)
 class SeedRun:
-    """What one run gave, measured on the validation images with the weights of its last epoch.
+    """The scores of one run, on the validation images with the weights of the last epoch.
 
     Attributes:
-        model: The model's name without its ending.
+        model: The name of the model, without its ending.
         seed: The seed.
         map50: mAP50.
         map50_95: mAP50-95.
-        precision: Mean over the classes, where F1 is best.
-        recall: Likewise.
-        classes: Class -> its mAP50-95; of those that the validation images show.
-        sizes: Size of an object in its image, as COCO has it: small (up to 32² px), medium (up to 96² px) or large ->
-            AP at IoU 0.5 to 0.95 as COCO counts it; NaN where there is no such object.
-        objects: Size -> how many objects of the validation images are.
-        resampled: mAP50-95 of draws of as many validation images with replacement, the same draws in every run.
+        precision: The mean precision of the classes, at the confidence with the best F1.
+        recall: The mean recall of the classes, at the same confidence.
+        classes: Class -> mAP50-95, for the classes in the validation images.
+        sizes: Size of objects -> AP at IoU 0.5 to 0.95 as COCO counts it; NaN if there is no such object. The sizes are
+            ``small`` (up to 32² px in the image), ``medium`` (up to 96² px) and ``large``.
+        objects: Size of objects -> the number of them in the validation images.
+        resampled: mAP50-95 of bootstrap draws of the validation images; the draws are the same in every run.
         epochs: mAP50-95 after each epoch.
-        seconds: How long training and validation took.
-        imgsz: Side of the images, in px.
-        batch: Images a batch.
+        seconds: The duration of training and validation, in s.
+        imgsz: The side of the images, in px.
+        batch: The number of images in a batch.
     """
 
     model: str
@@ -64,10 +64,14 @@ class SeedRun:
 
 
 def check_engine(engine: str | None, train: Mapping[str, Any]) -> None:
-    """Find out whether runs can be done this way.
+    """Check that an engine can do the runs.
+
+    Args:
+        engine: None or ``ray``.
+        train: The train keys of Ultralytics.
 
     Raises:
-        InputError: If there is no such engine, or it does not go with ``device=``.
+        InputError: If there is no such engine, or ``device=`` is given with Ray.
         CompareError: If Ray is not installed.
     """
     if engine is None:
@@ -94,22 +98,22 @@ def run_all(
     engine: str | None,
     train: Mapping[str, Any],
 ) -> tuple[SeedRun, ...]:
-    """Return every model's run with every seed; only those that are not finished in ``folder`` are run.
+    """Start the runs that are not finished in ``folder``, and return the runs of all models with all seeds.
 
     Args:
-        models: Short name -> the name by which Ultralytics finds it.
+        models: Name -> model YAML or checkpoint.
         data: The data set's YAML.
         seeds: The seeds.
-        folder: Of the comparison; run ``NAME-SEED`` lies in ``runs/NAME-SEED``.
+        folder: The folder of the comparison; a run lies in ``runs/NAME-SEED``.
         engine: None for one after the other, or ``ray``.
-        train: Ultralytics' train keys.
+        train: The train keys of Ultralytics.
 
     Raises:
-        CompareError: If runs failed; all others have run before it is raised.
+        CompareError: If a run failed; the other runs are finished first.
     """
     folder = folder.resolve()
     common: dict[str, Any] = {"data": data, "train": dict(train), "cwd": str(Path.cwd())}
-    # Seed by seed, so that what is there after an interruption compares the models.
+    # Seed by seed, so that all models have the same seeds after an interruption.
     jobs = [
         {**common, "name": name, "model": model, "seed": seed, "folder": str(folder / "runs" / f"{name}-{seed}")}
         for seed in seeds
@@ -149,7 +153,7 @@ def _read(job: Mapping[str, Any]) -> SeedRun:
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    """Return what a run wrote down, with NaN for the numbers that it had none of."""
+    """Return the result that a run wrote, with NaN where it wrote null."""
     return dict(_with_nan(json.loads((folder / RESULT).read_text(encoding="utf-8"))))
 
 
@@ -174,7 +178,7 @@ def _one_by_one(jobs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str
 
 
 def _on_ray(jobs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
-    """Hand the jobs to the cluster that Ray finds (RAY_ADDRESS), or to one of this machine's."""
+    """Run the jobs on the cluster that Ray finds (RAY_ADDRESS), or on one that it starts on this machine."""
     ray = _import_ray()
     started = not ray.is_initialized()
     if started:
@@ -187,7 +191,7 @@ def _on_ray(jobs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, An
             job = waiting.pop(ready)
             try:
                 yield job, ray.get(ready)
-            except ray.exceptions.RayError as error:  # the machine is lost, and Ray's own retries were in vain
+            except ray.exceptions.RayError as error:  # the machine is lost, and Ray's retries failed
                 yield job, {"failure": plain(error)}
     finally:
         if started:
@@ -195,7 +199,7 @@ def _on_ray(jobs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, An
 
 
 def _resources(jobs: Sequence[Mapping[str, Any]], ray: Any) -> dict[str, float]:
-    """Return what a run asks for: a GPU if there are any, else as many cores as Ultralytics takes threads."""
+    """Return the resources of a run: a GPU if the cluster has any, else a core for each thread of Ultralytics."""
     from ultralytics.utils import NUM_THREADS
 
     if ray.cluster_resources().get("GPU") and jobs and "device" not in jobs[0]["train"]:
@@ -205,22 +209,22 @@ def _resources(jobs: Sequence[Mapping[str, Any]], ray: Any) -> dict[str, float]:
 
 
 def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job in a fresh interpreter, from its start, and return its result, or ``{"failure": why}``.
+    """Run a job from its start in a new interpreter, and return its result, or ``{"failure": reason}``.
 
-    The interpreter works in the user's own folder, so that relative paths mean what they meant to the user, and has it
-    on its module path, as ``-m`` puts it there: a block of the user's own may be a module that lies there.
+    The interpreter runs in the user's current folder, so that relative paths are right. ``-m`` puts this folder on its
+    module path, so that a user's block may be a module there.
     """
     folder = Path(job["folder"])
     log = folder / LOG
     try:
-        if folder.exists():  # what is left of a run that was cut off
+        if folder.exists():  # an interrupted run left it
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         with log.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ela_yolo.study.worker"],
                 cwd=job["cwd"],
-                stdin=subprocess.PIPE,  # held open: the run ends when this process does
+                stdin=subprocess.PIPE,  # stays open: the run ends when this process ends
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -244,7 +248,7 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path) -> int | None:
-    """Return the exit status of a run; None if its log did not grow for too long, however long it runs in all."""
+    """Return the exit status of a run; None if its log did not grow for too long."""
     size, grown = -1, time.monotonic()
     while time.monotonic() - grown < SILENCE:
         try:

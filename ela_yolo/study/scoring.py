@@ -1,4 +1,4 @@
-"""What a validation of Ultralytics tells beyond its metrics: AP by object size, and mAP50-95 on resampled images."""
+"""Scores that a validation of Ultralytics does not compute: AP by object size, and mAP50-95 on resampled images."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-SIZES = ("small", "medium", "large")  # of COCO: up to 32² px, up to 96² px, above; in the image as it is on the disk
+SIZES = ("small", "medium", "large")  # COCO's: up to 32² px, up to 96² px, above; in the original image
 RESAMPLES = 300
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one validation found beside its metrics.
+    """The further scores of one validation.
 
     Attributes:
-        sizes: Size -> AP at IoU 0.5 to 0.95 as COCO counts it; NaN where no object is of that size.
-        objects: Size -> how many objects of the validation images are.
-        resampled: mAP50-95 of each of 300 draws of as many images, with replacement. Every validation of as many images
-            draws the same, so those of two models can be compared draw by draw.
+        sizes: Size of objects -> AP at IoU 0.5 to 0.95 as COCO counts it; NaN if there is no such object.
+        objects: Size of objects -> the number of them in the validation images.
+        resampled: mAP50-95 of 300 bootstrap draws of the images. The draws depend on the number of images alone, so two
+            models can be compared draw by draw.
     """
 
     sizes: Mapping[str, float]
@@ -29,11 +29,11 @@ class Scores:
 
 
 def validate(model: Any, **keys: Any) -> tuple[Any, Scores]:
-    """Validate a detector, and return Ultralytics' metrics and what they leave out.
+    """Validate a detector, and return the metrics of Ultralytics and the further scores.
 
     Args:
         model: A ``YOLO`` of the task ``detect``.
-        **keys: Those of ``model.val``.
+        **keys: The keys of ``model.val``.
     """
     recorded: list[Any] = []
 
@@ -49,7 +49,7 @@ def validate(model: Any, **keys: Any) -> tuple[Any, Scores]:
 
 
 class _Recorder:
-    """Keeps what a validator sees of each image, and what it counts."""
+    """Stores the data of each image that a validator sees."""
 
     def init_metrics(self, model: Any) -> None:
         super().init_metrics(model)  # type: ignore[misc]
@@ -76,7 +76,7 @@ class _Recorder:
 
 
 def _by_size(validator: Any) -> tuple[dict[str, int], dict[str, float]]:
-    """Return how many objects are of each size, and the AP of each, NaN where there is none."""
+    """Return for each size the number of objects, and the AP, which is NaN if there are none."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     numbers = {file: number for number, file in enumerate(validator.shapes)}
@@ -109,12 +109,12 @@ def _by_size(validator: Any) -> tuple[dict[str, int], dict[str, float]]:
 
 
 def draw_images(count: int) -> Any:
-    """Return 300 draws of as many images with replacement: numbers of images, of shape (300, count)."""
+    """Return 300 draws of ``count`` images with replacement: numbers of images, of shape ``(300, count)``."""
     return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
 
 
 def _resample(images: Mapping[str, Sequence[Any]], draws: Any) -> tuple[float, ...]:
-    """Return mAP50-95, as Ultralytics counts it, of each draw."""
+    """Return mAP50-95 of each draw, as Ultralytics computes it."""
     from ultralytics.utils.metrics import ap_per_class
 
     keys = ("tp", "conf", "pred_cls", "target_cls")
@@ -123,4 +123,4 @@ def _resample(images: Mapping[str, Sequence[Any]], draws: Any) -> tuple[float, .
 
 
 def _mean_ap(aps: Any) -> float:
-    return float(aps.mean()) if len(aps) else 0.0  # which is what Ultralytics says where no image shows an object
+    return float(aps.mean()) if len(aps) else 0.0  # as in Ultralytics if no image shows an object

@@ -1,10 +1,9 @@
-"""Paired differences over seeds: how large they are, how sure that is, and what it says in words.
+"""Paired differences over seeds: their size, their uncertainty, and a verdict in words.
 
-A seed is one draw of the initial weights and, as far as Ultralytics gives it (8.4.190 does, 8.4.108 does not), of the
-order and the augmentation of the images. Two models trained with the same seeds are compared seed by seed; what is
-tested is whether the sign of the difference could as well be chance. How far the difference depends on which images it
-is measured on is another question: an interval over draws of the validation images tells, the seeds being what they
-are.
+A seed sets the initial weights. In Ultralytics 8.4.190, but not in 8.4.108, it also sets the order and the augmentation
+of the images. Two models trained with the same seeds are compared seed by seed. A test asks whether the sign of the
+difference could be chance. The difference also depends on the images on which it is measured: an interval over draws of
+the validation images, with the seeds fixed, shows how much.
 """
 
 from __future__ import annotations
@@ -14,28 +13,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEVEL = 0.05  # of the test
-FEWEST_SEEDS, MOST_SEEDS = 3, 20  # to say anything at all; to try every pattern of signs in a moment
+LEVEL = 0.05  # the significance level of the test
+FEWEST_SEEDS, MOST_SEEDS = 3, 20  # fewer tell nothing; with more, trying every pattern of signs takes too long
 RESAMPLES = 20_000
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What a model has above the baseline in mAP50-95, seed by seed; its verdict is a sentence.
+    """The difference of a model to the baseline in mAP50-95, seed by seed.
 
     Attributes:
-        model: The model.
-        values: A difference per seed.
-        mean: Of them.
+        model: The name of the model.
+        values: The difference with each seed.
+        mean: The mean of the differences.
         deviation: Their standard deviation; None with one seed.
-        low: Lower end of the bootstrap's 95% interval of the mean.
-        high: Its upper end. With few seeds the interval is too narrow, so the verdict is left to the test.
-        images_low: Lower end of the 95% interval of the mean over draws of the validation images.
-        images_high: Its upper end.
-        p: Of the exact two-sided sign-flip test.
-        adjusted: ``p`` adjusted by Holm's method for the number of models compared.
-        smallest: The smallest adjusted p that these numbers of seeds and models can give at all.
-        needed: The fewest seeds with which that is below 0.05.
+        low: The lower end of the bootstrap's 95% interval of the mean.
+        high: The upper end. With few seeds the interval is too narrow, so the verdict depends on the test alone.
+        images_low: The lower end of the 95% interval of the mean over draws of the validation images.
+        images_high: The upper end.
+        p: The p-value of the exact two-sided sign-flip test.
+        adjusted: ``p`` adjusted by Holm's method for the number of models.
+        smallest: The smallest adjusted p that is possible with these numbers of seeds and models.
+        needed: The smallest number of seeds with which ``smallest`` is below 0.05.
+
+    Example:
+        >>> scores = {"plain": [0.40, 0.41, 0.39], "ela": [0.41, 0.42, 0.40]}
+        >>> (difference,) = paired_differences(scores, {"plain": [[0.40]] * 3, "ela": [[0.41]] * 3})
+        >>> round(difference.mean, 4), difference.p, difference.needed
+        (0.01, 0.25, 6)
+        >>> difference.verdict  # doctest: +ELLIPSIS
+        'ela: a gain or loss cannot be shown with 3 seeds, ...'
     """
 
     model: str
@@ -53,12 +60,12 @@ class Difference:
 
     @property
     def sayable(self) -> bool:
-        """Whether there are seeds enough for an interval and a test to mean anything."""
+        """Whether there are enough seeds for an interval and a test."""
         return len(self.values) >= FEWEST_SEEDS
 
     @property
     def verdict(self) -> str:
-        """What is shown and what is not, in one sentence."""
+        """A sentence that says whether a gain or a loss is shown."""
         seeds = len(self.values)
         numbers = f"{self.mean:+.4f} mAP50-95 on average of {seeds} seeds (95% interval {self.low:+.4f} to "
         numbers += (
@@ -83,9 +90,9 @@ def paired_differences(
     """Compare models with the first one, the baseline, seed by seed.
 
     Args:
-        scores: Model -> a value per seed, seeds in the same order.
-        resampled: Model -> for each seed, a value per draw of the images, draws in the same order.
-        models: Those to compare, the baseline first; None means all.
+        scores: Model -> the score with each seed; all models have the same seeds in the same order.
+        resampled: Model -> for each seed, the score of each draw of the images; the draws are the same for all.
+        models: The models to compare, the baseline first; None means all.
     """
     baseline, *others = models or scores
     values = {model: [b - a for a, b in zip(scores[baseline], scores[model], strict=True)] for model in others}
@@ -115,25 +122,25 @@ def paired_differences(
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """Return the standard deviation of a sample, by n - 1; None of a single value."""
+    """Return the standard deviation of a sample, with n - 1; None for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the percentile bootstrap's 95% interval of the mean; the same for the same values."""
+    """Return the 95% interval of the mean by the percentile bootstrap; the same values give the same interval."""
     sample = np.asarray(values, dtype=float)
     draws = np.random.default_rng(0).integers(len(sample), size=(RESAMPLES, len(sample)))
-    means = sample[0] + (sample - sample[0])[draws].mean(axis=1)  # so that equal values have exactly their own mean
+    means = sample[0] + (sample - sample[0])[draws].mean(axis=1)  # so that the mean of equal values is exact
     low, high = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2))
     return float(low), float(high)
 
 
 def interval_over_images(baseline: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Return the 95% percentile interval, over draws of the images, of the difference of two models' means over seeds.
+    """Return the 95% percentile interval over draws of the images, for the difference of two models' means over seeds.
 
     Args:
-        baseline: For each seed, a value per draw.
-        other: Likewise, of the same draws.
+        baseline: For each seed, the baseline's score of each draw.
+        other: For each seed, the other model's score of each draw.
     """
     differences = np.mean(other, axis=0) - np.mean(baseline, axis=0)
     low, high = np.quantile(differences, (LEVEL / 2, 1 - LEVEL / 2))
@@ -141,24 +148,34 @@ def interval_over_images(baseline: Sequence[Sequence[float]], other: Sequence[Se
 
 
 def sign_flip_p(values: Sequence[float]) -> float:
-    """Return the exact two-sided p of a mean of zero: every pattern of signs is tried, so at most 20 values.
+    """Return the exact two-sided p-value for a mean of zero, for at most 20 values.
 
-    It is the share of patterns whose sum is as far from zero as the one that was found, or farther.
+    Every pattern of signs is tried. p is the share of patterns whose sum is at least as far from zero as the sum of the
+    values.
+
+    Example:
+        >>> sign_flip_p([0.01, 0.02, 0.01])  # 2 of the 8 patterns: all signs equal
+        0.25
     """
     sums = np.zeros(1)
     for value in values:
         sums = np.concatenate((sums + value, sums - value))
-    rounding = 1e-9 * float(np.sum(np.abs(values)))  # of sums that are equal but for the order of their parts
+    rounding = 1e-9 * float(np.sum(np.abs(values)))  # the order of summation changes equal sums by so much
     return float(np.mean(np.abs(sums) >= abs(sums[0]) - rounding))
 
 
 def smallest_p(seeds: int, models: int = 1) -> float:
-    """Return the smallest p of the test after Holm's adjustment: all differences of one model have the same sign."""
+    """Return the smallest possible p after Holm's adjustment, which differences of equal sign give."""
     return min(1.0, models * 2 / float(2**seeds))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted by Holm's step-down method, in the order they came in."""
+    """Return p-values adjusted by Holm's step-down method, in the same order.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
     adjusted = [1.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):

@@ -1,8 +1,8 @@
 """One run of a comparison in an interpreter of its own.
 
-``python -m ela_yolo.study.worker`` reads the job, a line of JSON, from standard input, trains with Ultralytics,
-validates the weights of the last epoch, and writes what came out as JSON. The last epoch, not ``best.pt``: that is the
-best of all epochs on the validation images themselves, which flatters the model whose mAP fluctuates more.
+``python -m ela_yolo.study.worker`` reads a job, a line of JSON, from standard input. It trains with Ultralytics,
+validates the weights of the last epoch, and writes the result as JSON. It does not take ``best.pt``, which is the best
+of all epochs on the validation images themselves: that favours a model whose mAP fluctuates more.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any
 
 from ela_yolo.util.json import write_json
 
-# Train keys that validation takes too; single_cls it finds in the checkpoint.
+# Train keys that validation takes too. It reads single_cls from the checkpoint.
 VALIDATION_KEYS = ("device", "workers", "plots", "conf", "iou", "max_det", "agnostic_nms", "classes", "split", "half")
 CURVE = "metrics/mAP50-95(B)"
-RESULT = "run.json"  # in the run's folder; that it is there says that the run is finished
+RESULT = "run.json"  # in the run's folder; a run is finished when it has this file
 SCHEMA = 2  # of a comparison's JSON files; raised when a key changes its name or meaning
 
 
 def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what one run gives, as JSON holds it.
+    """Train and validate one model, and return the result for JSON.
 
     Args:
-        job: ``model``, ``data``, ``seed``, ``folder`` (the run's) and ``train`` (Ultralytics' train keys).
+        job: ``model``, ``data``, ``seed``, ``folder`` (of the run) and ``train`` (the train keys of Ultralytics).
     """
     from ela_yolo.host.lookup import open_model
     from ela_yolo.study.scoring import validate
@@ -67,7 +67,7 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do the job that is the first line of standard input, and end with whoever holds its other end."""
+    """Do the job in the first line of standard input, and end early if standard input is closed."""
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     result = train_and_validate(job)
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """End when standard input does, so as not to train on beside the run that takes this one's place."""
+    """End this process when standard input is closed, so that it does not train on beside a new run."""
     while os.read(0, 1):
         pass
     os._exit(1)
