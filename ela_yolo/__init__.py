@@ -1,7 +1,7 @@
-"""Efficient Local Attention as a layer of Ultralytics YOLO.
+"""Efficient Local Attention (ELA) as a layer of Ultralytics YOLO.
 
-Importing this arms the registration; an installed ``ela-yolo`` does it at every interpreter start. Neither torch nor
-ultralytics is loaded until a public name that needs them is used.
+Importing this package registers ELA as soon as Ultralytics is imported; an installed ``ela-yolo`` does so in every
+process. Neither torch nor ultralytics is imported until a public name that needs them is used.
 """
 
 from ela_yolo._version import __version__ as __version__

@@ -1,10 +1,11 @@
-"""The formula of the ELA block in as few operators and copies of the map as eager PyTorch allows on a CPU.
+"""The formula of the ELA block for eager PyTorch on a CPU, with few operators and few copies of the map.
 
-There each operator costs about as much as its work on a strip, and each new copy of the map more than reading it. So
-both strips go through convolution, norm and sigmoid as one tensor, a depthwise convolution is a sum of shifted strips,
-since oneDNN reorders its operands at each call, and the map is scaled in place of the one copy that is returned.
+On a CPU the call of an operator costs about as much as its work on a strip, and a new copy of the map costs more than
+reading it. So both strips go through convolution, norm and sigmoid as one tensor, and the map is scaled in place in the
+one copy that is returned. A depthwise convolution is a sum of shifted strips, because oneDNN reorders its operands at
+each call.
 
-The strips are sums, not means: the norm takes out any factor, if its eps is scaled by the factor's square.
+The strips are sums, not means: the norm removes any factor, if its eps is multiplied by the square of the factor.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.nn import grad as conv_grad
 from torch.nn.modules import module as every_module
 
-_PLAIN = (Tensor, nn.Parameter)  # other classes of tensors have operators of their own
+_PLAIN = (Tensor, nn.Parameter)  # subclasses of tensors have operators of their own
 _HOOKS_OF_EVERY_MODULE: tuple[Any, ...] = (
     every_module._global_forward_hooks,
     every_module._global_forward_pre_hooks,
@@ -28,12 +29,12 @@ _HOOKS_OF_EVERY_MODULE: tuple[Any, ...] = (
 
 
 class Form(NamedTuple):
-    """What is no tensor in the formula.
+    """The settings in the formula.
 
     Attributes:
-        groups: Groups of the convolution.
-        num_groups: Groups of the norm.
-        eps: Of the norm.
+        groups: The groups of the convolution.
+        num_groups: The groups of the norm.
+        eps: The eps of the norm.
         gate: The gate form.
     """
 
@@ -44,13 +45,13 @@ class Form(NamedTuple):
 
 
 class _Norm(NamedTuple):
-    """The norm of one strip, or of both, (2B, C, L), where they are of one length.
+    """The norm of one strip; if both strips have the same length, of both as one tensor ``(2B, C, L)``.
 
     Attributes:
-        strip: What it takes, (B, C, H) or (B, C, W).
-        mean: Of each sample's group, (B, num_groups).
-        rstd: The reciprocal standard deviation, likewise.
-        gate: The sigmoid of its result, as large as the strip.
+        strip: The input of the norm, ``(B, C, H)`` or ``(B, C, W)``.
+        mean: The mean of each sample's groups, ``(B, num_groups)``.
+        rstd: The reciprocal of their standard deviation, ``(B, num_groups)``.
+        gate: The sigmoid of the output, in the shape of the strip.
     """
 
     strip: Tensor
@@ -60,7 +61,7 @@ class _Norm(NamedTuple):
 
 
 def are_as_built(conv: nn.Conv1d, gn: nn.GroupNorm) -> bool:
-    """Whether these layers are as ELA builds them, and nobody could notice that they are not called as modules."""
+    """Return whether these layers are as ELA builds them, without hooks, so that they need not be called as modules."""
     if any(_HOOKS_OF_EVERY_MODULE) or not (_is_bare(conv, nn.Conv1d) and _is_bare(gn, nn.GroupNorm)):
         return False
     weight, gamma, beta = conv.weight, gn.weight, gn.bias
@@ -87,21 +88,21 @@ def _is_bare(layer: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def serves(x: Tensor, conv: nn.Conv1d, gn: nn.GroupNorm) -> bool:
-    """Whether :func:`scale_by_gates` may take the place of the formula as it is written.
+    """Return whether :func:`scale_by_gates` may replace the plain formula: in eager computations on a CPU.
 
-    It may where this is plain computing on a CPU. A graph gets the formula as it is written, which compilers and
-    exporters know how to fuse, and so do forward-mode differentiation and whoever listens to operators.
+    Compilers and exporters get the plain formula, which they know how to fuse. So do forward-mode differentiation and
+    modes that intercept operators.
     """
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and type(x) in _PLAIN  # not so for torch.fx
+        and type(x) in _PLAIN  # torch.fx passes proxies
         and x.is_cpu
         and x.layout is torch.strided
         and x.dtype in (torch.float32, torch.float64)
         and x.ndim == 4
         and are_as_built(conv, gn)
-        and x.shape[1] == conv.weight.shape[0]  # else the convolution says what is wrong
+        and x.shape[1] == conv.weight.shape[0]  # otherwise the convolution raises the error
         and all(
             type(weight) in _PLAIN and weight.is_cpu and weight.dtype == x.dtype
             for weight in (conv.weight, gn.weight, gn.bias)
@@ -115,7 +116,7 @@ def serves(x: Tensor, conv: nn.Conv1d, gn: nn.GroupNorm) -> bool:
 
 
 def apply_gates(x: Tensor, gate_h: Tensor, gate_w: Tensor, form: str) -> Tensor:
-    """Return a map scaled by its gates, the formula as it is written.
+    """Return a map multiplied by its gates, by the plain formula.
 
     Shape:
         - x: ``(B, C, H, W)``
@@ -132,16 +133,16 @@ def apply_gates(x: Tensor, gate_h: Tensor, gate_w: Tensor, form: str) -> Tensor:
 
 
 def scale_by_gates(x: Tensor, conv: Tensor, gamma: Tensor, beta: Tensor, form: Form) -> Tensor:
-    """Return the map scaled by its gates.
+    """Return the map multiplied by its gates, in few operators.
 
-    For training it keeps the map itself and strips, nothing else of the map's size.
+    For the backward it stores the map and strips, but no second tensor of the map's size.
 
     Args:
         x: The map, in the dtype of the weights.
         conv: The weight of the convolution.
         gamma: The weight of the norm.
         beta: The bias of the norm.
-        form: The rest.
+        form: The settings.
 
     Shape:
         - x: ``(B, C, H, W)``
@@ -159,9 +160,9 @@ def scale_by_gates(x: Tensor, conv: Tensor, gamma: Tensor, beta: Tensor, form: F
 def _through_strips(
     x: Tensor, conv: Tensor, gamma: Tensor, beta: Tensor, form: Form
 ) -> tuple[Tensor, tuple[_Norm, ...]]:
-    """Return the sums of both strips with the convolution's padding, (2B, C, L + 2 * padding), and the norms.
+    """Return the sums of both strips with padding, ``(2B, C, L + 2 * padding)``, and the norms.
 
-    L is the larger of H and W; what lies behind the end of a shorter strip means nothing.
+    L is the larger of H and W; the values behind the end of the shorter strip have no meaning.
     """
     batch, _, height, width = x.shape
     pad = conv.shape[2] // 2
@@ -187,7 +188,7 @@ def _normalise(strip: Tensor, gamma: Tensor, beta: Tensor, form: Form, summed: i
 
 
 def _convolve(padded: Tensor, conv: Tensor, groups: int) -> Tensor:
-    """Return the convolution of strips that are padded already."""
+    """Return the convolution of padded strips."""
     if groups < conv.shape[0]:
         return torch.conv1d(padded, conv, groups=groups)
     taps = conv.unbind(2)  # (C, 1) each
@@ -199,7 +200,7 @@ def _convolve(padded: Tensor, conv: Tensor, groups: int) -> Tensor:
 
 
 def _along_both(norms: tuple[_Norm, ...], form: Form) -> tuple[Tensor, Tensor]:
-    """Return the gates as they scale the map, (B, C, H, 1) and (B, C, 1, W)."""
+    """Return the gates that multiply the map, ``(B, C, H, 1)`` and ``(B, C, 1, W)``."""
     gates = [norm.gate for norm in norms] if form.gate != "identity" else [2 * norm.gate for norm in norms]
     along_h, along_w = gates if len(gates) == 2 else gates[0].chunk(2)
     return along_h.unsqueeze(3), along_w.unsqueeze(2)
@@ -222,15 +223,15 @@ class _ScaleByGates(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, conv, gamma, beta, sums, *saved = ctx.saved_tensors
         form = ctx.form
-        # To be differentiated once more (create_graph=True), or for many gradients at once (is_grads_batched=True).
+        # For second derivatives (create_graph=True), and for many gradients at once (is_grads_batched=True).
         if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
             return *_gradients_as_written(grad, (x, conv, gamma, beta), ctx.needs_input_grad[:4], form), None
         height, width = x.shape[2:]
         norms = tuple(_Norm(*saved[start : start + 4]) for start in range(0, len(saved), 4))
         gate_h, gate_w = _along_both(norms, form)
 
-        # The only new copy of the map. A batched matrix product for each gate would need one product of both, but is
-        # slower than computing that product again.
+        # The only new copy of the map. With a batched matrix product for each gate, the product of x and grad would be
+        # computed once and not twice, but that is slower.
         buffer = x * grad
         grad_h = buffer.mul_(gate_w).sum(3)
         grad_w = torch.mul(x, grad, out=buffer).mul_(gate_h).sum(2)
@@ -252,9 +253,9 @@ class _ScaleByGates(torch.autograd.Function):
 def _gradients_as_written(
     grad: Tensor, inputs: tuple[Tensor, ...], wanted: tuple[bool, ...], form: Form
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of the inputs by the formula as it is written, so that they have derivatives themselves."""
+    """Return the gradients of the inputs by the plain formula, so that they can be differentiated again."""
     with torch.enable_grad():
-        # Views, since an input may depend on another: of a block that is called twice, on its weights.
+        # Views, because an input may depend on another one: on the weights, if a block is called twice.
         x, conv, gamma, beta = views = [each.view_as(each) for each in inputs]
 
         def gate(strip: Tensor) -> Tensor:
@@ -270,7 +271,7 @@ def _gradients_as_written(
 def _back_through_strips(
     sums: Tensor, norms: tuple[_Norm, ...], grad_gates: tuple[Tensor, ...], conv: Tensor, gamma: Tensor, form: Form
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of the sums, without padding (2B, C, L), and of the three weights."""
+    """Return the gradients of the sums without padding, ``(2B, C, L)``, and of the three weights."""
     kernel_size, pad = conv.shape[2], conv.shape[2] // 2
     length = sums.shape[2] - 2 * pad
     grads = []

@@ -1,7 +1,7 @@
-"""Arms the registration: a finder waits until somebody imports Ultralytics' parser, and registers when it is loaded.
+"""Registers ELA when Ultralytics' parser is imported, by a finder in ``sys.meta_path``.
 
-``autoload.pth``, which an installation puts where Python runs it at every start, holds such a finder in one line. It
-imports this module only when that parser is asked for, so that other programs pay next to nothing for it.
+An installation puts ``autoload.pth`` into site-packages, where Python runs it at every start. It is one line that adds
+such a finder, and it imports this module only when the parser is imported. So other programs start as fast as before.
 """
 
 import sys
@@ -17,11 +17,11 @@ PARSER = "ultralytics.nn.tasks"
 
 
 def arm() -> None:
-    """Register now if Ultralytics' parser is loaded, else as soon as it is. Calling it again changes nothing.
+    """Register ELA now if Ultralytics' parser is loaded, else when it is imported. Another call changes nothing.
 
     Raises:
-        RegistrationError: If the parser is loaded and not as expected. A parser that is loaded later never fails for
-            it: the reason goes to standard error, and models without ELA work as ever.
+        RegistrationError: If the parser is loaded and not as expected. A later import of the parser never fails: the
+            reason is printed to standard error, and models without ELA work as before.
     """
     if PARSER in sys.modules:
         from ela_yolo.plugin import register
@@ -32,7 +32,7 @@ def arm() -> None:
 
 
 class _ParserFinder:
-    """Does what the finder in ``autoload.pth`` does, where that is not installed or switched off."""
+    """Does the work of the finder in ``autoload.pth`` if that is not installed or switched off."""
 
     arms_ela_yolo = True
 
@@ -47,7 +47,7 @@ def _is_ours(finder: object) -> bool:
 
 
 def find_parser(name: str, path: "Sequence[str] | None", target: "ModuleType | None") -> "ModuleSpec | None":
-    """Return what the other finders find, with a loader that registers after it has run the module."""
+    """Return the spec that the other finders find, with a loader that registers ELA after it has run the module."""
     others = (finder for finder in sys.meta_path if not _is_ours(finder) and hasattr(finder, "find_spec"))
     spec = next((spec for finder in others if (spec := finder.find_spec(name, path, target))), None)
     if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
@@ -56,10 +56,10 @@ def find_parser(name: str, path: "Sequence[str] | None", target: "ModuleType | N
 
 
 class _RegisteringLoader:
-    """Stands for the loader of one module, which others may share, until that has run.
+    """Replaces the loader of one module until the module has run; other modules may share the original loader.
 
-    All but running the module, such as its source, is asked of that loader, and the module has it as its own before it
-    runs.
+    Everything else, such as the source of the module, comes from the original loader, which is the module's own loader
+    again before the module runs.
     """
 
     def __init__(self, loader: "Loader") -> None:
@@ -81,5 +81,5 @@ def _register_or_say_why() -> None:
         from ela_yolo.plugin import register
 
         register()
-    except Exception as error:  # whatever it is, Ultralytics must go on without us
+    except Exception as error:  # Ultralytics must work whatever fails here
         print(f"ela-yolo is off, and ELA rows will not be known: {error}", file=sys.stderr)

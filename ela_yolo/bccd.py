@@ -1,4 +1,4 @@
-"""Data-set YAMLs name ``ela_yolo.bccd.download_bccd``; it lies in :mod:`ela_yolo.data.bccd`."""
+"""Keeps the import path ``ela_yolo.bccd.download_bccd``, which data-set YAMLs name, for :mod:`ela_yolo.data.bccd`."""
 
 from ela_yolo.data.bccd import download_bccd
 

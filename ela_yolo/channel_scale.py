@@ -1,4 +1,4 @@
-"""The control of ELA: what is left of its gates where they look at nothing, a learned factor for each channel."""
+"""The control of ELA in comparisons: a learned factor for each channel, without attention."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from ela_yolo.ela import check_lr_mult
 
 
 class ChannelScale(nn.Module):
-    """Scales each channel of a feature map by a learned factor, ``x * (2 * sigmoid(bias))**2``.
+    """Multiplies each channel of a feature map by a learned factor, ``x * (2 * sigmoid(bias))**2``.
 
-    It is ELA's ``identity`` form with the norm's weight held at 0: the same factor at every place of every image. What
-    a model with ELA gains beyond one with this block in the same places is attention. It starts as ``x``, bit for bit.
+    This is ELA's ``identity`` form with the norm's weight held at 0, so the factor is the same at every place of every
+    image. A model with ELA can be compared with the same model with this block in its place: the difference is due to
+    attention. Until it is trained, the output equals ``x`` bit for bit.
 
     Args:
-        channels: Input and output channels.
-        lr_mult: Multiple of the learning rate at which the factors are trained, as in ELA; None means 1.
+        channels: The number of input and output channels, C.
+        lr_mult: Multiple of the learning rate at which Ultralytics' trainer trains the factors; None means 1.
 
     Shape:
         - Input: ``(B, C, H, W)``
-        - Output: the same
+        - Output: ``(B, C, H, W)``
 
     Raises:
         ValueError: If ``lr_mult`` is not above 0 and at most 300.
@@ -40,13 +41,13 @@ class ChannelScale(nn.Module):
         nn.init.zeros_(self.bias)
 
     def gate_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that ``lr_mult`` is about: all."""
+        """Return the parameters that are trained at ``lr_mult``: all of them."""
         return [self.bias]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` scaled."""
+        """Return ``x`` multiplied by the factors."""
         return x * (2 * self.bias.sigmoid()).square().to(x.dtype)[:, None, None]
 
     def extra_repr(self) -> str:
-        """Return the channels, and the multiple where it is not 1."""
+        """Return the settings for the layer's ``repr``."""
         return f"{len(self.bias)}" + (f", lr_mult={self.lr_mult}" if self.lr_mult != 1 else "")

@@ -1,4 +1,4 @@
-"""The ELA block. Its module path, class name and parameter names are a file format: checkpoints hold them."""
+"""The ELA block. Checkpoints hold its module path, class name and parameter names, so these must not change."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ela_yolo._ela_cpu import Form, apply_gates, scale_by_gates, serves
 
 Variant = Literal["T", "B", "S", "L"]
 Gate = Literal["paper", "residual", "identity"]
-LARGEST_LR_MULT = 300  # above it trainings of every optimizer were not tried
+LARGEST_LR_MULT = 300  # larger multiples were not tried with every optimizer
 
 
 @dataclass(frozen=True)
 class ELASettings:
-    """Every number of one ELA block, resolved for its channels."""
+    """The settings of one ELA block, with all group counts for its channels."""
 
     channels: int
     variant: Variant
@@ -40,22 +40,26 @@ def resolve_settings(
     num_groups: int | None = None,
     lr_mult: float | None = None,
 ) -> ELASettings:
-    """Check the arguments of an ELA block and fill in what was left out from its variant.
+    """Check the arguments of an ELA block, and take those that are None from its variant.
 
-    Where the paper's group counts do not divide ``channels``, the largest divisor not above them is taken. A count
-    that the caller gave is never changed.
+    If a group count of the variant does not divide ``channels``, the largest divisor below it is taken. A count that is
+    given is not changed.
 
     Args:
-        channels: Input and output channels.
+        channels: The number of input and output channels.
         variant: ``T``, ``B``, ``S`` or ``L``; None means ``B``.
-        gate: ``paper``, ``residual`` or ``identity``; None means ``paper``.
-        kernel_size: Odd length of the Conv1d kernel; None means the variant's own.
-        groups: Groups of the Conv1d; None means the variant's own.
-        num_groups: Groups of the GroupNorm; None means the variant's own.
+        gate: The gate form, ``paper``, ``residual`` or ``identity``; None means ``paper``.
+        kernel_size: The kernel size of the Conv1d, which must be odd; None means the variant's.
+        groups: The groups of the Conv1d; None means the variant's.
+        num_groups: The groups of the GroupNorm; None means the variant's.
         lr_mult: Multiple of the learning rate, above 0 and at most 300; None means 1.
 
     Raises:
-        ValueError: If an argument is not one of these; the message says what was expected and what came.
+        ValueError: If an argument has another value; the message names the values that are allowed.
+
+    Example:
+        >>> resolve_settings(64, "S")
+        ELASettings(channels=64, variant='S', gate='paper', kernel_size=5, groups=8, num_groups=16, lr_mult=1)
     """
     variant = "B" if variant is None else variant
     gate = "paper" if gate is None else gate
@@ -85,10 +89,10 @@ def resolve_settings(
 
 
 def check_lr_mult(value: object) -> float:
-    """Return a multiple of the learning rate.
+    """Return a multiple of the learning rate if it is allowed.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a number above 0 and at most 300.
     """
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= LARGEST_LR_MULT:
         raise ValueError(f"lr_mult must be a number above 0 and at most {LARGEST_LR_MULT}, got {value!r}")
@@ -106,50 +110,55 @@ def _largest_divisor(channels: int, limit: int) -> int:
 
 
 class ELA(nn.Module):
-    """Scales a feature map by two gates, one along its height and one along its width.
+    """Efficient Local Attention: multiplies a feature map by two gates, one along its height and one along its width.
 
-    Each gate is ``sigmoid(GroupNorm(Conv1d(strip)))``, where the strip is the mean of the map over the other axis;
-    convolution and norm are shared by both directions. The gate form decides what the gates do to the map:
+    The mean of the map over its width is a strip along the height, and the mean over its height a strip along the
+    width. The gate of a strip is ``sigmoid(GroupNorm(Conv1d(strip)))``; both gates share the convolution and the norm.
+    The gate form decides how the gates change the map ``x``:
 
-    - ``paper``: ``x * g_h * g_w``, the formula of the paper.
-    - ``residual``: ``x + x * g_h * g_w``, the authors' form for pretrained networks.
-    - ``identity``: ``x * 2g_h * 2g_w`` with the norm's weight and bias at 0, which is ``x`` bit for bit until trained.
+    - ``paper``: ``x * gate_h * gate_w``, the formula of the paper.
+    - ``residual``: ``x + x * gate_h * gate_w``, the authors' form for pretrained networks.
+    - ``identity``: ``x * 2 * gate_h * 2 * gate_w``, with the weight and bias of the norm at 0 at the start. Until it is
+      trained, the output equals ``x`` bit for bit, so a pretrained network keeps its results.
 
-    The result has the map's dtype, also under autocast, and its memory format. ``conv`` and ``gn`` are called as
-    modules wherever that can be noticed: with hooks, parametrizations, other settings, other modules in their place.
-
-    ``lr_mult`` changes nothing here. Ultralytics' trainer, as ela-yolo registers it, trains the norm at that multiple
-    of its learning rate.
+    The output has the dtype of ``x``, also under autocast, and its memory format. On a CPU the formula is computed in
+    few operators. With hooks, parametrizations or other modules in the place of ``conv`` and ``gn``, these are called
+    as modules.
 
     Args:
-        channels: Input and output channels.
-        variant: ``T`` (k=5, depthwise, 32 norm groups), ``B`` (k=7, depthwise, 16), ``S`` (k=5, C/8 conv groups, 16)
-            or ``L`` (k=7, C/8 conv groups, 16).
+        channels: The number of input and output channels, C.
+        variant: The sizes of the paper: ``T`` (kernel 5, depthwise, 32 norm groups), ``B`` (kernel 7, depthwise, 16
+            norm groups), ``S`` (kernel 5, C/8 conv groups, 16 norm groups) or ``L`` (kernel 7, C/8 conv groups, 16 norm
+            groups).
         gate: The gate form.
-        kernel_size: Odd length of the Conv1d kernel, in place of the variant's.
-        groups: Groups of the Conv1d, in place of the variant's.
-        num_groups: Groups of the GroupNorm, in place of the variant's.
-        lr_mult: Multiple of the learning rate at which the norm's weight and bias are trained; None means 1.
-        device: Where the parameters are made; None means PyTorch's default.
-        dtype: The parameters' dtype; None means PyTorch's default.
+        kernel_size: The kernel size of the Conv1d, which must be odd; None means the variant's.
+        groups: The groups of the Conv1d; None means the variant's.
+        num_groups: The groups of the GroupNorm; None means the variant's.
+        lr_mult: Multiple of the learning rate at which Ultralytics' trainer trains the weight and bias of the norm;
+            None means 1. It does not change the output.
+        device: The device of the parameters; None means PyTorch's default.
+        dtype: The dtype of the parameters; None means PyTorch's default.
 
     Shape:
         - Input: ``(B, C, H, W)``
-        - Output: the same
+        - Output: ``(B, C, H, W)``
 
     Raises:
-        ValueError: If an argument is not as said; the message says what was expected and what came.
+        ValueError: If an argument has another value; the message names the values that are allowed.
 
     Example:
-        >>> ELA(64)(torch.zeros(2, 64, 20, 12)).shape
+        >>> x = torch.rand(2, 64, 20, 12)
+        >>> ELA(64)(x).shape
         torch.Size([2, 64, 20, 12])
+        >>> torch.equal(ELA(64, gate="identity")(x), x)
+        True
 
     Reference: Xu and Wan, ELA: Efficient Local Attention for Deep Convolutional Neural Networks, arXiv:2403.01123.
     """
 
-    # Set on the copy of a model that is exported to a graph of one fixed image size: see _forward_fixed_size.
+    # True in the copy of a model that is exported to a graph of one image size: see _forward_fixed_size.
     fixed_size = False
-    lr_mult: float = 1  # of blocks that were saved before it was there
+    lr_mult: float = 1  # in checkpoints that are older than this attribute
 
     def __init__(
         self,
@@ -187,7 +196,7 @@ class ELA(nn.Module):
         self._leave_reset_to_the_block()
 
     def reset_parameters(self) -> None:
-        """Draw the convolution's weight anew and give the norm its initial values, 0 in the ``identity`` form."""
+        """Reset the weights: random for the convolution, and for the norm 1 and 0, in the ``identity`` form 0 and 0."""
         for layer in (self.conv, self.gn):
             reset = getattr(type(layer), "reset_parameters", None)
             if reset is not None:
@@ -201,15 +210,15 @@ class ELA(nn.Module):
             self._leave_reset_to_the_block()
 
     def _leave_reset_to_the_block(self) -> None:
-        # Who resets one module after the other, as YOLO.reset_weights does, comes to the norm after the block, and its
-        # own method would set the weight to 1. A call of OrderedDict does nothing, and every checkpoint names it: those
-        # who open one, also with weights_only, need no further name of this package.
+        # YOLO.reset_weights resets one module after the other, so the norm after its block, and the norm's own method
+        # would set the weight to 1. A call of OrderedDict has no effect. Every checkpoint names this class already, so
+        # loading one, also with weights_only, needs no further name of this package.
         if self.gate == "identity":
             self.gn.reset_parameters = OrderedDict  # type: ignore[assignment, method-assign]
 
     @property
     def settings(self) -> ELASettings:
-        """The numbers of the layers as they are now, since pruning changes them; None where another module has none."""
+        """The settings of the layers as they are now, since pruning changes them; None for a layer of another class."""
         conv, none = self.conv, cast(int, None)
         return ELASettings(
             getattr(conv, "out_channels", none),
@@ -222,16 +231,16 @@ class ELA(nn.Module):
         )
 
     def gate_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that ``lr_mult`` is about: the norm's."""
+        """Return the parameters that are trained at ``lr_mult``: the weight and bias of the norm."""
         return [*self.gn.parameters()]
 
     @property
     def channels(self) -> int:
-        """Input and output channels."""
+        """The number of input and output channels."""
         return self.settings.channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` scaled by its gates."""
+        """Return ``x`` multiplied by its gates."""
         conv, gn = self.conv, self.gn
         if self.fixed_size:
             return self._forward_fixed_size(x)
@@ -244,17 +253,17 @@ class ELA(nn.Module):
         gn, mixed = self.gn, self.conv(strip)
         gate: Tensor
         if isinstance(gn, nn.GroupNorm) and isinstance(mixed, Tensor) and mixed.numel() == gn.num_groups:
-            # nn.GroupNorm refuses a single value per group, which a 1xN map can give. Two that are alike give the same.
+            # nn.GroupNorm refuses a single value in a group, which a 1xN map can give. Two equal values give the same.
             gate = gn(mixed.expand(-1, -1, 2)).sigmoid()[:, :, :1]
         else:
             gate = gn(mixed).sigmoid()
         return gate
 
     def _forward_fixed_size(self, x: Tensor) -> Tensor:
-        """Return the same by operators that ONNX Runtime has for the blocked channel layout of its convolutions.
+        """Return the same output, by operators that ONNX Runtime runs in the blocked layout of its convolutions.
 
-        Means, broadcasting products and scalars would take the map out of that layout and back. Pooling and nearest
-        upsampling hold the map's height and width as numbers, so the graph is right for one size alone.
+        Means, broadcast products and scalars would convert the map to another layout and back. The pooling and the
+        nearest upsampling hold the map's height and width as constants, so the graph is right for one size only.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
@@ -265,7 +274,7 @@ class ELA(nn.Module):
         return x + scaled if self.gate == "residual" else scaled
 
     def _map_gate(self, strip: Tensor, channels: int, axis: int) -> Tensor:
-        """Return the gate of a strip that stays a map, (B, C, H, 1) or (B, C, 1, W), along the axis that it has."""
+        """Return the gate of a strip that is a map, ``(B, C, H, 1)`` with axis 2, or ``(B, C, 1, W)`` with axis 3."""
         conv, gn = self.conv, self.gn
         pad, other = conv.kernel_size[0] // 2, 5 - axis
         padding = (pad, 0) if axis == 2 else (0, pad)
@@ -276,7 +285,7 @@ class ELA(nn.Module):
         return gate + gate if self.gate == "identity" else gate
 
     def extra_repr(self) -> str:
-        """Return the numbers of the layers, the resolved groups among them."""
+        """Return the settings for the layer's ``repr``."""
         settings = {**vars(self.settings)}
         if self.lr_mult == 1:
             del settings["lr_mult"]

@@ -1,4 +1,4 @@
-"""Where the parts meet: what the other folders do during a training or an export is handed to Ultralytics."""
+"""Registers ELA with Ultralytics, together with the callbacks of trainings and exports."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ CALLBACKS = (("on_export_start", prepare_export), *EVENTS.items(), ("on_train_st
 
 
 def register() -> None:
-    """Make ``ELA`` a layer of Ultralytics in this process. Calling it again changes nothing.
+    """Register ELA as a layer of Ultralytics in this process. Another call changes nothing.
 
-    Importing ``ela_yolo`` does it as soon as Ultralytics' parser is loaded, and so does every start of an interpreter
-    where ela-yolo is installed. A class named ``ELA`` that somebody else put there is left alone.
+    There is rarely a need to call this: an installed ela-yolo registers ELA in every Python process as soon as the
+    process imports Ultralytics' parser, and so does ``import ela_yolo``. If Ultralytics has another class named
+    ``ELA``, that class is left alone.
 
     Raises:
-        RegistrationError: If Ultralytics is not as this package expects; it is then left as it was.
+        RegistrationError: If Ultralytics is not as this package expects. Nothing in it is changed then.
 
     Example:
         >>> import ela_yolo

@@ -1,4 +1,4 @@
-"""Data-set YAMLs name ``ela_yolo.scenes.render``; it lies in :mod:`ela_yolo.data.scenes`."""
+"""Keeps the import path ``ela_yolo.scenes.render``, which data-set YAMLs name, for :mod:`ela_yolo.data.scenes`."""
 
 from ela_yolo.data.scenes import render
 

@@ -1,4 +1,4 @@
-"""Downloads the BCCD blood cells and converts their Pascal VOC annotations to labels in YOLO format."""
+"""Downloads the data set BCCD (blood cells) and converts its Pascal VOC annotations to YOLO labels."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"  # of Shenggan/BCCD_Dataset
 URL = f"https://github.com/Shenggan/BCCD_Dataset/archive/{COMMIT}.zip"
 CLASSES = ("RBC", "WBC", "Platelets")
 SPLITS = {"train": 205, "val": 87, "test": 72}  # images
-# SHA-256 of what `sha256sum` prints of the files that are used, sorted by name. Not of the archive: GitHub may pack the
-# same files into other bytes.
+# SHA-256 of the output of `sha256sum` for the files that are used, sorted by name. The archive itself is not hashed:
+# GitHub may pack the same files into other bytes.
 DIGESTS = {
     "LICENSE": "6ef88d713556ef78d2eb7a92dbceab099f67dff6f9e53a9ab4d552c976808446",
     "JPEGImages of train": "f60832f4c0a1dcc733717d4ac26939b3a26087d0d1a4c5b5082e42dfd461eb95",
@@ -38,21 +38,22 @@ REMEDY = "run this again, or name another copy of Shenggan/BCCD_Dataset as url="
 
 
 def download_bccd(folder: str | Path, url: str = URL) -> Path:
-    """Download and convert the data set into a folder that does not exist yet, or do nothing if it is finished.
+    """Download and convert the data set into a new folder; a folder that holds it already is left as it is.
 
-    A file is verified, by a digest of the pinned commit, before it is parsed or written. The folder appears under its
-    name when all is written: an interrupted download leaves at most a hidden folder beside it, which may be deleted.
+    Each file is checked against a digest of the pinned commit before it is parsed or written. The folder gets its name
+    when everything is written. An interrupted download leaves at most a hidden folder beside it, which may be deleted.
 
     Args:
-        folder: Gets ``images/`` and ``labels/``, each with ``train/``, ``val/`` and ``test/``, and the licence.
-        url: A zip archive of the repository; ``file:///...`` takes one that was fetched before.
+        folder: The folder for ``images/`` and ``labels/``, each with ``train/``, ``val/`` and ``test/``, and for the
+            licence.
+        url: A zip archive of the repository; ``file:///...`` names a local copy.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: If the archive cannot be fetched, or holds anything but BCCD.
-        RenderError: If the folder is there and holds something else, or cannot be written.
+        InputError: If the archive cannot be downloaded, or its files differ from those of BCCD.
+        RenderError: If the folder holds something else, or cannot be written.
     """
     folder = Path(folder)
     if _is_finished(folder):
@@ -68,8 +69,8 @@ def _fetch(url: str) -> bytes:
             content = bytes(answer.read(LARGEST_ARCHIVE + 1))
             missing = getattr(answer, "length", None)
             if missing and len(content) <= LARGEST_ARCHIVE:
-                raise IncompleteRead(content, missing)  # which read() raises only without a limit
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: url is no address
+                raise IncompleteRead(content, missing)  # read() raises it only without a limit
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: url is not a URL
         reason = " ".join(str(getattr(error, "reason", "") or error).split()) or type(error).__name__
         raise InputError(
             f"{url} cannot be fetched: {reason}; connect and run this again, or see bccd.yaml on how to do without"
@@ -80,11 +81,11 @@ def _fetch(url: str) -> bytes:
 
 
 def _convert(content: bytes, folder: Path, url: str) -> None:
-    """Write images, labels and licence out of the archive.
+    """Write the images, labels and licence of an archive into a folder.
 
     Raises:
-        InputError: If the archive is broken, or holds other files than BCCD.
-        OSError: If they cannot be written.
+        InputError: If the archive is damaged, or its files differ from those of BCCD.
+        OSError: If a file cannot be written.
     """
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
@@ -117,13 +118,13 @@ def _convert(content: bytes, folder: Path, url: str) -> None:
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Return a member of the archive.
+    """Return a file of the archive.
 
     Raises:
-        ValueError: If it is larger than any file of BCCD, or packed as GitHub packs nothing.
+        ValueError: If it is larger than any file of BCCD, or compressed in another way than GitHub does it.
     """
     member = archive.getinfo(name)
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others are not unpacked piece by piece
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others cannot be read up to a limit
         raise ValueError(f"{name} is compressed in another way than deflate")
     with archive.open(member) as file:
         content = file.read(LARGEST_FILE + 1)
@@ -133,10 +134,10 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _verified(what: str, files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return the files, if they are those of the commit.
+    """Return the files if they are those of the pinned commit.
 
     Raises:
-        ValueError: If not.
+        ValueError: If a name or a content differs.
     """
     listed = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     if hashlib.sha256(listed.encode()).hexdigest() != DIGESTS[what]:
@@ -145,20 +146,20 @@ def _verified(what: str, files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _lines(annotation: bytes) -> Iterator[str]:
-    """Yield a line of the label for each object: class, centre and size, in shares of the image."""
+    """Yield a line of the label for each object: class, centre and size, as shares of the image."""
     for thing in ElementTree.fromstring(annotation).iter("object"):
         kind = CLASSES.index(thing.findtext("name", ""))
         corners = [float(thing.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")]
         left, right = (min(max(x, 0), WIDTH) / WIDTH for x in corners[::2])
         top, bottom = (min(max(y, 0), HEIGHT) / HEIGHT for y in corners[1::2])
-        # A slip of the annotator's mouse left boxes of no size, such as an RBC of BloodImage_00338 at (504, 337).
+        # Some boxes have no size, such as that of an RBC in BloodImage_00338 at (504, 337).
         if right > left and bottom > top:
             centre, size = ((left + right) / 2, (top + bottom) / 2), (right - left, bottom - top)
             yield f"{kind} {' '.join(f'{share:.6f}' for share in (*centre, *size))}\n"
 
 
 def _is_finished(folder: Path) -> bool:
-    # A folder gets its name only when complete; what a user deleted from it since is missing here.
+    # A folder gets its name only when it is complete, but a user may have deleted files since.
     return all(
         sum(1 for _ in (folder / kind / split).glob(f"BloodImage_*{suffix}")) == count
         for kind, suffix in (("images", ".jpg"), ("labels", ".txt"))

@@ -1,7 +1,7 @@
-"""Renders the embedded data set: small scenes of balls, cubes, leaves, rings and stars, with boxes in YOLO format.
+"""Renders the data set of the quickstart: small scenes of balls, cubes, leaves, rings and stars, with YOLO labels.
 
-Every image depends on the seed, its split and its number alone. Objects are small, middle and large, so that all
-three strides of a detector matter; they are shaded, overlap, are cut by the border and hidden in part by grass.
+An image depends only on the seed, its split and its number. Objects are small, medium and large, so that all three
+strides of a detector have work. They are shaded, overlap each other, cross the border and hide behind grass.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ SPLITS = {"train": 256, "val": 64}  # images
 SIDES = (128, 144, 160, 176, 192)  # px, drawn for width and height
 SIZES = ((12, 22), (26, 48), (56, 96))  # px across: small, middle, large
 OVERSAMPLING = 4
-MIN_VISIBLE = 0.5  # of an object's area, else it is left out
+MIN_VISIBLE = 0.5  # of an object's area, or it gets no label
 
 
 def render(folder: str | Path, seed: int = 0) -> Path:
-    """Render the data set into a folder that does not exist yet, or do nothing if it holds a finished one.
+    """Render the data set into a new folder; a folder that holds the finished data set is left as it is.
 
-    The folder appears under its name when all is written: an interrupted rendering leaves only a hidden folder beside
-    it, which may be deleted.
+    The folder gets its name when everything is written. An interrupted rendering leaves a hidden folder beside it,
+    which may be deleted.
 
     Args:
-        folder: Gets ``images/`` and ``labels/``, each with ``train/`` and ``val/``.
-        seed: Another seed, other scenes.
+        folder: The folder for ``images/`` and ``labels/``, each with ``train/`` (256 images) and ``val/`` (64 images).
+        seed: The seed of the scenes.
 
     Returns:
         The folder.
 
     Raises:
-        RenderError: If the folder is there and holds something else, or cannot be written.
+        RenderError: If the folder holds something else, or cannot be written.
     """
     folder = Path(folder)
     if _is_finished(folder):
@@ -56,7 +56,13 @@ def render(folder: str | Path, seed: int = 0) -> Path:
 
 
 def render_scene(rng: Rng) -> tuple[Array, list[tuple[int, int, int, int, int]]]:
-    """Return one BGR image, uint8 ``(H, W, 3)``, and its objects as (class, left, top, right, bottom) in pixels."""
+    """Return one BGR image, uint8 ``(H, W, 3)``, and its objects as (class, left, top, right, bottom) in px.
+
+    Example:
+        >>> image, objects = render_scene(np.random.default_rng(0))
+        >>> image.dtype, image.ndim, len(objects) > 0
+        (dtype('uint8'), 3, True)
+    """
     height, width = (int(rng.choice(SIDES)) for _ in range(2))
     image = _background(rng, height, width)
     _grass(rng, image, blades=int(rng.integers(0, 12)))
@@ -74,7 +80,7 @@ def render_scene(rng: Rng) -> tuple[Array, list[tuple[int, int, int, int, int]]]
         _blend(covered, np.ones_like(coverage), coverage, left, top)
         mask = covered > 0.5
         if any(((owner == other) & ~mask).sum() < 0.6 * below.sum() for other, (_, below) in enumerate(placed)):
-            continue  # it would hide one that lies below
+            continue  # it would hide an object below it
         _blend(
             image, np.zeros_like(paint), 0.35 * cv2.blur(coverage, (5, 5)), left + size // 12 + 1, top + size // 12 + 1
         )
@@ -106,7 +112,7 @@ def _write(root: Path, split: str, index: int, image: Array, objects: list[tuple
 
 
 def _is_finished(folder: Path) -> bool:
-    # A folder gets its name only when complete; what a user deleted from it since is missing here.
+    # A folder gets its name only when it is complete, but a user may have deleted files since.
     return all(
         (folder / kind / split / f"{index:04}{suffix}").is_file()
         for kind, suffix in (("images", ".jpg"), ("labels", ".txt"))
@@ -116,7 +122,7 @@ def _is_finished(folder: Path) -> bool:
 
 
 def _background(rng: Rng, height: int, width: int) -> Array:
-    """Ground of two dull colours mixed by noise of several scales, at times laid in planks, under uneven light."""
+    """Return a ground of two dull colours, mixed by noise of several scales, at times in planks, under uneven light."""
     mix = np.zeros((height, width), np.float32)
     for cells in (3, 7, 18, 60):
         noise = rng.random((cells, cells), dtype=np.float32)
@@ -156,7 +162,7 @@ def _grass(rng: Rng, image: Array, blades: int, drawn: Array | None = None) -> N
 
 
 def _pebbles(rng: Rng, image: Array, count: int) -> None:
-    """Scatter grey stones, which are no objects."""
+    """Draw grey stones, which are not labelled."""
     height, width = image.shape[:2]
     for _ in range(count):
         centre = (int(rng.integers(width)), int(rng.integers(height)))
@@ -259,7 +265,7 @@ PAINTERS: dict[str, Callable[[Rng, Array, Array], tuple[Array, Array]]] = {
 
 
 def _blend(image: Array, patch: Array, coverage: Array, left: int, top: int) -> None:
-    """Lay a patch over the image in place, its upper left corner at (left, top); what is outside is cut."""
+    """Draw a patch over the image in place, with its upper left corner at (left, top), as far as it lies inside."""
     height, width = image.shape[:2]
     rows, columns = (
         slice(max(top, 0), min(top + len(patch), height)),

@@ -1,1 +1,1 @@
-"""Small helpers that know neither PyTorch nor Ultralytics."""
+"""Small helpers that import neither PyTorch nor Ultralytics."""

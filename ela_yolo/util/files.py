@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files and folders whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from ela_yolo.errors import RenderError
 
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
-    """Give a path beside ``file`` to write to, which takes its name, and its place, once the block has succeeded.
+    """Give a temporary path beside ``file`` to write to; it replaces ``file`` if the ``with`` block succeeds.
 
-    A file that is replaced keeps its mode, and its owner and group as far as the user may give files to them.
+    The new file has the mode of the one that it replaces, and its owner and group if the user may set them.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "result.txt"
+        ...     with written_whole(file) as part:
+        ...         _ = part.write_text("done")
+        ...     file.read_text()
+        'done'
     """
-    file = Path(os.path.realpath(file))  # a link stays one
+    file = Path(os.path.realpath(file))  # a symbolic link stays one
     part = file.with_name(f".{file.name}-unfinished-{uuid4().hex[:8]}")
     try:
         before = file.stat() if file.exists() else None
         if before:
-            part.touch(0o600)  # nobody else may read it before it has the mode of the one it replaces
+            part.touch(0o600)  # no one else may read it before it has the mode of the former file
         yield part
         if before:
             if hasattr(os, "chown"):
@@ -39,10 +48,14 @@ def written_whole(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def data_set_written_whole(folder: Path, is_finished: Callable[[Path], bool]) -> Iterator[Path]:
-    """Give a folder beside ``folder`` to write to, which takes its name, and its place, once the block has succeeded.
+    """Give a temporary folder beside ``folder`` to write to; it becomes ``folder`` if the ``with`` block succeeds.
+
+    Args:
+        folder: The folder of the data set.
+        is_finished: Returns whether a folder holds the finished data set.
 
     Raises:
-        RenderError: If the folder is there and holds something else, or cannot be written.
+        RenderError: If the folder holds something else, or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RenderError(f"{folder} exists and is not a finished data set; move or delete it, and run this again")
@@ -58,14 +71,14 @@ def data_set_written_whole(folder: Path, is_finished: Callable[[Path], bool]) ->
             folder.rmdir()  # Windows replaces no folder, not even an empty one
         os.replace(part, folder)
     except OSError as error:
-        if not is_finished(folder):  # else another process was faster
+        if not is_finished(folder):  # or another process was faster
             raise RenderError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def sha256(file: str | Path) -> str:
-    """Return the hash of a file's bytes."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with Path(file).open("rb") as content:
         while piece := content.read(1 << 20):

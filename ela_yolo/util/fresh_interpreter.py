@@ -1,4 +1,4 @@
-"""Python code in a process of its own, apart from whatever lies in the folders that the user works in."""
+"""Runs Python code in an interpreter of its own, which imports only installed modules."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import tempfile
 
 
 def run_apart(code: str, *args: str, seconds: float) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter, in an empty folder: modules that lie elsewhere than installed are not imported.
+    """Run code in a new interpreter in an empty folder, so that it does not import modules of the user's folder.
 
     Args:
-        code: The code; what it works on comes by ``args``, so that nothing from a file becomes code.
-        args: Its ``sys.argv[1:]``; files by their full paths.
-        seconds: How long it may take.
+        code: The code. It gets its inputs by ``args``, so that no content of a file becomes code.
+        args: The ``sys.argv[1:]`` of the code; files by their full paths.
+        seconds: The time limit, in s.
 
     Raises:
-        subprocess.TimeoutExpired: If it takes longer; it is ended then.
+        subprocess.TimeoutExpired: If the code takes longer; it is then ended.
+
+    Example:
+        >>> run_apart("import sys; print(sys.argv[1])", "hello", seconds=60).stdout.strip()
+        'hello'
     """
     with tempfile.TemporaryDirectory() as empty:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""JSON as every report of this package is written: null where a value is not a finite number, which JSON cannot say."""
+"""Writes the JSON of this package's reports. NaN and infinity become null, because JSON has no word for them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ela_yolo.util.files import written_whole
 
 
 def to_json(content: Any) -> str:
-    """Return JSON text, indented, that every parser takes.
+    """Return indented JSON that every parser accepts.
 
     Args:
-        content: Mappings, sequences, texts, numbers, booleans and None; anything else is written as its ``str()``.
+        content: Mappings, sequences, texts, numbers, booleans and None. Any other object becomes its ``str()``.
 
     Example:
         >>> to_json({"error": float("nan"), "limit": float("inf"), "file": Path("best.onnx")}).split()
@@ -28,7 +28,7 @@ def write_json(file: Path, content: Any) -> None:
     """Write JSON to a file, whole or not at all.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     with written_whole(file) as part:
         part.write_text(to_json(content), encoding="utf-8")

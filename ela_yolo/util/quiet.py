@@ -1,4 +1,4 @@
-"""Keeps log messages off for a while, and leaves the caller's own setting as it was. It imports no torch."""
+"""Drops log messages for a while, and restores the caller's setting."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(level: int = logging.CRITICAL) -> Iterator[None]:
-    """Drop log messages of ``level`` and below, of every logger, within a ``with`` block.
+    """Drop the log messages of all loggers up to a level, within a ``with`` block.
 
     Args:
-        level: A level of :mod:`logging`. Where the caller has already disabled more, that holds.
+        level: A level of :mod:`logging`. If the caller has disabled a higher one, that one stays in force.
 
     Example:
         >>> with quiet():

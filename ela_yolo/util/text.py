@@ -1,4 +1,4 @@
-"""What messages are made of: near words, an error's reason in one line, a value of bounded length."""
+"""Parts of messages: a similar word, the reason of an error in one line, a value of bounded length."""
 
 import re
 import reprlib
@@ -7,20 +7,25 @@ from difflib import get_close_matches
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``, did you mean 'WORD'?`` with the nearest of the known words, whatever its case; "" if none is near."""
+    """Return ``, did you mean 'WORD'?`` with the most similar known word, case aside; "" if none is similar.
+
+    Example:
+        >>> did_you_mean("yolov8n-elx.yaml", ["yolov8n-ela.yaml", "yolov8n.yaml"])
+        ", did you mean 'yolov8n-ela.yaml'?"
+    """
     by_lower = {name.lower(): name for name in known}
     near = get_close_matches(word.lower(), by_lower, n=1)
     return f", did you mean '{by_lower[near[0]]}'?" if near else ""
 
 
 def plain(error: BaseException) -> str:
-    """Return the message of an error of Ultralytics in one line, without its colours and pictures."""
+    """Return the message of an error in one line, without the colours and emojis of Ultralytics."""
     text = re.sub(r"\x1b\[[0-9;]*m|❌\ufe0f?|⚠️|ERROR ", "", str(error))
     return " ".join(text.split()).replace(" .", ".")[:400] or type(error).__name__
 
 
 def short(value: object) -> str:
-    """Return a value of a YAML as text, of bounded length however deep aliases nest it."""
+    """Return a value of a YAML as text of bounded length, however deeply aliases nest it."""
     if isinstance(value, str):
         return value[:200]
     bounded = reprlib.Repr()
