@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from conftest import HOME, REPO, python
+from conftest import HOME, REPO, forked_python, python
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
@@ -107,7 +107,7 @@ def compared(tmp_path_factory):
     first = runs / "yolov8n-0/run.json"
     assert first.is_file() and not (second / "run.json").exists()
     before = state(first), state(runs / "yolov8n-0/weights/last.pt")
-    printed = python(tiny([0]), cwd=folder).stdout
+    printed = forked_python(tiny([0]), cwd=folder).stdout
     assert (state(first), state(runs / "yolov8n-0/weights/last.pt")) == before
     assert printed.startswith(f"1 of 2 runs are finished in {folder}/compare, and kept\n2/2 yolov8n-ela seed 0: mAP")
     return folder, printed
@@ -334,7 +334,7 @@ def test_the_hash_of_a_file_of_several_pieces(tmp_path):
         ({"batch": -1}, InputError, "batch=-1 would be chosen for each model by its memory"),
         ({"epochz": 3}, InputError, "epochz"),
         ({"epochs": "many"}, InputError, "epochs"),
-        ({"out": HOME}, InputError, "is there, and is no comparison; name another folder with out="),
+        ({"out": HOME}, InputError, "exists and is not the folder of a comparison; name another folder with out="),
     ],
 )
 def test_bad_input_is_one_line(changed, error, message, tmp_path):

@@ -316,7 +316,7 @@ tasks.DetectionModel("yolov8n-fails.yaml", verbose=False)
     assert printed[-3:] == [
         "True 7 False None",
         "True True True",
-        "Ultralytics has a module ELA of its own, so rows cannot name ela_yolo.ela:ELA so",
+        "Ultralytics has a module ELA of its own, so rows cannot use this name for ela_yolo.ela:ELA",
     ]
     assert hint.endswith("ela-yolo: ELA is <class '__main__.ELA'> here, so its rows are called as that class's")
     assert "TypeError" in done.stderr.splitlines()[-1]

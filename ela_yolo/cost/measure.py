@@ -74,7 +74,7 @@ def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
         opened.insert(0, open_model(plain_file))
         stride = int(max(opened[1].model.stride))
         if imgsz % stride or imgsz == stride:  # BatchNorm cannot learn from a map of one pixel
-            raise InputError(f"imgsz={imgsz} is no multiple, 2 or more, of the model's stride {stride}; take 640")
+            raise InputError(f"imgsz={imgsz} is not 2 or more times the model's stride {stride}; take 640")
         image = torch.rand(1, opened[1].model.yaml.get("channels", 3), imgsz, imgsz, device=device)
         sessions = _sessions(opened, imgsz, Path(name))
         measured = _measure([each.model.float().to(device) for each in opened], image, sessions)

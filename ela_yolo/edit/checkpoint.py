@@ -56,7 +56,9 @@ def find_model_in(file: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Any
             "name the best.pt of a finished training, or weights of Ultralytics such as yolov8n.pt"
         )
     if checkpoint.get("modelopt"):
-        raise CheckpointError(f"{file} is quantized, which counts layers too; take the checkpoint that it came from")
+        raise CheckpointError(
+            f"{file} is quantized, and its quantizers go by layer numbers; take the checkpoint that it was made from"
+        )
     # The optimizer's state and the running average fit only the model before the change.
     stale = dict.fromkeys(checkpoint.keys() & {"ema", "optimizer", "updates", "scaler"})
     return {**checkpoint, **stale, "epoch": -1, "model": model}, model
@@ -107,8 +109,8 @@ def move_layers(file: Path, model: Any, config: Mapping[str, Any], layer_map: Ma
     """
     if hasattr(model, "set_classes"):
         raise CheckpointError(
-            f"{file} is of YOLO-World or YOLOE, which Ultralytics trains from the YAML that it names, without ELA; "
-            "insert into that YAML, and load the weights"
+            f"{file} is of YOLO-World or YOLOE, which Ultralytics builds anew from the YAML named in it, without ELA; "
+            "insert ELA into that YAML, and load the weights"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)

@@ -140,7 +140,7 @@ def _notes(foreign: ForeignELA, model: Any, gate: str) -> tuple[str, ...]:
     value = f", {measured:.3f} mAP50-95 in its training" if isinstance(measured, float) else ""
     return (
         f"{', '.join(foreign.classes)} became ELA in place ({where}; {settings}), every weight loaded strictly",
-        f"compared: each block gives {formula} as computed apart from the tensors of the other class; its own code is "
-        f"not in the file and was not run: {other}",
+        f"compared: each block gives {formula}, computed separately from the tensors of the other class; its own code "
+        f"is not in the file and was not run: {other}",
         f"`yolo val` on the new file should measure what the old one did{value}",
     )

@@ -122,7 +122,7 @@ def insert(
     if foreign:
         if after is not None or where or variant or lr_mult or rewire != "all" or block != "ELA":
             raise InsertionError(
-                f"{file} has another ELA class ({', '.join(foreign.classes)}), which is converted where it stands, so "
+                f"{file} has another ELA class ({', '.join(foreign.classes)}), whose blocks become ELA in place, so "
                 "only gate= and save= have a meaning; leave the others out, and insert into the new file what you want"
             )
         target = None if save is None else _check_target(file, Path(save), exist_ok)

@@ -118,7 +118,9 @@ def remove_rows(text: str, name: str) -> EditedYaml:
 
     kept = [row for row in rows if row.layer not in blocks]
     if any(home(row.layer) and read_now(source, row.layer) < 0 for row in kept for source in row.reads):
-        raise InsertionError(f"{name}: an ELA row that reads the image is read by a later layer, so it cannot go")
+        raise InsertionError(
+            f"{name}: an ELA row that reads the image is read by a later layer, so it cannot be removed"
+        )
     new = edit(text, _renumber(kept, home, read_now), {}, [_whole_line(text, rows[block]) for block in blocks])
     layer_map = {row.layer: home(row.layer) for row in kept}
     return EditedYaml(new, blocks, layer_map, show_diff(text, new, name, "without ELA"))

@@ -123,7 +123,9 @@ def check_block(name: str) -> None:
         near = near or did_you_mean(name, known_blocks()) or f"; there are {', '.join(known_blocks())}"
         raise InputError(f"there is no block {name}{near}; ela_yolo.register_block makes others known")
     if not names_block(name):
-        raise InputError(f"Ultralytics has a module {name} of its own, so rows cannot name {known_blocks()[name]} so")
+        raise InputError(
+            f"Ultralytics has a module {name} of its own, so rows cannot use this name for {known_blocks()[name]}"
+        )
     find_block(name)
 
 

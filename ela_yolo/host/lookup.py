@@ -97,7 +97,7 @@ def check_model(model: str) -> None:
     file = Path(check_yolov5u_filename(model, verbose=False))  # yolov5s.pt is yolov5su.pt
     if _is_yaml(model) and ("://" in model or file.suffix not in YAML):
         remedy = "fetch it first and name the file" if "://" in model else "rename it to end in .yaml"
-        raise InputError(f"model={model} would be built without a look at what is in it; {remedy}")
+        raise InputError(f"model={model} would be built before its content can be checked; {remedy}")
     if "://" in model or (not file.suffix and (file.stem in GITHUB_ASSETS_STEMS or file.is_dir())):
         return  # Ultralytics downloads it, or it is an exported folder
     if file.suffix == ".pt":
@@ -219,7 +219,9 @@ def data_images(data: str, split: str, task: str) -> list[Path]:
         images += _listed(place) if place.is_file() else place.rglob("*.*")
     images = sorted(image.absolute() for image in images if image.suffix[1:].lower() in IMG_FORMATS)
     if not images:
-        raise InputError(f"data={data} has no images as {split}:; name a split that has some, or put them there")
+        raise InputError(
+            f"data={data} has no images in its split {split}; name a split that has some, or put images there"
+        )
     return images
 
 

@@ -87,7 +87,7 @@ class WeightTransfer:
         for what, layers in (
             (f"new {self.block}", self.new_blocks),
             (f"{self.block} kept", self.kept_blocks),
-            (f"{self.block} of the weights not taken over", self.dropped_blocks),
+            (f"{self.block} of the weights not loaded", self.dropped_blocks),
         ):
             if layers:
                 parts.append(f"{len(layers)} {what} ({', '.join(map(str, layers))})")

@@ -84,7 +84,7 @@ def _check_module(where: str, module: str) -> None:
     if _is_layer(found) and not issubclass(found, tasks.BaseModel):  # a model would be built from another YAML
         return
     if found is not None:
-        raise ModelYamlError(f"{where}: {module} is no layer, and a model YAML from elsewhere could run code by it")
+        raise ModelYamlError(f"{where}: {module} is no layer, and a model YAML could run code through it")
     known = [name for name, value in vars(tasks).items() if _is_layer(value)]
     hint = row_hint(module) or f"there is no module {module}{did_you_mean(module, known) or '; check its name'}"
     raise ModelYamlError(f"{where}: {hint}")

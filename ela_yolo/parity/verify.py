@@ -155,7 +155,9 @@ def compare_file(
         InputError: If a setting of NMS is not a number from 0 to 1.
     """
     if file.task != model.task:
-        raise ExportError(f"{file.path} is of the task {file.task}, its model of {model.task}; name the model it is of")
+        raise ExportError(
+            f"{file.path} has the task {file.task}, and the model {model.task}; name the model of this file"
+        )
     settings = _nms_settings(file, given)
     net = as_exported(deepcopy(model.model), file, settings)
     outputs: list[OutputParity] = []

@@ -165,7 +165,7 @@ def _official(model: str, file: str, baseline: Any, remedy: str) -> Control:
     if not {check_yolov5u_filename(each, verbose=False) for each in (Path(model).name, file)} <= GITHUB_ASSETS_NAMES:
         raise InputError(
             f"controls=next: {model} is no checkpoint of Ultralytics, so none of the next scale was trained as it was; "
-            f"{remedy}, trained alike"
+            f"{remedy}, trained in the same way"
         )
     try:
         found = attempt_download_asset(wanted)

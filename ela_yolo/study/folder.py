@@ -35,7 +35,7 @@ def only_driver(folder: Path) -> Iterator[None]:
     """
     remedy = "name another folder with out="
     if folder.exists() and not (folder.is_dir() and _is_ours(folder)):
-        raise InputError(f"{folder} is there, and is no comparison; {remedy}")
+        raise InputError(f"{folder} exists and is not the folder of a comparison; {remedy}")
     lock = FileLock(folder / LOCK)  # the system ends the lock with this process, however it ends
     try:
         folder.mkdir(parents=True, exist_ok=True)
