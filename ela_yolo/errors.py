@@ -6,14 +6,13 @@
     └── ELAError                 any of them; the message names the remedy and is meant for the user
         ├── RegistrationError    Ultralytics is not as expected, and was left untouched
         ├── RowError             an ELA row of a model YAML is wrong
-        ├── InputError           a file that is named is not there, or not what it should be
+        ├── InputError           a file or a value that is given is not there, or not what it should be
         ├── ModelYamlError       a file is no model YAML, or its rows cannot be edited
         ├── InsertionError       ELA rows cannot go where they are asked for, or the result cannot be written
         ├── CheckpointError      a file is no checkpoint of a model that ELA can be put into
         ├── RenderError          a data set that comes along cannot be written where it should go
         ├── ExportError          an exported file cannot be run or compared
-        ├── CompareError         runs of a comparison failed, or cannot be run as asked for
-        └── UsageError           a command line is wrong (exit 2)
+        └── CompareError         runs of a comparison failed, or cannot be run as asked for
 """
 
 
@@ -33,7 +32,7 @@ class RowError(ELAError):
 
 
 class InputError(ELAError):
-    """A file that is named is not there, or not what it should be."""
+    """A file or a value that is given is not there, or not what it should be."""
 
 
 class ModelYamlError(ELAError):
@@ -58,7 +57,3 @@ class ExportError(ELAError):
 
 class CompareError(ELAError):
     """Runs of a comparison failed, or cannot be run as asked for."""
-
-
-class UsageError(ELAError):
-    """A command line is wrong."""

@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 import ultralytics
-from conftest import BIN, REPO, run
+from conftest import BIN, REPO, python, run
 from ultralytics.cfg import MODES
 
 import ela_yolo
-from ela_yolo.cli.help import COMMAND_HELP
-from ela_yolo.cli.main import _names, _overrides, main
+from ela_yolo.cli.commands import COMMANDS
+from ela_yolo.cli.help import command_help, overview
+from ela_yolo.cli.main import main
+from ela_yolo.cli.parsing import parse
+from ela_yolo.edit.insertion import CHOICES
 
 ELA_YOLO = BIN / "ela-yolo"
 
@@ -28,11 +31,61 @@ def test_help_and_version(command, tmp_path):
     assert run(*command, "--version", cwd=tmp_path).stdout == f"ela-yolo {ela_yolo.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [*COMMAND_HELP, *MODES, "tune", "detect train"])
+@pytest.mark.parametrize("command", [*dict.fromkeys((*COMMANDS, *MODES)), "detect train"])
 def test_each_command_has_help(command, tmp_path):
     printed = run(ELA_YOLO, *command.split(), "--help", cwd=tmp_path).stdout
     assert printed.startswith(f"ela-yolo {command.split()[-1]} ")
     assert re.search(r"\w+=\w+", printed)
+
+
+def test_the_overview_has_a_line_for_each_command():
+    printed = overview(COMMANDS.values())
+    assert re.findall("^  ela-yolo ([a-z]+)", printed, re.MULTILINE) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
+def test_the_help_of_a_command_says_all_that_the_table_does(command):
+    printed = command_help(command)
+    usage, words = printed.split("\n\n")[0], " ".join(printed.split())
+    assert max(map(len, printed.splitlines())) <= 120
+    for key in command.keys:
+        assert f"{key.name}={key.example}" in re.split(r"[\[\]\s]+", usage)
+        assert f" {key.name} {key.help}" in words
+    for text in (command.summary, *command.about.split("\n\n"), command.other_keys):
+        assert text in words
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
+def test_the_examples_of_the_table_are_what_its_commands_take(command):
+    parse(command, command.example.split())
+    for key in command.keys:
+        key.read(key.example)
+
+
+def test_the_help_names_every_choice_of_insert():
+    helps = {key.name: key.help for key in COMMANDS["insert"].keys}
+    for key, words in CHOICES.items():
+        assert set(words) <= set(re.findall(r"\w+", helps[key]))
+
+
+def test_help_and_the_usage_of_doctor_need_neither_torch_nor_ultralytics(tmp_path):
+    code = """
+import sys
+from ela_yolo.cli.commands import COMMANDS
+from ela_yolo.cli.main import main
+lines = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS), ["detect", "train", "--help"]]
+assert [main(line) for line in lines] == [0] * len(lines)
+wrong = [["model=x.pt"], ["doctor", "mdoel=x"], ["doctor", "model="], ["doctor", "weights=x.pt"]]
+assert [main(line) for line in wrong] == [2] * len(wrong)
+assert not {"torch", "ultralytics", "numpy", "cv2"} & sys.modules.keys()
+"""
+    python(code, cwd=tmp_path)
+
+
+def test_a_mode_that_is_new_in_ultralytics_is_known(monkeypatch, capsys):
+    monkeypatch.setattr("ultralytics.cfg.MODES", (*MODES, "distill"))
+    assert main(["distill", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("ela-yolo distill model=")
 
 
 WRONG = {  # command line -> exit status, what the one line says
@@ -73,7 +126,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "train --model=yolov8n.yaml, epohcs=3": (2, "unknown key 'epohcs'"),
     "quickstart mode=val": (2, "mode= has no place here"),
     "quickstart data=one.yaml": (1, "data=one.yaml has one validation image; put a second one there to compare with"),
-    "quickstart data=list.yaml": (1, "data=list.yaml has no images as val:; name a split that has some"),
+    "quickstart data=list.yaml": (1, "data=list.yaml has no images in its split val; name a split that has some"),
     "export model=yolov8n.yaml format=onnx verify=perhaps": (2, "verify must be True or False, got 'perhaps'"),
     "export model=yolov8n.yaml format=onnx source=nowhere": (1, "source=nowhere names 0 images"),
     "export model=yolov8n.yaml format=onnx verify=False source=nowhere": (2, "leave one of them out"),
@@ -90,7 +143,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "profile": (2, "model= is missing, such as model=yolov8n-ela.yaml"),
     "profile model=yolov8n-ela.yaml imgsize=64": (2, "profile has no key 'imgsize', did you mean 'imgsz'?"),
     "profile model=yolov8n-ela.yaml imgsz=big": (2, "imgsz must be a positive number of pixels, got 'big'"),
-    "profile model=yolov8n-ela.yaml imgsz=100": (1, "imgsz=100 is no multiple, 2 or more, of the model's stride 32"),
+    "profile model=yolov8n-ela.yaml imgsz=100": (1, "imgsz=100 is not 2 or more times the model's stride 32"),
     "profile model=yolov8n-ela.yaml save=costs.txt": (1, "save=costs.txt: a profile is a .json file"),
     "profile model=yolov8n-ela.yaml save=no/costs.json": (
         1,
@@ -130,7 +183,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "compare models=yolov8n.yaml,yolov8n-ela.yaml data=scenes.yaml seeds=0 engine=rya": (1, "engine=rya is not known"),
     "compare models=yolov8n.yaml,yolov8n-ela.yaml data=scenes.yaml seeds=0 out=folder.pt/x/y out=list.yaml": (
         1,
-        "list.yaml is there, and is no comparison; name another folder with out=",
+        "list.yaml exists and is not the folder of a comparison; name another folder with out=",
     ),
     "insert model=yolov8n.yaml block=CAB": (1, "there is no block CAB, did you mean 'CA'?"),
     "insert model=yolov8n.yaml block=SE variant=S": (1, "variant and gate are ELA's, and SE has neither"),
@@ -340,7 +393,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(line, tmp_path, monkeypatch, c
     ],
 )
 def test_names_of_models_stay_as_they_are(written, named):
-    assert _names(_overrides([f"models={written}"], "models")["models"]) == named
+    assert parse(COMMANDS["compare"], [f"models={written}", "data=a.yaml", "seeds=0"])["models"] == named
 
 
 @pytest.mark.usefixtures("argv")

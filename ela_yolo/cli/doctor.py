@@ -16,6 +16,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from ela_yolo.cli.keys import Command, Key, UsageError
 from ela_yolo.errors import ELAError, InputError
 from ela_yolo.util.fresh_interpreter import run_apart
 from ela_yolo.util.text import plain
@@ -251,3 +252,31 @@ def _transfer(model: Any, weights: str) -> Finding:
     if transfer and transfer.kept < transfer.total / 2:
         remedy = "most weights do not fit; take those of the same family and scale"
     return Finding(f"weights={weights}", state, remedy)
+
+
+def doctor(given: dict[str, Any]) -> int:
+    """Look at the installation."""
+    if "weights" in given and "model" not in given:
+        raise UsageError("weights= needs a model= that they go into")
+    diagnosis = examine(**given)
+    print(diagnosis)
+    return 0 if diagnosis.healthy else 1
+
+
+DOCTOR = Command(
+    "doctor",
+    "",
+    "Show what is installed, and what is wrong with it.",
+    "The command shows what is installed and from where, and tries out what ela-yolo relies on in Ultralytics. If "
+    "anything is wrong, it names the remedy and exits with 1.",
+    (
+        Key(
+            "model",
+            "yolov8n-ela.yaml",
+            "A model. The command shows its file, its scale and why, and its ELA blocks too.",
+        ),
+        Key("weights", "yolov8n.pt", "Weights for that model. The command shows which of them the model takes too."),
+    ),
+    doctor,
+    needs_ultralytics=False,  # it looks at what registration refuses
+)

@@ -18,7 +18,7 @@ from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import YAML
 
-from ela_yolo.errors import ExportError, UsageError
+from ela_yolo.errors import ExportError, InputError
 from ela_yolo.parity.hook import METADATA_KEY
 from ela_yolo.parity.tolerances import FLOAT16, FLOAT32, INT8, Tolerance
 from ela_yolo.util.fresh_interpreter import run_apart
@@ -68,14 +68,14 @@ def name_of_format(written: object) -> str:
     """Return Ultralytics' name for a format, from that or from one of the aliases that Ultralytics takes.
 
     Raises:
-        UsageError: If there is none.
+        InputError: If there is none.
     """
     name = str(written).lower()
     aliases = {"tensorrt": "engine", "trt": "engine", "mlpackage": "coreml", "tflite": "litert"}
     name = aliases.get(name, name)
     if name not in export_formats()["Argument"][1:]:  # the first is PyTorch itself
         known = (*export_formats()["Argument"][1:], *aliases)
-        raise UsageError(
+        raise InputError(
             f"format={written} is none of Ultralytics'{did_you_mean(name, known) or ', such as format=onnx'}"
         )
     return name

@@ -1,0 +1,15 @@
+"""The table of commands. A key is added to a command by a line in its row: parsing, errors and help read the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ela_yolo.cli.commands.edits import INSERT, REMOVE
+from ela_yolo.cli.commands.evaluations import ATTENTION, COMPARE, PROFILE
+from ela_yolo.cli.commands.exports import EXPORT, VERIFY
+from ela_yolo.cli.commands.modes import MODES, QUICKSTART, TUNE
+from ela_yolo.cli.doctor import DOCTOR
+from ela_yolo.cli.keys import Command
+
+_ROWS = (QUICKSTART, *MODES, TUNE, EXPORT, VERIFY, INSERT, REMOVE, ATTENTION, COMPARE, PROFILE, DOCTOR)
+COMMANDS: Mapping[str, Command] = {command.name: command for command in _ROWS}

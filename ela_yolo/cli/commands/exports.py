@@ -1,0 +1,130 @@
+"""Commands that compare an exported file with its model: ``export`` and ``verify``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ela_yolo.cli.keys import Command, Key, UsageError, export_format, fraction, switch, text_or_none
+
+
+def export(given: dict[str, Any]) -> int:
+    """Export a model and compare the file with it."""
+    from ela_yolo.host.lookup import check_inputs, open_model
+    from ela_yolo.parity.export import export_and_compare, export_file
+
+    check_inputs("export", given)
+    verify, layers, source = given.pop("verify", True), given.pop("layers", False), given.pop("source", None)
+    model = open_model(given.pop("model"), given.pop("task", None))
+    if not verify:
+        if source is not None or layers:
+            skipped = "layers=" if source is None else "source="
+            raise UsageError(f"{skipped} is about the comparison, which verify=False skips; leave one of them out")
+        export_file(model, given)
+        return 0
+    _, report = export_and_compare(model, given, source, layers)
+    return _print_parity(report)
+
+
+def verify(given: dict[str, Any]) -> int:
+    """Compare an exported file with its model."""
+    from ela_yolo.host.lookup import check_data, check_model, open_model
+    from ela_yolo.parity.verify import verify_export
+
+    name, against = given.pop("model"), given.pop("against")
+    source, data, layers = given.pop("source", None), given.pop("data", None), given.pop("layers", False)
+    check_model(name)
+    if data is not None:
+        check_data(data)
+    model = open_model(name)
+    return _print_parity(verify_export(model, against, source, data, nms=given, layers=layers))
+
+
+def _print_parity(report: Any) -> int:
+    print(f"\n{report}\nwritten to {report.save()}")
+    return 0 if report.passed else 1
+
+
+_SOURCE = Key(
+    "source",
+    "images/",
+    "A folder of images, or one pattern such as 'images/*.jpg', with two images at least. The default is some images "
+    "of data=, or photographs from Ultralytics.",
+    text_or_none,
+)
+_LAYERS = Key(
+    "layers",
+    "True",
+    "True compares the outputs of the layers in order too, and names the first that differs: for onnx and openvino.",
+    switch,
+)
+
+EXPORT = Command(
+    "export",
+    "model=best.pt format=onnx",
+    "Export a model, then compare the file with the model.",
+    "Ultralytics' own exporter writes the file. The file, in the runtime of its format, and the model then run on "
+    "the same images, and every output and the detections are compared. The command prints a table, and writes it "
+    "as JSON beside the file. It exits with 1 if the two differ by more than the precision explains.",
+    (
+        Key(
+            "model",
+            "best.pt",
+            "The model: a checkpoint (.pt) or a model YAML.",
+            required=True,
+            such_as="model=yolov8n-ela.yaml",
+        ),
+        Key(
+            "format",
+            "onnx",
+            "onnx, torchscript, openvino, ncnn, mnn, litert or executorch; engine with a GPU, coreml on macOS. "
+            "Ultralytics' other formats need verify=False.",
+            export_format,
+            required=True,
+        ),
+        _SOURCE,
+        Key(
+            "data",
+            "my.yaml",
+            "A data-set YAML. The command compares the mAP of both on its validation images too. For int8, "
+            "Ultralytics calibrates with it.",
+            text_or_none,
+        ),
+        _LAYERS,
+        Key("verify", "False", "False skips the comparison.", switch),
+    ),
+    export,
+    other_keys="All other keys are Ultralytics', such as dynamic=True, half=True, int8=True or nms=True. `yolo cfg` "
+    "lists them.",
+)
+
+VERIFY = Command(
+    "verify",
+    "model=best.pt against=best.onnx",
+    "Compare a file that was exported elsewhere or earlier.",
+    "The file comes from `yolo export` or `ela-yolo export`. The command compares it with its model, as `ela-yolo "
+    "export` does. The file, or the folder that OpenVINO, NCNN and ExecuTorch have, must keep the ending that "
+    "Ultralytics gave it.\n\n"
+    "A file with NMS in it is compared with the conf=, iou= and agnostic_nms= that it was exported with. Files of "
+    "models with ELA tell them; for others the defaults are those of Ultralytics.",
+    (
+        Key("model", "best.pt", "The model that the file was made from.", required=True),
+        Key("against", "best.onnx", "The exported file or folder.", required=True),
+        _SOURCE,
+        Key(
+            "data",
+            "my.yaml",
+            "A data-set YAML. The command compares the mAP of both on its validation images too.",
+            text_or_none,
+        ),
+        _LAYERS,
+        Key("conf", "0.25", "The confidence threshold of NMS in the file. Ultralytics' default is 0.25.", fraction),
+        Key("iou", "0.7", "The IoU threshold of NMS in the file. Ultralytics' default is 0.7.", fraction),
+        Key(
+            "agnostic_nms",
+            "True",
+            "True if NMS in the file ignores classes. Ultralytics' default is False.",
+            switch,
+        ),
+    ),
+    verify,
+)
