@@ -1,13 +1,17 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test check compat exports speed
+.PHONY: quickstart test test-all check compat exports speed
 
 quickstart: .venv/installed
 	$(BIN)/ela-yolo quickstart
 
 test: check
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python tools/compat.py versions=oldest checks=contract
+
+test-all: check
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m ""
 	$(BIN)/python tools/compat.py versions=oldest checks=contract
 
 compat: .venv/installed

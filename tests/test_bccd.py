@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import BIN, HOME, REPO, SHARED, python, run
+from conftest import BIN, HOME, REPO, SHARED, forked, forked_python
 
 from ela_yolo import InputError, RenderError
 from ela_yolo.data import bccd
@@ -281,7 +281,7 @@ def test_ultralytics_download_field_converts_at_first_use(url, digests, tmp_path
     call = 'download_bccd(yaml["path"])\n'
     assert text.endswith(call)
     (tmp_path / "bccd.yaml").write_text(text.replace(call, 'download_bccd(yaml["path"], url="file:///none.zip")\n'))
-    failed = run(BIN / "ela-yolo", "val", "model=yolov8n-ela.yaml", "data=bccd.yaml", cwd=tmp_path, ok=False)
+    failed = forked(BIN / "ela-yolo", "val", "model=yolov8n-ela.yaml", "data=bccd.yaml", cwd=tmp_path, ok=False)
     assert failed.returncode == 1
     assert "file:///none.zip cannot be fetched: " in failed.stderr.splitlines()[-1]
     assert not list((HOME / "datasets").glob("*bccd*"))
@@ -290,6 +290,6 @@ def test_ultralytics_download_field_converts_at_first_use(url, digests, tmp_path
     (tmp_path / "bccd.yaml").write_text(text.replace(call, f'{made_up}download_bccd(yaml["path"], url="{url}")\n'))
     code = "from ultralytics.data.utils import check_det_dataset; print(check_det_dataset('bccd.yaml')['val'])"
     for _ in range(2):
-        done = python(code, cwd=tmp_path)
+        done = forked_python(code, cwd=tmp_path)
         assert done.stdout.splitlines()[-1] == str(HOME / "datasets/ela-yolo-bccd/images/val")
     assert "images not found" not in done.stdout + done.stderr

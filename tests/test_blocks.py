@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import ultralytics
-from conftest import BIN, python, run
+from conftest import BIN, forked, forked_python, run
 from torch import nn
 
 import ela_yolo
@@ -62,12 +62,14 @@ def test_a_checkpoint_with_another_block_trains_and_trains_on_by_the_stock_comma
     pytest.importorskip("timm")
     plain = tmp_path / "plain.pt"
     remove(trained / "weights/best.pt", save=plain)
-    done = run(BIN / "ela-yolo", "insert", f"model={plain}", "block=SE", cwd=tmp_path)
+    done = forked(BIN / "ela-yolo", "insert", f"model={plain}", "block=SE", cwd=tmp_path)
     assert "355/355 pretrained tensors kept; 4 new SEModule (3, 6, 9, 12)" in done.stdout
     assert "SE changes what the model gives until it is trained" in done.stdout
     model = tmp_path / "plain-se.pt"
     for name in ("first", "second"):
-        done = run(BIN / "yolo", "train", f"model={model}", *FAST, f"project={tmp_path}", f"name={name}", cwd=tmp_path)
+        done = forked(
+            BIN / "yolo", "train", f"model={model}", *FAST, f"project={tmp_path}", f"name={name}", cwd=tmp_path
+        )
         model = tmp_path / name / "weights/last.pt"
     assert "4 SEModule kept (3, 6, 9, 12)" in done.stdout
     assert remove(model).rows == (3, 6, 9, 12)
@@ -85,9 +87,9 @@ from ultralytics import YOLO
 layer = YOLO("yolov8n-mine.yaml").model.model[22]
 print(type(layer).__name__, layer.scale.shape[1], layer.scale[0, 0].item())
 """
-    assert python(code, cwd=tmp_path).stdout.splitlines()[-1] == "Halves 256 0.25"
+    assert forked_python(code, cwd=tmp_path).stdout.splitlines()[-1] == "Halves 256 0.25"
     run(BIN / "yolo", "train", "model=yolov8n-mine.yaml", *FAST, f"project={tmp_path}", "name=run", cwd=tmp_path)
-    again = python(
+    again = forked_python(
         "import ela_yolo; print(ela_yolo.remove('run/weights/last.pt').rows)",
         cwd=tmp_path,
         env={ENVIRONMENT: "Halves=users_blocks:Halves"},
@@ -98,7 +100,7 @@ print(type(layer).__name__, layer.scale.shape[1], layer.scale[0, 0].item())
 def test_without_the_variable_another_process_does_not_know_it(mine, tmp_path):
     insert_text = insert("yolov8n.yaml", after=21).text.replace("ELA", "Halves")
     (tmp_path / "yolov8-mine.yaml").write_text(insert_text)
-    done = run(BIN / "ela-yolo", "train", "model=yolov8n-mine.yaml", *FAST, cwd=tmp_path, ok=False)
+    done = forked(BIN / "ela-yolo", "train", "model=yolov8n-mine.yaml", *FAST, cwd=tmp_path, ok=False)
     assert done.returncode == 1 and "layer 22: there is no module Halves" in done.stderr
 
 
@@ -112,7 +114,7 @@ class SE(nn.Module): ...
 tasks.SE = SE
 print(type(tasks.DetectionModel("yolov8-se.yaml", verbose=False).model[22]) is SE)
 """
-    done = python(code.replace("SE(nn.Module): ...", "SE(nn.Identity): ..."), cwd=tmp_path)
+    done = forked_python(code.replace("SE(nn.Module): ...", "SE(nn.Identity): ..."), cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "True"
 
 
@@ -199,7 +201,7 @@ for change in (lambda: ela_yolo.remove("yolov8n-cbam.yaml"), lambda: ela_yolo.re
 print(ela_yolo.layer_map("yolov8n-cbam.yaml")[22], ela_yolo.insert("yolov8n.yaml", after=4).rows)
 """
     env = {ENVIRONMENT: "Conv=nope:Bar,C2f=users_blocks:C2f,Mine,a b=c:d"}
-    printed = python(code, cwd=tmp_path, env=env).stdout.splitlines()
+    printed = forked_python(code, cwd=tmp_path, env=env).stdout.splitlines()
     assert printed[-4:] == [
         "CBAM 23",
         "yolov8-cbam.yaml has no ELA rows to remove",
@@ -216,8 +218,8 @@ def test_a_block_that_cannot_be_imported_is_refused_before_anything_is_written(t
         done = run(*command, cwd=tmp_path, env=env, ok=False)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and reason in done.stderr
     assert not (tmp_path / "mine.yaml").exists()
-    done = run(BIN / "ela-yolo", "doctor", cwd=tmp_path, env=env, ok=False)
+    done = forked(BIN / "ela-yolo", "doctor", cwd=tmp_path, env=env, ok=False)
     assert done.returncode == 1 and done.stdout.endswith("3 wrong\n")
-    taken = run(BIN / "ela-yolo", "doctor", cwd=tmp_path, env={ENVIRONMENT: "CA = boom:X"}, ok=False)
+    taken = forked(BIN / "ela-yolo", "doctor", cwd=tmp_path, env={ENVIRONMENT: "CA = boom:X"}, ok=False)
     assert taken.returncode == 1 and "CA is timm.layers.coord_attn:CoordAttn already" in taken.stdout
     assert "broken is left out" in done.stdout and "RuntimeError: boom" in done.stdout

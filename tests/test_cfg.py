@@ -3,9 +3,12 @@
 import pytest
 import torch
 from conftest import REPO
+from helpers import narrow
 from ultralytics import YOLO
 
 from ela_yolo import ELA, insert
+from ela_yolo.host.lookup import find_model
+from ela_yolo.host.model_yaml import read_model_yaml
 
 # ours -> Ultralytics', and Ultralytics' layers that are followed by ELA
 MODELS = {
@@ -31,16 +34,19 @@ def test_the_table_is_complete():
 
 
 def scaled(name, scale):
-    """The model of a YAML at a scale: yolov8-ela, n -> yolov8n-ela.yaml."""
+    """The YAML of a model at a scale: yolov8-ela, n -> yolov8n-ela.yaml."""
     family, _, rest = name.partition("-")
-    return YOLO(f"{family}{scale}{'-' * bool(rest)}{rest}.yaml")
+    return f"{family}{scale}{'-' * bool(rest)}{rest}.yaml"
 
 
 @pytest.mark.parametrize("scale", "nsmlx")
 @pytest.mark.parametrize("name", MODELS)
-def test_each_elas_consumers_are_the_stages_former_consumers(name, scale):
+def test_each_elas_consumers_are_the_stages_former_consumers(name, scale, tmp_path):
     original_name, stages = MODELS[name]
-    ours, original = (scaled(file, scale).model.model for file in (name, original_name))
+    files = [tmp_path / scaled(each, scale) for each in (name, original_name)]
+    for file in files:
+        file.write_text(narrow(read_model_yaml(find_model(file.name))), encoding="utf-8")
+    ours, original = (YOLO(file).model.model for file in files)
 
     home = {}  # Ultralytics' layer -> where it lives in ours
     for layer in ours:
@@ -67,7 +73,7 @@ def tensors(output):
 @pytest.mark.parametrize("name", MODELS)
 def test_it_runs(name):
     """Its outputs have the shapes of the plain model's, and depend on the image and on each of its blocks."""
-    models = [scaled(file, "n") for file in (name, MODELS[name][0])]
+    models = [YOLO(scaled(each, "n")) for each in (name, MODELS[name][0])]
     assert models[0].task == models[1].task
     ours, plain = (model.model.eval() for model in models)
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))

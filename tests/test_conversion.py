@@ -8,7 +8,7 @@ from types import ModuleType
 import cv2
 import pytest
 import torch
-from conftest import BIN, run
+from conftest import BIN, forked
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
@@ -20,14 +20,6 @@ from ela_yolo.cli.main import main
 from ela_yolo.host.foreign_ela import check_classes
 
 SPPF = 9  # of yolov8n; what follows it has 256 channels
-
-
-@pytest.fixture(scope="module")
-def plain(retrained, tmp_path_factory):
-    """A trained detector without ELA."""
-    file = tmp_path_factory.mktemp("plain") / "plain.pt"
-    ela_yolo.remove(retrained / "weights/best.pt", save=file)
-    return file
 
 
 class Block(nn.Module):
@@ -291,7 +283,7 @@ def test_python_calls_name_it_too(fork):
 
 def test_keys_of_an_insertion_have_no_meaning_there(fork):
     for keys in ({"after": 4}, {"where": "all"}, {"variant": "B"}, {"rewire": "next"}):
-        with pytest.raises(InsertionError, match="converted where it stands, so only gate= and save= have a meaning"):
+        with pytest.raises(InsertionError, match="whose blocks become ELA in place, so only gate= and save="):
             ela_yolo.insert(fork / "fork.pt", **keys)
     with pytest.raises(InsertionError, match="becomes gate=paper or gate=residual, not gate=identity"):
         ela_yolo.insert(fork / "fork.pt", gate="identity")
@@ -308,15 +300,15 @@ def test_nothing_that_a_file_names_is_imported_where_ultralytics_loads_safely(fo
 
 def test_what_was_converted_is_validated_trained_on_and_exported(fork, tmp_path):
     (tmp_path / "fork.pt").write_bytes((fork / "fork.pt").read_bytes())
-    said = run(BIN / "ela-yolo", "insert", "model=fork.pt", cwd=tmp_path).stdout
+    said = forked(BIN / "ela-yolo", "insert", "model=fork.pt", cwd=tmp_path).stdout
     assert "355/355 pretrained tensors kept; 1 ELA kept (10)" in said and "written to fork-ela.pt" in said
     assert re.search(r"^-  - \[-1, 1, ELA, \[256\]\]\n\+  - \[-1, 1, ELA, \[\]\]$", said, re.MULTILINE)
     keys = ["data=scenes.yaml", "imgsz=96", "workers=0", "plots=False", f"project={tmp_path}"]
-    val = run(BIN / "yolo", "val", "model=fork-ela.pt", *keys, cwd=tmp_path)
+    val = forked(BIN / "yolo", "val", "model=fork-ela.pt", *keys, cwd=tmp_path)
     assert re.search(r"^ +all +\d+ +\d+", val.stdout, re.MULTILINE)
-    train = run(
+    train = forked(
         BIN / "yolo", "train", "model=fork-ela.pt", "epochs=1", "fraction=0.1", "val=False", *keys, cwd=tmp_path
     )
     assert "ELA: 355/355 pretrained tensors kept; 1 ELA kept (10)" in train.stdout
-    export = run(BIN / "ela-yolo", "export", "model=fork-ela.pt", "format=onnx", "imgsz=96", cwd=tmp_path)
+    export = forked(BIN / "ela-yolo", "export", "model=fork-ela.pt", "format=onnx", "imgsz=96", cwd=tmp_path)
     assert "matches within the float32 tolerance" in export.stdout

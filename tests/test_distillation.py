@@ -21,14 +21,6 @@ register()
 LAYERS = ["3", "6", "9", "12"]
 
 
-@pytest.fixture(scope="module")
-def plain(retrained, tmp_path_factory):
-    """A trained checkpoint without ELA."""
-    file = tmp_path_factory.mktemp("plain") / "plain.pt"
-    ela_yolo.remove(retrained / "weights/best.pt", save=file)
-    return file
-
-
 @pytest.fixture
 def teach(retrained, tmp_path, caplog):
     """Train a student beside a teacher whose blocks are alive; return the run's folder and the verdicts."""

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torchvision
 import ultralytics
-from conftest import BIN, REPO, SHARED, environment, run
+from conftest import BIN, REPO, SHARED, environment, forked, run
 
 COCO = SHARED / "weights/yolov8n.pt"
 
 
-def doctor(*arguments, cwd, interpreter=sys.executable, **kwargs):
-    env = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **kwargs.pop("env", {})}
-    done = run(interpreter, "-m", "ela_yolo", "doctor", *arguments, cwd=cwd, env=env, ok=False, **kwargs)
+def doctor(*arguments, cwd, interpreter=None, env=None):
+    """Of an interpreter; without one, of this environment, where the command itself may be in a child of another."""
+    command = [BIN / "ela-yolo"] if interpreter is None else [interpreter, "-m", "ela_yolo"]
+    env = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **(env or {})}
+    done = (run if interpreter else forked)(*command, "doctor", *arguments, cwd=cwd, env=env, ok=False)
     assert "Traceback" not in done.stderr
     return done
 

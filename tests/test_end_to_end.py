@@ -1,4 +1,4 @@
-"""What users do, with the stock `yolo` command and nothing imported, each step in a fresh interpreter."""
+"""What users do, with the stock `yolo` command and nothing imported: the README's story in fresh interpreters."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import BIN, HOME, REPO, SHARED, python, run
+from conftest import BIN, HOME, REPO, SHARED, forked, forked_python, run
 from ultralytics import YOLO
 
 BCCD = SHARED / "data/bccd/bccd.yaml"
@@ -21,12 +21,12 @@ SCORES = ("precision", "recall", "mAP50", "mAP50-95")
 
 
 def blocks(weights, cwd):
-    """How many ELA blocks a checkpoint holds, seen by an interpreter that imports Ultralytics alone."""
+    """How many ELA blocks a checkpoint holds, seen by a process that imports Ultralytics alone."""
     code = f"""
 from ultralytics import YOLO
 print(sum(type(m).__name__ == "ELA" for m in YOLO({str(weights)!r}).model.modules()))
 """
-    return int(python(code, cwd=cwd).stdout.splitlines()[-1])
+    return int(forked_python(code, cwd=cwd).stdout.splitlines()[-1])
 
 
 def test_train_learns_the_blocks_weights(trained, tmp_path):
@@ -39,7 +39,7 @@ trained, fresh = YOLO({str(trained / "weights/last.pt")!r}).model, YOLO("yolov8n
 for layer in (3, 6, 9, 12):
     assert not torch.equal(trained.model[layer].gn.weight, fresh.model[layer].gn.weight)
 """
-    python(code, cwd=tmp_path)
+    forked_python(code, cwd=tmp_path)
 
 
 def labels(file):
@@ -48,7 +48,7 @@ def labels(file):
     return rows[np.lexsort(rows.T)]
 
 
-def predict(model, cwd, *keys):
+def predict(model, cwd, *keys, run=forked):
     """Predict one of the scenes; its drawn picture, which is not the scene as it was, and the detections."""
     keys = (f"source={SCENES}/0000.jpg", f"project={cwd}", "name=predicted", "save_txt=True", "save_conf=True", *keys)
     run(BIN / "yolo", "predict", f"model={model}", *keys, cwd=cwd)
@@ -70,7 +70,7 @@ def test_predict(retrained, tmp_path):
 def test_val(retrained, tmp_path):
     """It finds the mAP that the training ended with."""
     command = ["val", f"model={retrained}/weights/best.pt", "data=scenes.yaml", "imgsz=96", "workers=0", "plots=False"]
-    done = run(BIN / "yolo", *command, f"project={tmp_path}", cwd=tmp_path)
+    done = forked(BIN / "yolo", *command, f"project={tmp_path}", cwd=tmp_path)
     row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["all"])
     _, images, objects, *scores = row.split()
     counted = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in LABELS.glob("*.txt"))
@@ -93,7 +93,7 @@ def test_training_on_from_a_checkpoint_keeps_the_blocks(retrained, tmp_path):
 def test_stock_export_runs_in_onnx_runtime_through_ultralytics(retrained, tmp_path):
     """And detects there what the checkpoint does."""
     weights = shutil.copy(retrained / "weights/best.pt", tmp_path)
-    run(BIN / "yolo", "export", f"model={weights}", "format=onnx", "imgsz=96", cwd=tmp_path)
+    forked(BIN / "yolo", "export", f"model={weights}", "format=onnx", "imgsz=96", cwd=tmp_path)
     found = predict("best.onnx", tmp_path, "imgsz=96", "conf=0.02")
     keys = {"imgsz": 96, "conf": 0.02, "rect": False, "verbose": False}
     (result,) = YOLO(weights).predict(SCENES / "0000.jpg", **keys)
@@ -121,7 +121,7 @@ def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
     best = f"model={tmp_path}/mine/weights/best.pt"
     val = [best, "data=scenes.yaml", "imgsz=96", "workers=0", f"project={tmp_path}"]
     assert re.search(r"^ +all +64 +\d+ ", run(BIN / "yolo", "val", *val, cwd=tmp_path).stdout, re.MULTILINE)
-    predict(best.removeprefix("model="), tmp_path, "imgsz=96", "conf=0.0001")
+    predict(best.removeprefix("model="), tmp_path, "imgsz=96", "conf=0.0001", run=run)
     run(BIN / "yolo", "export", best, "format=onnx", "imgsz=96", cwd=tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "mine/weights/best.onnx", providers=["CPUExecutionProvider"])
     image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -155,8 +155,17 @@ def test_quickstart(retrained, tmp_path):
 def test_real_photographs_train_through_the_stock_command(tmp_path):
     if not BCCD.is_file():
         pytest.skip(f"no photographs: {BCCD} is absent")
-    keys = ["epochs=1", "imgsz=128", "batch=16", "workers=0", "plots=False", f"project={tmp_path}", "name=bccd"]
-    run(BIN / "yolo", "train", "model=yolov8n-ela.yaml", f"data={BCCD}", *keys, cwd=tmp_path)
+    keys = [
+        "epochs=1",
+        "fraction=0.2",
+        "imgsz=128",
+        "batch=8",
+        "workers=0",
+        "plots=False",
+        f"project={tmp_path}",
+        "name=bccd",
+    ]
+    forked(BIN / "yolo", "train", "model=yolov8n-ela.yaml", f"data={BCCD}", *keys, cwd=tmp_path)
     assert blocks(tmp_path / "bccd/weights/best.pt", tmp_path) == 4
     with (tmp_path / "bccd/results.csv").open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)

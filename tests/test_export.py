@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import BIN, HOME, python, run
+from conftest import BIN, HOME, forked, forked_python
 from helpers import changed
 from onnx import helper, numpy_helper
 from ultralytics import RTDETR, YOLO
@@ -18,15 +18,6 @@ from ela_yolo.parity.export import check_before_export
 from ela_yolo.parity.images import find_images
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
-
-
-@pytest.fixture(scope="session")
-def exported(retrained, tmp_path_factory):
-    """(weights, file, output of the command): exported and compared by the installed command."""
-    folder = tmp_path_factory.mktemp("exported")
-    weights = shutil.copy(retrained / "weights/best.pt", folder / "best.pt")
-    command = [BIN / "ela-yolo", "export", "model=best.pt", "format=onnx", "imgsz=96"]
-    return weights, folder / "best.onnx", run(*command, cwd=folder)
 
 
 def images(count):
@@ -41,9 +32,9 @@ def change_weight(model, name, new):
 
 
 def test_the_command_compares_the_file_and_says_so(exported):
-    _, file, done = exported
-    assert "the file matches within the float32 tolerance" in done.stdout
-    assert "boxes (px)" in done.stdout and "scores (probability)" in done.stdout
+    _, file, printed = exported
+    assert "the file matches within the float32 tolerance" in printed
+    assert "boxes (px)" in printed and "scores (probability)" in printed
     report = json.loads(file.with_name("best.onnx.parity.json").read_text())
     assert report["passed"] is True and report["failures"] == []
     assert [part["name"] for part in report["outputs"]] == ["boxes", "scores"]
@@ -163,7 +154,7 @@ def test_verify_compares_a_file_made_elsewhere(exported, tmp_path):
     weights, file, _ = exported
     mine = shutil.copy(file, tmp_path / "mine.onnx")
     command = [BIN / "ela-yolo", "verify", f"model={weights}", f"against={mine}", "data=scenes.yaml"]
-    done = run(*command, cwd=tmp_path)
+    done = forked(*command, cwd=tmp_path)
     assert "the file matches within the float32 tolerance" in done.stdout and "OpenCV" in done.stdout
     report = json.loads((tmp_path / "mine.onnx.parity.json").read_text())
     assert len(report["images"]) == 16
@@ -215,7 +206,9 @@ def test_the_same_image_twice_does_not_match(exported, tmp_path):
 
 
 def test_a_model_that_was_never_trained_does_not_match(tmp_path):
-    done = run(BIN / "ela-yolo", "export", "model=yolov8n-ela.yaml", "format=onnx", "imgsz=64", cwd=tmp_path, ok=False)
+    done = forked(
+        BIN / "ela-yolo", "export", "model=yolov8n-ela.yaml", "format=onnx", "imgsz=64", cwd=tmp_path, ok=False
+    )
     assert done.returncode == 1
     assert "show nothing; train the model first" in done.stdout
 
@@ -274,7 +267,7 @@ def test_a_stale_report_does_not_stay_beside_a_new_file(exported, tmp_path):
     weights = shutil.copy(exported[0], tmp_path / "best.pt")
     stale = tmp_path / "best.onnx.parity.json"
     stale.write_text('{"passed": true}')
-    run(BIN / "ela-yolo", "export", f"model={weights}", "format=onnx", "imgsz=64", "verify=False", cwd=tmp_path)
+    forked(BIN / "ela-yolo", "export", f"model={weights}", "format=onnx", "imgsz=64", "verify=False", cwd=tmp_path)
     assert not stale.exists()
     report = json.loads(exported[1].with_name("best.onnx.parity.json").read_text())
     assert report["sha256"] == hashlib.sha256(exported[1].read_bytes()).hexdigest()
@@ -332,7 +325,7 @@ def test_a_missing_file_is_one_clear_error(exported, tmp_path):
 def test_other_ways_to_export_onnx_match_too(key, exported, tmp_path):
     weights = shutil.copy(exported[0], tmp_path / "best.pt")
     size = [] if key.startswith("imgsz") else ["imgsz=96"]
-    done = run(
+    done = forked(
         BIN / "ela-yolo",
         "export",
         f"model={weights}",
@@ -356,7 +349,9 @@ def test_models_that_cannot_be_compared_are_refused_before_they_are_exported():
 
 def test_verify_false_skips_the_comparison(exported, tmp_path):
     weights = shutil.copy(exported[0], tmp_path / "best.pt")
-    done = run(BIN / "ela-yolo", "export", f"model={weights}", "format=onnx", "imgsz=96", "verify=False", cwd=tmp_path)
+    done = forked(
+        BIN / "ela-yolo", "export", f"model={weights}", "format=onnx", "imgsz=96", "verify=False", cwd=tmp_path
+    )
     assert (tmp_path / "best.onnx").exists()
     assert "matches" not in done.stdout
     assert not (tmp_path / "best.onnx.parity.json").exists()
@@ -379,7 +374,7 @@ from ela_yolo.parity.runtimes import check_runtime
 try: check_runtime("onnx")
 except Exception as error: print(type(error).__name__, error)
 """
-    printed = python(code, cwd=tmp_path).stdout
+    printed = forked_python(code, cwd=tmp_path).stdout
     assert (
         printed
         == "ExportError exporting to onnx and comparing the file needs onnxslim: pip install 'ela-yolo[export]'\n"

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 import yaml
+from helpers import narrow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_model_yaml import HOST_YAMLS, SMALL
@@ -174,7 +175,7 @@ def test_the_model_builds_and_runs(name, data, tmp_path_factory):
     family = re.match(r"(yolo(e-)?v?\d+|rtdetr|.*)", name)[0]
     stem = f"{family}{scale}{name[len(family) :]}" if len(scales) > 1 else name
     file = tmp_path_factory.mktemp("model") / f"{stem}.yaml"
-    file.write_text(text)
+    file.write_text(narrow(text))
     model = (RTDETR if "rtdetr" in name else YOLO)(str(file)).model.eval()
     assert model.yaml["scale"] == (scale if len(scales) > 1 else model.yaml["scale"])
     blocks = [layer for layer in model.model if isinstance(layer, ELA)]

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import BIN, REPO, SHARED, python, run
+from conftest import BIN, REPO, SHARED, forked, forked_python, python
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
@@ -81,7 +81,7 @@ def test_without_a_multiple_nothing_is_said_of_it():
 
 def test_the_layer_table_shows_it():
     code = f"from ultralytics.nn.tasks import DetectionModel\nDetectionModel({rows({'lr_mult': 30})!r})"
-    shown = python(code, cwd=REPO)
+    shown = forked_python(code, cwd=REPO)
     assert re.search(r"ela_yolo\.ela\.ELA +\[16, 'B', 'paper', None, None, None, 30\]", shown.stdout + shown.stderr)
 
 
@@ -111,7 +111,7 @@ def test_insert_writes_it(tmp_path):
         in insert("yolov8n.yaml", variant="S", lr_mult=0.5).text
     )
     assert "[-1, 1, ChannelScale, [{lr_mult: 100}]]" in insert("yolov8n.yaml", block="ChannelScale", lr_mult=100).text
-    shown = run(BIN / "ela-yolo", "insert", "model=yolov8n.yaml", "lr_mult=100", "dry_run=True", cwd=tmp_path)
+    shown = forked(BIN / "ela-yolo", "insert", "model=yolov8n.yaml", "lr_mult=100", "dry_run=True", cwd=tmp_path)
     assert "[-1, 1, ELA, [{gate: identity, lr_mult: 100}]]" in shown.stdout
 
 
@@ -124,7 +124,7 @@ def test_insert_writes_it(tmp_path):
     ],
 )
 def test_insert_refuses_it_in_one_line(keys, said, status, tmp_path):
-    refused = run(BIN / "ela-yolo", "insert", "model=yolov8n.yaml", *keys, cwd=tmp_path, ok=False)
+    refused = forked(BIN / "ela-yolo", "insert", "model=yolov8n.yaml", *keys, cwd=tmp_path, ok=False)
     assert refused.returncode == status and said in refused.stderr and "Traceback" not in refused.stderr
     assert not [*tmp_path.iterdir()]
 
@@ -142,17 +142,41 @@ def test_weights_move_between_rates(model_yaml, tmp_path):
 # In the optimizer
 
 
+def trained_by(*optimizers):
+    """Each of them to train by; on a CPU two of them in every run, and the others at night."""
+    every_time = optimizers if torch.cuda.is_available() else ("SGD", "AdamW")
+    return [pytest.param(name, marks=[] if name in every_time else pytest.mark.nightly) for name in optimizers]
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_gates_are_a_group_of_their_own(optimizer, model_yaml, tmp_path):
+    """As the trainer builds the optimizer, before it trains; at the multiple of what the norms learn at."""
+    keys = {**SLICE, "model": str(model_yaml(10)), "optimizer": optimizer, "project": str(tmp_path)}
+    trainer = DetectionTrainer(overrides=keys)
+    model = DetectionModel(str(model_yaml(10)), nc=5, verbose=False)
+    optimizer = trainer.build_optimizer(model, name=optimizer, lr=0.001, momentum=0.9, decay=0.0005, iterations=100)
+    (own,) = (group for group in optimizer.param_groups if "lr_mult" in group)
+    norms = [group for group in optimizer.param_groups if group["param_group"] == "bn"][-1]
+    check_group(own, model, optimizer)
+    assert own["lr"] == pytest.approx(10 * norms["lr"])
+
+
+def check_group(own, model, optimizer):
+    """The gates are in it, all else is in the others; it has no decay, and is not Muon's."""
+    blocks = [m for m in model.modules() if isinstance(m, ELA)]
+    assert own["lr_mult"] == 10 and own["weight_decay"] == 0 and not own.get("use_muon")
+    assert {id(p) for p in own["params"]} == {id(p) for block in blocks for p in block.gn.parameters()}
+    everything = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(everything) == sorted(id(p) for p in model.parameters())
+
+
+@pytest.mark.parametrize("optimizer", trained_by(*OPTIMIZERS))
 def test_every_batch_is_at_the_multiple(optimizer, model_yaml, tmp_path):
     """Through warm-up, with its fast biases, and the schedule; without decay, with the momentum of the others."""
     keys = {"optimizer": optimizer, "lr0": 0.001, "warmup_epochs": 1, "warmup_bias_lr": 0.1, "momentum": 0.9}
     trainer, seen = train(model_yaml(10), tmp_path, epochs=2, **keys)
     (own,) = (group for group in trainer.optimizer.param_groups if "lr_mult" in group)
-    blocks = [m for m in trainer.model.modules() if isinstance(m, ELA)]
-    assert own["lr_mult"] == 10 and own["weight_decay"] == 0 and not own.get("use_muon")
-    assert {id(p) for p in own["params"]} == {id(p) for block in blocks for p in block.gn.parameters()}
-    everything = [id(p) for group in trainer.optimizer.param_groups for p in group["params"]]
-    assert sorted(everything) == sorted(id(p) for p in trainer.model.parameters())
+    check_group(own, trainer.model, trainer.optimizer)
     assert len(seen) > 10 and seen[0] != seen[-1]
     for groups in seen:
         norms = [group for group in groups if group["param_group"] == "bn"][-1]  # MuSGD has a faster one for the head
@@ -162,7 +186,7 @@ def test_every_batch_is_at_the_multiple(optimizer, model_yaml, tmp_path):
         assert [gates.get(key) for key in alike] == [norms.get(key) for key in alike]
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "MuSGD", "AdamW", "RMSprop", "auto"])
+@pytest.mark.parametrize("optimizer", trained_by("SGD", "MuSGD", "AdamW", "RMSprop", "auto"))
 @pytest.mark.parametrize("start", ["from scratch", "fine-tuned"])
 def test_the_largest_multiple_is_stable(optimizer, start, model_yaml, tmp_path):
     """With AMP where the device has it: the gates have moved, and are neither shut nor wide open."""
@@ -194,7 +218,7 @@ def test_where_no_row_has_a_multiple_the_optimizer_is_ultralytics_own(model_yaml
 
 
 def test_adam_cannot_take_more_than_half(model_yaml, tmp_path):
-    done = run(
+    done = forked(
         *(BIN / "yolo", "train", f"model={model_yaml(300)}", "optimizer=AdamW", "lr0=0.01", "epochs=1", "val=False"),
         *(f"{key}={value}" for key, value in SLICE.items()),
         f"project={tmp_path}",
@@ -257,10 +281,10 @@ model.train(resume=True)
 def test_a_training_resumes_at_the_multiple(model_yaml, tmp_path):
     """The environment variable is needed for the first part alone: the checkpoint's rows name it afterwards."""
     code = ENDED.format(model=str(model_yaml(1)), folder=str(tmp_path), keys=SLICE)
-    ended = python(code, cwd=tmp_path, env={ENVIRONMENT: "30"}, ok=False)
+    ended = forked_python(code, cwd=tmp_path, env={ENVIRONMENT: "30"}, ok=False)
     assert "LR 0.03" in ended.stderr
     last = tmp_path / "run/weights/last.pt"
-    assert "continues" in python(RESUMED.format(last=str(last)), cwd=tmp_path).stdout.splitlines()
+    assert "continues" in forked_python(RESUMED.format(last=str(last)), cwd=tmp_path).stdout.splitlines()
     with (tmp_path / "run/results.csv").open() as table:
         rates = [[float(row[f"lr/pg{group}"]) for group in (0, 3)] for row in csv.DictReader(table)]
     assert len(rates) == 3 and all(gates == pytest.approx(30 * others, rel=1e-3) for others, gates in rates)
@@ -282,7 +306,7 @@ def test_the_environment_variable_holds_for_every_block(model_yaml, tmp_path, mo
 def test_a_wrong_environment_variable_is_said(model_yaml, tmp_path):
     keys = [f"{key}={value}" for key, value in SLICE.items()]
     command = (BIN / "yolo", "train", f"model={model_yaml(10)}", "epochs=1", *keys, f"project={tmp_path}")
-    refused = run(*command, cwd=tmp_path, env={ENVIRONMENT: "fast"}, ok=False)
+    refused = forked(*command, cwd=tmp_path, env={ENVIRONMENT: "fast"}, ok=False)
     assert refused.returncode == 1
     assert "InputError: ELA_YOLO_LR_MULT=fast: name a number above 0 and at most 300" in refused.stderr
 
@@ -292,7 +316,7 @@ def test_a_wrong_environment_variable_is_said(model_yaml, tmp_path):
     [("100", "every gate trains at 100 times the learning rate", 0), ("x", "is no multiple, and trainings fail", 1)],
 )
 def test_doctor_tells_the_environment_variable(value, said, status, tmp_path):
-    told = run(BIN / "ela-yolo", "doctor", cwd=tmp_path, env={ENVIRONMENT: value}, ok=False)
+    told = forked(BIN / "ela-yolo", "doctor", cwd=tmp_path, env={ENVIRONMENT: value}, ok=False)
     assert told.returncode == status and re.search(rf"{ENVIRONMENT} +{said}", told.stdout)
 
 

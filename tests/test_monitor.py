@@ -4,13 +4,13 @@ import csv
 
 import cv2
 import pytest
-from conftest import BIN, python, run
+from conftest import BIN, forked, forked_python
 
 KEYS = ("data=scenes.yaml", "fraction=0.05", "imgsz=64", "batch=4", "workers=0")
 
 
 def train(folder, *keys, **kwargs):
-    return run(BIN / "yolo", "train", *KEYS, *keys, f"project={folder}", "name=run", cwd=folder, **kwargs)
+    return forked(BIN / "yolo", "train", *KEYS, *keys, f"project={folder}", "name=run", cwd=folder, **kwargs)
 
 
 def rows(folder, name):
@@ -44,7 +44,7 @@ model.add_callback("on_fit_epoch_end", lambda trainer: logged.append(sorted(k fo
 model.train(data="scenes.yaml", fraction=0.05, imgsz=64, batch=4, workers=0, epochs=2, plots=False, project=".")
 print([len(keys) for keys in logged], logged[0][:2])
 """
-    printed = python(code, cwd=tmp_path).stdout
+    printed = forked_python(code, cwd=tmp_path).stdout
     assert printed.splitlines()[-1] == "[16, 16, 0] ['ela/12/mean', 'ela/12/saturated']"
 
 
@@ -77,9 +77,9 @@ model.add_callback("on_train_epoch_start", stop)
 keys = dict(data="scenes.yaml", fraction=0.05, imgsz=64, batch=4, workers=0, epochs=3, plots=False)
 model.train(**keys, project=PLACE, name="run")
 """
-    python(stop.replace("PLACE", repr(str(tmp_path))), cwd=tmp_path)
+    forked_python(stop.replace("PLACE", repr(str(tmp_path))), cwd=tmp_path)
     assert [row["epoch"] for row in rows(tmp_path, "ela.csv")] == ["1"]
-    run(BIN / "yolo", "train", f"model={tmp_path}/run/weights/last.pt", "resume=True", cwd=tmp_path)
+    forked(BIN / "yolo", "train", f"model={tmp_path}/run/weights/last.pt", "resume=True", cwd=tmp_path)
     assert [row["epoch"] for row in rows(tmp_path, "ela.csv")] == ["1", "2", "3"]
     train(tmp_path, "model=yolov8n-ela.yaml", "epochs=1", "plots=False", "exist_ok=True")
     assert [row["epoch"] for row in rows(tmp_path, "ela.csv")] == ["1"]
@@ -94,7 +94,7 @@ model.add_callback("on_train_start", lambda trainer: Path(trainer.save_dir, "ela
 model.train(data="scenes.yaml", fraction=0.05, imgsz=64, batch=4, workers=0, epochs=2, plots=False, project=".")
 print(Path(model.trainer.save_dir, "weights/last.pt").is_file())
 """
-    done = python(code, cwd=tmp_path)
+    done = forked_python(code, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "True"
     assert (done.stdout + done.stderr).count("the gates are no longer watched") == 1
 
@@ -129,7 +129,7 @@ keys = dict(data="scenes.yaml", fraction=0.05, imgsz=64, batch=8, workers=0, epo
 model.train(**keys, project=PLACE, name="run")
 print(hooks, len(heard), failed)
 """
-    done = python(code.replace("PLACE", repr(str(tmp_path))), cwd=tmp_path)
+    done = forked_python(code.replace("PLACE", repr(str(tmp_path))), cwd=tmp_path)
     # The fifth, the first of the second epoch, takes the hooks of that epoch away.
     assert done.stdout.splitlines()[-1] == "[0, 0, 0] 9 [1]"
     assert (done.stdout + done.stderr).count("the gates of this epoch are not watched") == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BIN, HOME, REPO, environment, python, run
+from conftest import BIN, HOME, REPO, environment, forked, forked_python, python, run
 
 OFF = {"ELA_YOLO_AUTOLOAD": "0"}
 DATA = REPO / "datasets/scenes.yaml"  # by its path, which is found without the plugin too
@@ -38,7 +38,7 @@ def test_tune(tmp_path):
 from ultralytics import YOLO
 YOLO("yolov8n-mine.yaml").tune(iterations=2, epochs=1, {SLICE}, project={str(tmp_path)!r}, name="tune")
 """
-    run(sys.executable, "-c", code, cwd=tmp_path)
+    forked_python(code, cwd=tmp_path)
     trials = (tmp_path / "tune/tune_results.ndjson").read_text().splitlines()
     assert len(trials) == 2
     assert blocks(tmp_path / "tune/weights/best.pt") == 4
@@ -59,7 +59,7 @@ def test_the_worker_file_of_ddp_trains_in_a_fresh_interpreter(tmp_path):
 
     Without the autoload it would too: among the callbacks in the file is the one that prepares exports.
     """
-    made = python(GENERATE.replace("PROJECT", repr(str(tmp_path))), cwd=tmp_path)
+    made = forked_python(GENERATE.replace("PROJECT", repr(str(tmp_path))), cwd=tmp_path)
     file = Path(made.stdout.splitlines()[-1])
     run(sys.executable, file, cwd=tmp_path)
     assert blocks(tmp_path / "run/weights/last.pt") == 4
@@ -181,7 +181,7 @@ model.train(resume=True)
 
 
 def test_a_killed_training_resumes(tmp_path):
-    killed = python(KILLED.replace("PROJECT", repr(str(tmp_path))), cwd=tmp_path, ok=False)
+    killed = forked_python(KILLED.replace("PROJECT", repr(str(tmp_path))), cwd=tmp_path, ok=False)
     assert killed.returncode == -signal.SIGKILL
     last = tmp_path / "run/weights/last.pt"
     resumed = RESUMED.replace("LAST", repr(str(last)))
@@ -189,7 +189,7 @@ def test_a_killed_training_resumes(tmp_path):
     with (tmp_path / "run/results.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
     assert blocks(last) == 4
-    run(BIN / "yolo", "predict", f"model={last}", f"source={SCENES}/0000.jpg", f"project={tmp_path}", cwd=tmp_path)
+    forked(BIN / "yolo", "predict", f"model={last}", f"source={SCENES}/0000.jpg", f"project={tmp_path}", cwd=tmp_path)
 
 
 def test_safe_loading(trained, tmp_path):
@@ -296,7 +296,7 @@ def test_a_checkpoint_of_a_script_loads_elsewhere(tmp_path):
     command = ["predict", "model=mine.pt", f"source={SCENES}/0000.jpg", f"project={there}"]
     run(BIN / "yolo", *command, cwd=there, env=env)
     keys = ["data=scenes.yaml", "fraction=0.05", "imgsz=64", "epochs=1", "plots=False", "val=False"]
-    run(BIN / "yolo", "train", "model=mine.pt", *keys, f"project={there}", "name=on", cwd=there)
+    forked(BIN / "yolo", "train", "model=mine.pt", *keys, f"project={there}", "name=on", cwd=there)
     assert blocks(there / "on/weights/last.pt") == 4
 
 
@@ -304,8 +304,8 @@ def test_without_the_plugin_a_checkpoint_fails_and_its_export_works(retrained, t
     """An environment that has Ultralytics and no ela-yolo."""
     environment(tmp_path)
     shutil.copy(retrained / "weights/best.pt", tmp_path)
-    run(BIN / "yolo", "export", "model=best.pt", "format=onnx", "imgsz=96", cwd=tmp_path)
-    run(BIN / "yolo", "export", "model=best.pt", "format=torchscript", "imgsz=96", cwd=tmp_path)
+    forked(BIN / "yolo", "export", "model=best.pt", "format=onnx", "imgsz=96", cwd=tmp_path)
+    forked(BIN / "yolo", "export", "model=best.pt", "format=torchscript", "imgsz=96", cwd=tmp_path)
     predict = f"""
 import sys
 from ultralytics import YOLO
@@ -319,5 +319,5 @@ print([*result.names.values()], len(result.boxes))
         run(elsewhere, "-c", predict, name, cwd=tmp_path).stdout.splitlines()[-1]
         for name in ("best.onnx", "best.torchscript")
     }
-    here = run(sys.executable, "-c", predict, "best.pt", cwd=tmp_path).stdout.splitlines()[-1]
+    here = forked(sys.executable, "-c", predict, "best.pt", cwd=tmp_path).stdout.splitlines()[-1]
     assert found == {here}

@@ -6,7 +6,7 @@ import time
 import cv2
 import pytest
 import torch
-from conftest import BIN, python, run
+from conftest import BIN, forked, forked_python, python
 
 from ela_yolo import ELA, insert
 from ela_yolo.cost.measure import _ratio, _train, _wait, peak_memory
@@ -17,7 +17,7 @@ ROWS = {"parameters", "gflops", "latency", "onnx", "training", "memory", "traini
 
 
 def profile(*arguments, cwd, **kwargs):
-    return run(BIN / "ela-yolo", "profile", *arguments, cwd=cwd, **kwargs)
+    return forked(BIN / "ela-yolo", "profile", *arguments, cwd=cwd, **kwargs)
 
 
 def test_a_model_beside_its_plain_model(tmp_path):
@@ -69,7 +69,7 @@ importlib.util.find_spec = lambda name, *rest: None if name == "onnxslim" else f
 from ela_yolo.cost.measure import profile
 print(profile("yolov8n-ela.yaml", 64))
 """
-    printed = python(code, cwd=tmp_path).stdout
+    printed = forked_python(code, cwd=tmp_path).stdout
     assert "ONNX Runtime was not measured: pip install 'ela-yolo[export]'" in printed
     assert "| ONNX Runtime |" not in printed and "| training step |" in printed
 

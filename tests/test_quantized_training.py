@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import onnx
 import pytest
 import torch
-from conftest import BIN, HOME, run, train
+from conftest import BIN, HOME, RUN, forked, once, train
 from ultralytics import YOLO
 
 from ela_yolo import ELA, verify_export
@@ -17,16 +17,11 @@ SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
 
 
 @pytest.fixture(scope="module")
-def quantized(retrained, tmp_path_factory):
+def quantized(sure):
     """The checkpoint of one epoch on a tenth of the scenes, begun with weights that are sure of what they find."""
-    folder = tmp_path_factory.mktemp("quantized")
-    model = YOLO(retrained / "weights/best.pt")
-    with torch.no_grad():
-        for branch in model.model.model[-1].cv3:
-            branch[-1].bias += 2
-    model.save(folder / "sure.pt")
     recipe = "epochs=1 fraction=0.1 imgsz=96 batch=8 nbs=8 optimizer=SGD lr0=0.0001 warmup_epochs=0 mosaic=0 val=False"
-    return train(folder, f"model={folder}/sure.pt quantize=8 {recipe}") / "weights/last.pt"
+    once("quantized", lambda folder: train(folder, f"model={sure} quantize=8 {recipe}"))
+    return RUN / "quantized/run/weights/last.pt"
 
 
 def test_a_quantized_checkpoint_is_exported_and_matches(quantized, tmp_path):
@@ -36,7 +31,7 @@ def test_a_quantized_checkpoint_is_exported_and_matches(quantized, tmp_path):
     assert len(blocks) == 4
     assert all(hasattr(block.conv, "weight_quantizer") for block in blocks)  # ELA's convolution is quantized too
     source = f"source={SCENES}/000*.jpg"
-    done = run(
+    done = forked(
         BIN / "ela-yolo", "export", "model=qat.pt", "format=onnx", "imgsz=96", source, "layers=True", cwd=tmp_path
     )
     assert "the file matches within the int8 tolerance" in done.stdout
@@ -52,6 +47,6 @@ def test_a_quantized_checkpoint_is_exported_and_matches(quantized, tmp_path):
 
 
 def test_blocks_go_into_the_checkpoint_that_a_quantized_one_came_from(quantized, tmp_path):
-    done = run(BIN / "ela-yolo", "remove", f"model={quantized}", cwd=tmp_path, ok=False)
+    done = forked(BIN / "ela-yolo", "remove", f"model={quantized}", cwd=tmp_path, ok=False)
     assert done.returncode == 1 and "is quantized" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from conftest import BIN, REPO, environment, python, run
+from conftest import BIN, REPO, environment, forked, forked_python, python, run
 
 from ela_yolo.host.probes import TESTED
 
@@ -132,7 +132,7 @@ except Exception as error:
     print(type(error).__name__, error, ultralytics.__version__ in str(error))
 assert look() == state
 """
-    printed = python(code, cwd=tmp_path, env=OFF).stdout
+    printed = forked_python(code, cwd=tmp_path, env=OFF).stdout
     assert printed.startswith("RegistrationError ")
     assert message in printed
     assert printed.endswith("True\n")
@@ -260,7 +260,7 @@ build()
 
 @pytest.mark.parametrize("decoration", ["", "@functools.wraps(inner)"], ids=["plainly", "with functools.wraps"])
 def test_registering_again_changes_nothing_where_somebody_wrapped_the_same_functions(decoration, tmp_path):
-    printed = python(WRAPPED.replace("DECORATION", decoration), cwd=tmp_path).stdout.splitlines()
+    printed = forked_python(WRAPPED.replace("DECORATION", decoration), cwd=tmp_path).stdout.splitlines()
     assert printed[-3:] == ["[32, 64, 128, 256] 355 355 ['load', 'parse_model']"] * 2 + [
         "[32, 64, 128, 256] 355 355 []"
     ]
@@ -276,7 +276,7 @@ import ela_yolo
 model, plain = (tasks.DetectionModel(name, verbose=False) for name in ("yolov8n-ela.yaml", "yolov8n.yaml"))
 print(model.load(plain, verbose=False).complete)
 """
-    assert python(code, cwd=tmp_path, env=OFF).stdout.splitlines()[-1] == "True"
+    assert forked_python(code, cwd=tmp_path, env=OFF).stdout.splitlines()[-1] == "True"
 
 
 USERS_ELA = """
@@ -311,7 +311,7 @@ try: ela_yolo.insert("yolov8n.yaml", after=4)
 except ela_yolo.InputError as error: print(error)
 tasks.DetectionModel("yolov8n-fails.yaml", verbose=False)
 """
-    done = python(code, cwd=tmp_path, env=OFF, ok=False)
+    done = forked_python(code, cwd=tmp_path, env=OFF, ok=False)
     *printed, hint = done.stdout.splitlines()
     assert printed[-3:] == [
         "True 7 False None",
@@ -332,7 +332,7 @@ tasks.DetectionModel("yolov8n-fails.yaml", verbose=False)
 )
 def test_a_module_that_the_parser_does_not_know_stays_a_key_error_with_a_hint(module, hint, tmp_path):
     (tmp_path / "yolov8n-small.yaml").write_text(MODEL.replace("{row}", f"[-1, 1, {module}, []]"))
-    done = run(BIN / "yolo", "train", "model=yolov8n-small.yaml", "data=scenes.yaml", cwd=tmp_path, ok=False)
+    done = forked(BIN / "yolo", "train", "model=yolov8n-small.yaml", "data=scenes.yaml", cwd=tmp_path, ok=False)
     assert done.stderr.splitlines()[-1] == f"KeyError: '{module}'"
     said = [line for line in (done.stdout + done.stderr).splitlines() if "ela-yolo: " in line]
     assert [bool(hint) and hint in line for line in said] == ([True] if hint else [])
@@ -361,7 +361,7 @@ assert checks.check_file is first and tasks.check_file is first
 assert tasks.BaseModel.load.wrapped_by_ela_yolo and tasks.DetectionModel.load.wrapped_by_ela_yolo
 print(tasks.parse_model({"backbone": [[-1, 1, "ELA", []]], "head": []}, 3, False)[0][0].channels)
 """
-    assert python(code, cwd=tmp_path).stdout == "3\n"
+    assert forked_python(code, cwd=tmp_path).stdout == "3\n"
 
 
 def test_an_ela_row_may_come_first_and_the_callers_rows_are_left_alone():
@@ -380,7 +380,7 @@ def test_repeats_are_scaled_by_depth_as_ultralytics_own(small_model):
 
 def test_the_layer_table_shows_the_channels_and_not_the_parsers_internals(tmp_path):
     (tmp_path / "yolov8n-small.yaml").write_text(MODEL.replace("{row}", "[0, 1, ELA, [S, identity]]"))
-    done = python("from ultralytics import YOLO; YOLO('yolov8n-small.yaml', verbose=True)", cwd=tmp_path)
+    done = forked_python("from ultralytics import YOLO; YOLO('yolov8n-small.yaml', verbose=True)", cwd=tmp_path)
     row = next(line for line in (done.stdout + done.stderr).splitlines() if "ELA" in line)
     assert row.split() == ["2", "0", "1", "672", "ela_yolo.ela.ELA", "[16,", "'S',", "'identity']"]
 
@@ -398,14 +398,14 @@ model = YOLO("yolov8s-ela.yaml").model
 print(model.yaml["scale"], sum(type(m).__name__ == "ELA" for m in model.modules()))
 print(check_yaml("scenes.yaml"), check_file("scenes.yaml"), check_file("cfg/scenes.yaml", hard=False))
 """
-    printed = python(code, cwd=tmp_path).stdout.splitlines()
+    printed = forked_python(code, cwd=tmp_path).stdout.splitlines()
     assert printed[-2:] == ["s 4", f"{REPO / 'datasets/scenes.yaml'} {REPO / 'datasets/scenes.yaml'} []"]
 
 
 def test_a_local_file_of_that_name_wins(tmp_path):
     (tmp_path / "yolov8-ela.yaml").write_text(MODEL.replace("{row}", "[-1, 1, ELA, []]"))
     code = "from ultralytics import YOLO; print(len(YOLO('yolov8n-ela.yaml').model.model))"
-    assert python(code, cwd=tmp_path).stdout.endswith("4\n")
+    assert forked_python(code, cwd=tmp_path).stdout.endswith("4\n")
 
 
 def test_a_normal_installation_autoloads_and_carries_the_yamls(tmp_path):

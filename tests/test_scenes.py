@@ -7,15 +7,24 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import HOME, REPO, python
+from conftest import HOME, REPO, forked_python
 
 from ela_yolo import RenderError
 from ela_yolo.data import scenes
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory):
-    return scenes.render(tmp_path_factory.mktemp("scenes") / "data")
+def rendered():
+    """The whole data set, which is rendered once for all tests."""
+    return HOME / "datasets/ela-yolo-scenes"
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Fewer scenes, whose pixels are those of the whole data set; and the code that renders them in another process."""
+    splits = {"train": 20, "val": 3}
+    monkeypatch.setattr(scenes, "SPLITS", splits)
+    return f"from ela_yolo.data import scenes; scenes.SPLITS = {splits}; scenes.render"
 
 
 def boxes(folder):
@@ -69,6 +78,7 @@ def test_boxes_lie_tight_around_what_is_drawn(monkeypatch):
     assert np.mean(touched) > 0.95  # the rest is where grass lies over the rim
 
 
+@pytest.mark.usefixtures("few")
 def test_same_seed_same_pixels_and_another_seed_others(rendered, tmp_path):
     again = scenes.render(tmp_path / "again")
     other = scenes.render(tmp_path / "other", seed=1)
@@ -84,8 +94,8 @@ def test_the_yaml_names_the_classes_in_order():
     assert list(data["names"]) == list(range(len(scenes.CLASSES)))
 
 
-def test_a_killed_rendering_is_never_taken_for_a_finished_one(tmp_path):
-    code = f"from ela_yolo.data.scenes import render; render({str(tmp_path / 'data')!r})"
+def test_a_killed_rendering_is_never_taken_for_a_finished_one(few, tmp_path):
+    code = f"{few}({str(tmp_path / 'data')!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob(".*/images/train/*.jpg"))) < 5:
@@ -104,8 +114,8 @@ def test_a_finished_rendering_is_left_alone(rendered):
     assert (rendered / "images/val/0000.jpg").stat().st_mtime_ns == before
 
 
-def test_two_processes_at_once_end_with_one_finished_folder(tmp_path):
-    code = f"from ela_yolo.data.scenes import render; render({str(tmp_path / 'data')!r})"
+def test_two_processes_at_once_end_with_one_finished_folder(few, tmp_path):
+    code = f"{few}({str(tmp_path / 'data')!r})"
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -127,8 +137,12 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
 
 def test_ultralytics_download_field_renders_at_first_use(tmp_path):
     """Through Ultralytics' own reading of the data YAML, into its data-set folder; the second use finds it there."""
+    text = (REPO / "datasets/scenes.yaml").read_text(encoding="utf-8")
+    assert "\npath: ela-yolo-scenes\n" in text and text.endswith('render(yaml["path"])\n')
+    text = text.replace("path: ela-yolo-scenes", f"path: {tmp_path.name}")
+    (tmp_path / "scenes.yaml").write_text(text, encoding="utf-8")
     code = "from ultralytics.data.utils import check_det_dataset; print(check_det_dataset('scenes.yaml')['val'])"
     for _ in range(2):
-        done = python(code, cwd=tmp_path)
-        assert done.stdout.splitlines()[-1] == str(HOME / "datasets/ela-yolo-scenes/images/val")
+        done = forked_python(code, cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == str(HOME / f"datasets/{tmp_path.name}/images/val")
     assert "images not found" not in done.stdout + done.stderr

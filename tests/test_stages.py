@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import ultralytics
-from conftest import BIN, REPO, run
+from conftest import BIN, REPO, forked
 
 import ela_yolo
 from ela_yolo import InsertionError
@@ -172,5 +172,5 @@ def test_where_no_stage_is_recognised_the_message_says_what_to_do():
 
 def test_the_command_says_which_rows_it_took(tmp_path):
     (tmp_path / "yolov13.yaml").write_text(YOLOV13, encoding="utf-8")
-    done = run(BIN / "ela-yolo", "insert", "model=yolov13.yaml", "dry_run=True", cwd=tmp_path)
+    done = forked(BIN / "ela-yolo", "insert", "model=yolov13.yaml", "dry_run=True", cwd=tmp_path)
     assert re.search(r"^ELA follows 2 DSC3k2, 4 DSC3k2, 6 A2C2f, 8 A2C2f$", done.stdout, re.MULTILINE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 import yaml
-from conftest import BIN, HOME, run
+from conftest import BIN, HOME, RUN, once, run
 from ultralytics import YOLO
 
 import ela_yolo.parity.runtimes
@@ -17,20 +17,21 @@ SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
 
 
 @pytest.fixture(scope="module")
-def weights(retrained, tmp_path_factory):
-    return Path(shutil.copy(retrained / "weights/best.pt", tmp_path_factory.mktemp("untrusted") / "best.pt"))
+def weights(exported):
+    return exported[0]
 
 
 @pytest.fixture(scope="module")
-def onnx_file(weights):
-    return Path(YOLO(weights).export(format="onnx", imgsz=96))
+def onnx_file(exported):
+    return exported[1]
 
 
 @pytest.fixture(scope="module")
 def ncnn_folder(weights):
     pytest.importorskip("ncnn")
     pytest.importorskip("pnnx")
-    return Path(YOLO(weights).export(format="ncnn", imgsz=96))
+    once("ncnn", lambda folder: YOLO(shutil.copy(weights, folder)).export(format="ncnn", imgsz=96))
+    return RUN / "ncnn/best_ncnn_model"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import BIN, HOME, run
+from conftest import BIN, HOME, RUN, forked, once
 from helpers import calibrate_norms, changed
 from onnx import helper, numpy_helper
 from ultralytics import YOLO
@@ -30,20 +30,14 @@ def scenes(count):
 
 
 @pytest.fixture(scope="module")
-def weights(retrained, tmp_path_factory):
-    """The trained detector, sure of what it finds."""
-    model = YOLO(retrained / "weights/best.pt")
-    with torch.no_grad():
-        for branch in model.model.model[-1].cv3:
-            branch[-1].bias += 2
-    file = tmp_path_factory.mktemp("verify") / "best.pt"
-    model.save(file)
-    return file
+def weights(sure):
+    return sure
 
 
 @pytest.fixture(scope="module")
-def exported(weights):
-    return shutil.copy(YOLO(weights).export(format="onnx", imgsz=96), weights.with_name("kept.onnx"))
+def exported(sure):
+    once("sure-exported", lambda folder: YOLO(shutil.copy(sure, folder)).export(format="onnx", imgsz=96))
+    return RUN / "sure-exported/sure.onnx"
 
 
 def poisoned_where_bright(value, at_least):
@@ -196,7 +190,7 @@ def test_a_file_that_tells_nothing_of_its_nms_is_checked_by_the_keys(weights, tm
     assert not verify_export(model, silent, scenes(6)).passed  # 0.7 is the default
     assert verify_export(model, silent, scenes(6), nms={"iou": 0.3}).passed
     command = [BIN / "ela-yolo", "verify", "model=best.pt", f"against={silent}", "iou=0.3", f"source={SCENES}/000*"]
-    assert "NMS in the file: conf 0.25, iou 0.3, class by class" in run(*command, cwd=tmp_path).stdout
+    assert "NMS in the file: conf 0.25, iou 0.3, class by class" in forked(*command, cwd=tmp_path).stdout
 
 
 def test_keys_of_nms_that_have_no_effect_are_refused(weights, exported, tmp_path):
@@ -219,7 +213,7 @@ def test_data_may_be_a_list_beside_its_images(weights, exported, tmp_path):
     content = {"path": str(tmp_path / "data"), "train": "val.txt", "val": "val.txt", "names": YOLO(weights).names}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     command = [BIN / "ela-yolo", "verify", f"model={weights}", f"against={exported}", "data=data.yaml"]
-    done = run(*command, cwd=tmp_path)
+    done = forked(*command, cwd=tmp_path)
     assert "3 images" in done.stdout and "mAP50-95(B): 0." in done.stdout
     assert "the file matches within the float32 tolerance" in done.stdout
 

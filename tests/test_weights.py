@@ -7,7 +7,8 @@ from contextlib import nullcontext, suppress
 import pytest
 import torch
 import ultralytics
-from conftest import BIN, REPO, run
+from conftest import BIN, REPO, forked
+from helpers import narrow
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.modules import Detect
@@ -17,6 +18,8 @@ from ultralytics.utils.checks import check_version
 import ela_yolo
 from ela_yolo import ELA
 from ela_yolo.host.blocks import is_block
+from ela_yolo.host.lookup import find_model
+from ela_yolo.host.model_yaml import read_model_yaml
 from ela_yolo.host.weights import LeftOut, WeightTransfer, match_layers
 
 sys.path.insert(0, str(REPO / "tools"))
@@ -47,7 +50,11 @@ def state(model):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_every_tensor_is_kept_in_its_own_place(name, tmp_path):
-    kept, misplaced, total, report = transfer(name, tmp_path)
+    """At every depth; how wide a layer is has no part in it, so all are as narrow as at scale n."""
+    file = tmp_path / "narrow" / name
+    file.parent.mkdir()
+    file.write_text(narrow(read_model_yaml(find_model(name))), encoding="utf-8")
+    kept, misplaced, total, report = transfer(file, tmp_path)
     assert (kept, misplaced) == (total, 0)
     assert (report.kept, report.total, report.left_out) == (total, total, ())
 
@@ -158,7 +165,7 @@ def test_ela_blocks_go_where_they_stood(tmp_path, lines):
     assert report == WeightTransfer(355, 355, new_blocks=(13, 17, 21, 25), dropped_blocks=(3, 6, 9, 12))
     assert lines()[-1] == (
         "ELA: 355/355 pretrained tensors kept; 4 new ELA (13, 17, 21, 25); "
-        "4 ELA of the weights not taken over (3, 6, 9, 12)"
+        "4 ELA of the weights not loaded (3, 6, 9, 12)"
     )
     assert len(landed(neck, values)) == 355
 
@@ -242,10 +249,11 @@ def test_a_detectors_weights_start_another_task_as_with_ultralytics(name, kept, 
 def test_repeated_blocks_are_ela_too(tmp_path):
     stack = nn.Sequential(ELA(8), ELA(8))
     assert is_block(ELA(8)) and is_block(stack) and not is_block(nn.Sequential()) and not is_block(nn.Conv2d(1, 1, 1))
-    ela_yolo.insert("yolov8l.yaml", gate="paper", save=tmp_path / "yolov8l-mine.yaml")
+    (tmp_path / "yolov8l.yaml").write_text(narrow(read_model_yaml(find_model("yolov8l.yaml"))))
+    ela_yolo.insert(tmp_path / "yolov8l.yaml", gate="paper", save=tmp_path / "yolov8l-mine.yaml")
     text = (tmp_path / "yolov8l-mine.yaml").read_text()
     (tmp_path / "yolov8l-mine.yaml").write_text(text.replace("[-1, 1, ELA, []]", "[-1, 3, ELA, []]"))
-    model, source = build(tmp_path / "yolov8l-mine.yaml"), build("yolov8l.yaml")
+    model, source = build(tmp_path / "yolov8l-mine.yaml"), build(tmp_path / "yolov8l.yaml")
     assert isinstance(model.model[3], nn.Sequential)
     assert model.load(source, verbose=False) == WeightTransfer(595, 595, new_blocks=(3, 6, 9, 12))
     assert build(tmp_path / "yolov8l-mine.yaml").load(model, verbose=False).kept_blocks == (3, 6, 9, 12)
@@ -282,8 +290,8 @@ RECIPE = "data=scenes.yaml epochs=1 fraction=0.05 imgsz=64 batch=8 workers=0 plo
 
 
 def test_train_pretrained_carries_and_says_so(trained, tmp_path):
-    """In a fresh interpreter, by the stock command, from weights with ELA elsewhere."""
-    done = run(
+    """By the stock command, from weights with ELA elsewhere."""
+    done = forked(
         BIN / "yolo",
         "train",
         "model=yolov8n-ela-neck.yaml",
@@ -296,5 +304,5 @@ def test_train_pretrained_carries_and_says_so(trained, tmp_path):
     place = next(i for i, line in enumerate(lines) if line.startswith("Transferred 355/367 items"))
     assert lines[place + 1] == (
         "ELA: 355/355 pretrained tensors kept; 4 new ELA (13, 17, 21, 25); "
-        "4 ELA of the weights not taken over (3, 6, 9, 12)"
+        "4 ELA of the weights not loaded (3, 6, 9, 12)"
     )

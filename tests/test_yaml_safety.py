@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import python, run
+from conftest import forked, forked_python
 
 from ela_yolo import InputError, ModelYamlError, RowError
 from ela_yolo.host.lookup import check_inputs, check_model, check_rows, open_model
@@ -188,12 +188,12 @@ def test_no_command_runs_what_a_model_yaml_says(keys, said, tmp_path):
         "    def __reduce__(self): return open, ('ran', 'w')\n"
         "torch.save({'model': Evil()}, 'evil.pt')\n"
     )
-    python("exec(open('make.py').read())", cwd=tmp_path)
+    forked_python("exec(open('make.py').read())", cwd=tmp_path)
     stock = "from ultralytics import YOLO; YOLO('yolov8n-small.yaml')"
-    python(stock, cwd=tmp_path, ok=False)
+    forked_python(stock, cwd=tmp_path, ok=False)
     assert (tmp_path / "ran").exists()  # so it is code
     (tmp_path / "ran").unlink()
-    done = run(sys.executable, "-c", EVERY_COMMAND.replace("SAID", said), *COMMANDS, cwd=tmp_path)
+    done = forked(sys.executable, "-c", EVERY_COMMAND.replace("SAID", said), *COMMANDS, cwd=tmp_path)
     names = [command.split()[0] for command in COMMANDS]
     assert done.stdout.splitlines() == [f"{name} 1 1 True False" for name in names]
     assert not (tmp_path / "ran").exists()

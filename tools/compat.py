@@ -114,7 +114,7 @@ def run_tests(overlay: Path, checks: list[str]) -> dict[str, list[str]]:
     tests = {check: CHECKS[check] for check in checks}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4"]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
         command.append(f"--junitxml={report}")
         command += [f"tests/{test}" for named in tests.values() for test in named]
         status, told = run(command, cwd=REPO, env=environment(overlay))

@@ -20,10 +20,12 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ela_yolo.cost.timing import alternate, processor
+from ela_yolo.util.tables import markdown_row, markdown_table
 
 FOLDER = Path(sys.prefix) / "runtimes"
 # What lies beside the pinned environment, without the packages that it has: each was found to work with it.
@@ -42,8 +44,8 @@ PACKAGES = {
     "executorch": "executorch==1.5.1 torchao==0.18.0 tabulate==0.10.0 ruamel.yaml==0.19.1",
     "coreml": "coremltools==9.0 tqdm==4.70.1 cattrs==26.2.1 pyaml==26.7.0",
 }
-INT8 = {"int8": True, "data": None}
-ROWS = {  # row -> runtime, export keys
+INT8: dict[str, Any] = {"int8": True, "data": None}
+ROWS: dict[str, tuple[str | None, dict[str, Any]]] = {  # row -> runtime, export keys
     "onnx": (None, {}),
     "onnx, opset 12": (None, {"opset": 12}),
     "onnx, opset 20": (None, {"opset": 20}),
@@ -77,30 +79,31 @@ LIMIT = 2 * 3600  # s, of each process that is started here
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table; the exit status is 1 if a row could not be made. Whether its file matches, the row says."""
+    """Print the table, and return the exit status: 1 if a row failed. A row says whether its file matches."""
     given = dict(argument.split("=", 1) for argument in arguments)
     data = given.get("data", "scenes.yaml")
     weights = Path(given["model"]).resolve() if "model" in given else train()
     chosen = given["rows"].split(";") if "rows" in given else list(ROWS)
-    print("| format | size | largest error: boxes, scores | mAP50-95: model, file | latency, beside plain | |")
-    print("|---|---|---|---|---|---|")
-    failed, versions = False, {}
+    errors, maps, latency = "largest error: boxes, scores", "mAP50-95: model, file", "latency, beside plain"
+    print(markdown_table(["format", "size", errors, maps, latency, ""]))
+    failed = False
+    versions: dict[str, str] = {}
     for row in chosen:
         runtime, keys = ROWS[row]
         job = {"row": row, "weights": str(weights), "data": data, "imgsz": int(given.get("imgsz", 160)), "keys": keys}
         result = in_own_process(job, install(runtime) if runtime else None)
         failed |= "failed" in result
         versions |= result.get("versions", {})
-        print(f"| {row} | {' | '.join(result['cells'])} |", flush=True)
+        print(markdown_row([row, *result["cells"]]), flush=True)
     for row, reason in NOT_RUN.items():
-        print(f"| {row} | | | | | not run: {reason} |")
+        print(markdown_row([row, "", "", "", "", f"not run: {reason}"]))
     known = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     print(f"\n{known}, Python {platform.python_version()}, {os.cpu_count()} CPU cores ({processor()})")
     return int(failed)
 
 
 def train() -> Path:
-    """Return the weights of a quickstart, trained now unless they lie there."""
+    """Return the weights of a quickstart, which is trained if it is not there."""
     best = FOLDER / "quickstart/ela-quickstart/weights/best.pt"
     if not best.is_file():
         command = [sys.executable, "-m", "ela_yolo", "quickstart", f"project={FOLDER / 'quickstart'}", "exist_ok=True"]
@@ -109,36 +112,36 @@ def train() -> Path:
 
 
 def install(runtime: str) -> Path:
-    """Install the packages of a runtime alone, if they are not there yet."""
+    """Install the packages of one runtime into a folder of their own, if they are not there yet."""
     folder = FOLDER / runtime
     if not folder.is_dir():
         part = folder.with_name(f"{runtime}-unfinished")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", part]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(part)]
         subprocess.run([*command, *PACKAGES[runtime].split()], check=True, stdout=sys.stderr, timeout=LIMIT)
         part.rename(folder)
     return folder
 
 
-def in_own_process(job: dict, packages: Path | None) -> dict:
-    """Measure one row in a fresh interpreter; a crash of a runtime is a row too."""
+def in_own_process(job: dict[str, Any], packages: Path | None) -> dict[str, Any]:
+    """Measure one row in a new interpreter. If a runtime crashes, the row says so."""
     env = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "PIP_NO_INDEX": "1"}
     if packages:
         env["PYTHONPATH"] = str(packages)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = [sys.executable, __file__, "one", json.dumps({**job, "folder": folder, "answer": str(answer)})]
-        keys = {"env": env, "cwd": folder, "capture_output": True, "encoding": "utf-8", "errors": "replace"}
+        keys: dict[str, Any] = {"env": env, "cwd": folder, "capture_output": True, "text": True, "errors": "replace"}
         try:
             done = subprocess.run(command, **keys, timeout=LIMIT)
             reason = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1][:200]
         except subprocess.TimeoutExpired:
             reason = f"it did not end within {LIMIT} s"
         if answer.is_file():
-            return json.loads(answer.read_text(encoding="utf-8"))
+            return dict(json.loads(answer.read_text(encoding="utf-8")))
     return {"failed": True, "cells": ["", "", "", "", f"failed: {reason}"]}
 
 
-def one(job: dict) -> dict:
+def one(job: dict[str, Any]) -> dict[str, Any]:
     """Export, compare and time one row."""
     import numpy
     import torch
@@ -161,6 +164,7 @@ def one(job: dict) -> dict:
     _, report = export_and_compare(YOLO(weights), {**keys, "data": job["data"], "imgsz": job["imgsz"]})
     print(report, file=sys.stderr)
     errors = {part.name: max(p.max_error for p in report.outputs if p.name == part.name) for part in report.outputs}
+    assert report.scores is not None  # data= was given
     _, of_model, of_file = report.scores
 
     ela_yolo.remove(weights, save=folder / "plain.pt")
@@ -187,7 +191,7 @@ def one(job: dict) -> dict:
 
 
 def size(path: Path) -> str:
-    """Return how much room a file or folder takes."""
+    """Return the size of a file or a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return f"{sum(file.stat().st_size for file in files if file.is_file()) / 1e6:.1f} MB"
 

@@ -1,8 +1,8 @@
-"""What lower precision costs in mAP, and whether ELA should be spared from it.
+"""Measures how much mAP lower precision costs, and whether ELA should stay in float32.
 
 ``python tools/precision_study.py model=best.pt data=bccd.yaml imgsz=320`` exports a trained model to float16 and int8,
-once as Ultralytics does and once with the nodes of ELA kept in float32 by the runtimes' own means, and validates each
-file. OpenVINO's rows need its packages: ``PYTHONPATH=.venv/runtimes/nncf``, which ``make exports`` installs.
+once as Ultralytics does it and once with the nodes of ELA kept in float32, and validates each file. The rows of
+OpenVINO need its packages, which ``make exports`` installs: ``PYTHONPATH=.venv/runtimes/nncf``.
 """
 
 import itertools
@@ -12,8 +12,10 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -27,54 +29,56 @@ from ultralytics import YOLO
 from ela_yolo.host.lookup import data_images
 from ela_yolo.parity.export import export_file
 from ela_yolo.parity.images import Images, network_input
+from ela_yolo.util.tables import markdown_row, markdown_table
 
 WEIGHTED = {"Conv", "Gemm", "MatMul"}  # what Ultralytics quantises in ONNX
 
 
 class Inputs:
-    """The images of a data set as the network gets them, read one by one, as often as they are asked for."""
+    """The images of a data set as the network gets them; each is read from disk when it is needed."""
 
-    def __init__(self, files, side):
+    def __init__(self, files: Sequence[Path], side: int) -> None:
         self.pictures, self.side = Images.of_files(files), side
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pictures)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         for picture in self.pictures.values():
             yield network_input(picture, (self.side, self.side)).numpy()
 
 
-class Calibration(CalibrationDataReader):
+class Calibration(CalibrationDataReader):  # type: ignore[misc]
     """Gives the images of a data set, one by one."""
 
-    def __init__(self, images):
+    def __init__(self, images: Inputs) -> None:
         self.images, self.rest = images, iter(images)
 
-    def get_next(self):
+    def get_next(self) -> dict[str, Any] | None:
         """Return the next image for the graph's input."""
         image = next(self.rest, None)
         return None if image is None else {"images": image}
 
-    def rewind(self):
+    def rewind(self) -> None:
         """Start again."""
         self.rest = iter(self.images)
 
 
-def ela_nodes(file):
-    """Return the names of the nodes that ELA became."""
+def ela_nodes(file: Path) -> list[str]:
+    """Return the names of the nodes of ELA."""
     graph = onnx.load(file)
     told = json.loads({entry.key: entry.value for entry in graph.metadata_props}["ela"])
     layers = tuple(f"/model.{block['layer']}/" for block in told["blocks"])
     return [node.name for node in graph.graph.node if node.name.startswith(layers)]
 
 
-def onnx_files(weights, images, side, folder):
+def onnx_files(weights: Path, images: Inputs, side: int, folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield name -> file of every ONNX variant."""
     plain = export_file(YOLO(weights), {"format": "onnx", "imgsz": side, "dynamic": True})
     plain = Path(shutil.move(plain, folder / "plain.onnx"))
     yield "onnx, float32", plain
     spared = ela_nodes(plain)
+    blocked: list[str]
     for name, blocked in (("", []), (", ELA in float32", spared)):
         target = folder / f"half{len(blocked)}.onnx"
         onnx.save(convert_float_to_float16(onnx.load(plain), keep_io_types=True, node_block_list=blocked), target)
@@ -86,7 +90,7 @@ def onnx_files(weights, images, side, folder):
         yield f"onnx, int8{name}", target
 
 
-def openvino_files(weights, images, side, folder):
+def openvino_files(weights: Path, images: Inputs, side: int, folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield name -> folder of every OpenVINO variant."""
     import nncf
     import openvino
@@ -95,8 +99,10 @@ def openvino_files(weights, images, side, folder):
     yield "openvino, float32", plain
     nncf.set_log_level(logging.ERROR)
     core = openvino.Core()
-    layers = YOLO(weights).model.model
+    network: Any = YOLO(weights).model
+    layers = network.model
     blocks = [layer for layer, module in enumerate(layers) if type(module).__name__ == "ELA"]
+    spared: list[int]
     for name, spared in (("", []), (", ELA in float32", blocks)):
         model = core.read_model(next(Path(plain).glob("*.xml")))
         # As Ultralytics does, no sigmoid and nothing of the head.
@@ -115,21 +121,28 @@ def openvino_files(weights, images, side, folder):
         yield f"openvino, int8{name}", target
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> None:
     """Print the table."""
     given = dict(argument.split("=", 1) for argument in arguments)
     side, data = int(given["imgsz"]), given["data"]
     images = Inputs(data_images(data, "train", "detect"), side)
-    print("| file | mAP50-95 | mAP50 |\n|---|---|---|")
+    print(markdown_table(["file", "mAP50-95", "mAP50"]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = Path(shutil.copy(given["model"], folder / "best.pt"))
         variants = [onnx_files, *([openvino_files] if find_spec("nncf") else [])]
         files = itertools.chain.from_iterable(make(weights, images, side, folder) for make in variants)
         for variant, file in itertools.chain([("model", weights)], files):
-            keys = {"imgsz": side, "batch": 1, "rect": False, "plots": False, "verbose": False, "workers": 0}
-            result = YOLO(str(file), task="detect").val(data=data, project=folder, device="cpu", **keys)
-            print(f"| {variant} | {result.box.map:.4f} | {result.box.map50:.4f} |", flush=True)
+            keys: dict[str, Any] = {
+                "imgsz": side,
+                "batch": 1,
+                "rect": False,
+                "plots": False,
+                "verbose": False,
+                "workers": 0,
+            }
+            result: Any = YOLO(str(file), task="detect").val(data=data, project=folder, device="cpu", **keys)
+            print(markdown_row([variant, f"{result.box.map:.4f}", f"{result.box.map50:.4f}"]), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ OUT = Path("docs/study")
 SEEDS = (0, 1, 2, 3, 4, 5)
 RATES = (1, 10, 30, 100, 300)
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "plain": {},
     **{f"identity-{rate}": {"gate": "identity", "lr_mult": rate} for rate in RATES},
     "paper": {"gate": "paper"},

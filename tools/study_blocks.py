@@ -27,7 +27,8 @@ class IdentitySE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` scaled by a gate for each channel."""
-        return x * 2 * self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        gate: Tensor = self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return x * 2 * gate
 
 
 class IdentityECA(nn.Module):
@@ -45,11 +46,11 @@ class IdentityECA(nn.Module):
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that train at ``lr_mult``."""
-        return [self.conv.weight]
+        return [*self.conv.parameters()]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` scaled by a gate for each channel."""
-        gate = 2 * self.conv(x.mean((2, 3))[:, None]).sigmoid()
+        gate: Tensor = 2 * self.conv(x.mean((2, 3))[:, None]).sigmoid()
         return x * gate.squeeze(1)[:, :, None, None]
 
 

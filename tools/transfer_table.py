@@ -1,15 +1,18 @@
-"""How many pretrained tensors are kept when a plain model's weights are loaded into the same model with ELA.
+"""Counts the pretrained tensors that are kept when the weights of a plain model are loaded into the model with ELA.
 
-``python tools/transfer_table.py`` builds every family at every scale and for every task, gives each tensor of the plain
-model a value of its own, loads it into the model with ELA after each backbone stage, and prints a table.
+``python tools/transfer_table.py`` builds every family at every scale and for every task. It gives each tensor of the
+plain model a value of its own, loads them into the model with ELA after each backbone stage, and prints a table.
 """
 
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from ela_yolo.util.tables import markdown_row, markdown_table
 
 TASKS = ("", "-seg", "-pose", "-obb", "-cls")
 MODELS = {
@@ -21,14 +24,14 @@ MODELS = {
 }
 
 
-def names(model):
+def names(model: str) -> list[str]:
     """Return Ultralytics' YAMLs of a model: yolov8-seg -> yolov8n-seg.yaml, yolov8s-seg.yaml, ..."""
     family, dash, task = model.partition("-")
     return [f"{family}{scale}{dash}{task}.yaml" for scale in MODELS[model]]
 
 
-def mark(model):
-    """Give every tensor of a model a value of its own; return value -> name."""
+def mark(model: Any) -> dict[int, str]:
+    """Give every tensor of a model a value of its own, and return value -> name."""
     values = {}
     for value, (name, tensor) in enumerate(model.state_dict().items(), 1000):
         tensor.fill_(value)
@@ -36,8 +39,8 @@ def mark(model):
     return values
 
 
-def landed(model, values):
-    """Return tensor of the model -> tensor of the source whose value it has, for those that have one."""
+def landed(model: Any, values: dict[int, str]) -> dict[str, str]:
+    """Return the tensors that were loaded: name in the model -> name of the source's tensor with the same value."""
     tensors = {name: (tensor, int(tensor.flatten()[0])) for name, tensor in model.state_dict().items()}
     return {
         name: values[value]
@@ -46,18 +49,17 @@ def landed(model, values):
     }
 
 
-def transfer(name, folder):
-    """Return (tensors in the right place, in a wrong place, of Ultralytics, and the transfer's report) for one YAML."""
-    from ultralytics import YOLO
-
+def transfer(name: str, folder: Path) -> tuple[int, int, int, Any]:
+    """Return the numbers of tensors in the right place, in a wrong place and in all, and the report, for one YAML."""
     import ela_yolo
+    from ela_yolo.host.lookup import open_model
 
-    original = YOLO(name).model
+    original = open_model(name).model
     values = mark(original)
     insertion = ela_yolo.insert(name)
-    file = folder / name
+    file = folder / Path(name).name
     file.write_text(insertion.text, encoding="utf-8")
-    model = YOLO(file).model
+    model = open_model(file).model
     report = model.load(original, verbose=False)
     found = landed(model, values)
     right = {}
@@ -68,18 +70,16 @@ def transfer(name, folder):
     return good, len(found) - good, len(values), report
 
 
-def main():
+def main() -> None:
     """Print the table."""
     os.environ["YOLO_VERBOSE"] = "false"  # Ultralytics prints a summary of each classifier
-    print("| model | scales | pretrained tensors that are kept | in a wrong layer |\n|---|---|---|---|")
+    print(markdown_table(["model", "scales", "pretrained tensors that are kept", "in a wrong layer"]))
     with tempfile.TemporaryDirectory() as folder:
         for model in MODELS:
             rows = [transfer(name, Path(folder))[:3] for name in names(model)]
             kept = ", ".join(f"{good}/{total}" for good, _, total in rows)
-            print(
-                f"| {model} | {' '.join(MODELS[model])} | {kept} | {sum(wrong for _, wrong, _ in rows)} |",
-                flush=True,
-            )
+            wrong = sum(wrong for _, wrong, _ in rows)
+            print(markdown_row([model, " ".join(MODELS[model]), kept, str(wrong)]), flush=True)
 
 
 if __name__ == "__main__":

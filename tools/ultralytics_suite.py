@@ -23,7 +23,7 @@ LIMIT = 2 * 3600  # s, of each process that is started here
 
 
 def main() -> int:
-    """Print the results and every difference; the exit status is 1 if there is one."""
+    """Print the results and all differences, and return the exit status: 1 if there is a difference."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
@@ -45,17 +45,16 @@ def main() -> int:
 
 
 def run(folder: Path, autoload: str) -> dict[str, str]:
-    """Return test -> its result; the plugin is on or off by its autoload file alone."""
+    """Return test -> result. ``autoload`` switches the plugin on or off."""
     (clone,) = folder.iterdir()
     config, report = folder / "config", folder / "report.xml"
     config.mkdir()
     private = {"YOLO_CONFIG_DIR": str(config), "ELA_YOLO_AUTOLOAD": autoload}
     offline = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
-    proxy = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # which refuses at once
+    proxy = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # refuses connections at once
     command = [sys.executable, "-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
     env = {**os.environ, **private, **offline, **proxy}
-    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    subprocess.run(command, cwd=clone, env=env, **silent, timeout=LIMIT)
+    subprocess.run(command, cwd=clone, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=LIMIT)
     kinds = {"failure": "failed", "error": "error", "skipped": "skipped"}
     return {
         f"{case.get('classname')}::{case.get('name')}": next(
