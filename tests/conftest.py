@@ -33,6 +33,7 @@ os.environ.pop("ELA_YOLO_AUTOLOAD", None)
 if WORKER:  # as many processes as cores already
     os.environ["OMP_NUM_THREADS"] = "1"
 AT_START = dict(os.environ)
+OFF = {"ELA_YOLO_AUTOLOAD": "0"}  # without the plugin
 
 # The same examples in every run, and no long search for the smallest that fails. `pytest --hypothesis-profile=search`
 # looks for others.

@@ -3,9 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from conftest import REPO, python
-
-OFF = {"ELA_YOLO_AUTOLOAD": "0"}
+from conftest import OFF, REPO, python
 
 
 def test_the_parsers_module_has_its_own_loader_before_and_after_it_ran(tmp_path):

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BIN, HOME, REPO, environment, forked, forked_python, python, run
+from conftest import BIN, HOME, OFF, REPO, environment, forked, forked_python, python, run
 
-OFF = {"ELA_YOLO_AUTOLOAD": "0"}
 DATA = REPO / "datasets/scenes.yaml"  # by its path, which is found without the plugin too
 SLICE = f"data={str(DATA)!r}, fraction=0.05, imgsz=64, batch=4, nbs=4, workers=0, plots=False"
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"

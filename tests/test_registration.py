@@ -2,11 +2,10 @@
 
 import pytest
 import yaml
-from conftest import BIN, REPO, environment, forked, forked_python, python, run
+from conftest import BIN, OFF, REPO, environment, forked, forked_python, python, run
 
 from ela_yolo.host.probes import TESTED
 
-OFF = {"ELA_YOLO_AUTOLOAD": "0"}
 MODEL = """
 nc: 3
 scales:
