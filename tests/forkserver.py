@@ -55,7 +55,7 @@ class Server:
 
     def reply(self, timeout):
         """The number that the server writes next; None if it does not in this time."""
-        if not select.select([self.process.stdout], [], [], timeout)[0]:
+        if not select.select([self.process.stdout.fileno()], [], [], timeout)[0]:
             return None
         line = self.process.stdout.readline()
         assert line, f"the server of processes is gone: {(self.folder / 'log.txt').read_text()}"
@@ -115,7 +115,7 @@ def become(request):
     except BaseException:
         status = 1
         sys.excepthook(*sys.exc_info())
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

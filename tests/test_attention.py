@@ -4,6 +4,7 @@ import math
 import pickle
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,7 +83,7 @@ def test_gates_are_of_the_latest_forward_and_need_no_gradient():
 @pytest.fixture
 def one_process(tmp_path):
     """The process group of a training on one device."""
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
@@ -107,7 +108,7 @@ def test_layers_are_named_as_in_the_layer_table_whatever_wraps_the_model(wrap, o
 
 
 def test_layers_of_a_yolo_and_of_its_predictor_are_named_alike():
-    original = YOLO("yolov8n-ela.yaml")
+    original: Any = YOLO("yolov8n-ela.yaml")
     assert list(named_blocks(original)) == LAYERS
     original.predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)
     with capture_gates(original.predictor.model) as latest:
@@ -140,7 +141,7 @@ def test_every_block_within_a_users_module_has_a_name_of_its_own():
 
 
 def test_blocks_within_a_users_layer_have_names_of_their_own():
-    model = YOLO("yolov8n-ela.yaml").model
+    model: Any = YOLO("yolov8n-ela.yaml").model
     model.model[2].model = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity(), block_of(channels=32))
     names = ["2.model.3", *LAYERS]
     assert list(named_blocks(model)) == names
@@ -311,7 +312,7 @@ def test_pictures_of_a_folder(best, tmp_path, monkeypatch):
 
 
 def test_frames_of_a_video_are_numbered(best, tmp_path):
-    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (96, 64))
     for shade in (50, 150):
         writer.write(np.full((64, 96, 3), shade, np.uint8))
     writer.release()
@@ -321,7 +322,7 @@ def test_frames_of_a_video_are_numbered(best, tmp_path):
 
 
 def test_nothing_grows_with_the_frames_of_a_video(best, tmp_path):
-    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (96, 64))
     for shade in range(0, 250, 50):
         writer.write(np.full((64, 96, 3), shade, np.uint8))
     writer.release()

@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,7 +42,7 @@ from ela_yolo.util.files import sha256
 from ela_yolo.util.json import write_json
 
 MODELS = ["yolov8n.yaml", "yolov8n-ela.yaml"]
-KEYS = {"epochs": 1, "fraction": 0.05, "imgsz": 64, "batch": 8, "workers": 0}
+KEYS: dict[str, Any] = {"epochs": 1, "fraction": 0.05, "imgsz": 64, "batch": 8, "workers": 0}
 TINY = f"""
 from ela_yolo.study.compare import compare, refuse_unlike
 result = compare({MODELS}, "scenes.yaml", SEEDS, "compare", ENGINE, **{KEYS})
@@ -256,7 +257,7 @@ def test_other_settings_are_refused(changed, message, compared, monkeypatch):
 def test_another_model_of_the_same_name_is_refused(compared, monkeypatch, tmp_path):
     folder, _ = compared
     monkeypatch.chdir(folder)
-    original = Path(sys.modules["ultralytics"].__file__).parent / "cfg/models/v8/yolov8.yaml"
+    original = Path(str(sys.modules["ultralytics"].__file__)).parent / "cfg/models/v8/yolov8.yaml"
     other = tmp_path / "yolov8n.yaml"
     other.write_text(original.read_text(encoding="utf-8") + "\n# mine\n")
     with pytest.raises(InputError, match="holds runs of another yolov8n; rename the file, or name another folder"):
@@ -397,15 +398,17 @@ def test_the_interval_lies_within_the_values_around_the_mean(values):
 def test_the_interval_of_many_values_is_that_of_the_normal_distribution():
     values = np.random.default_rng(1).normal(size=400)
     half = 1.96 * values.std() / 20
-    assert bootstrap_interval(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+    assert bootstrap_interval(values.tolist()) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
 
 
 def test_the_interval_over_images_is_of_the_same_draws_and_of_the_mean_over_the_seeds():
     """A model that is better by the same on every draw is better by just that, however much the draws differ."""
     draws = np.random.default_rng(0).normal(size=(2, 300))
-    assert interval_over_images(draws, draws + np.array([[0.1], [0.3]])) == pytest.approx((0.2, 0.2))
+    better = (draws + np.array([[0.1], [0.3]])).tolist()
+    assert interval_over_images(draws.tolist(), better) == pytest.approx((0.2, 0.2))
     assert interval_over_images([[0.0] * 101], [range(101)]) == (2.5, 97.5)
-    (found,) = paired_differences({"plain": [1, 2], "ela": [2, 3]}, {"plain": draws, "ela": draws + 0.5})
+    resampled = {"plain": draws.tolist(), "ela": (draws + 0.5).tolist()}
+    (found,) = paired_differences({"plain": [1, 2], "ela": [2, 3]}, resampled)
     assert (found.images_low, found.images_high) == pytest.approx((0.5, 0.5)) and (found.low, found.high) == (1, 1)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from ela_yolo.study.compare import compare
 from ela_yolo.study.controls import find_controls
 
 YAML_OF_V8 = ROOT / "cfg/models/v8/yolov8.yaml"
-KEYS = {"epochs": 1, "fraction": 0.05, "imgsz": 64, "batch": 8, "workers": 0}
+KEYS: dict[str, Any] = {"epochs": 1, "fraction": 0.05, "imgsz": 64, "batch": 8, "workers": 0}
 
 
 def controls_of(kinds, *models, **train):
@@ -195,7 +196,8 @@ def test_the_command_line_refuses_a_control(tmp_path, monkeypatch, capsys):
 def test_a_comparison_with_controls_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ela_yolo.insert("yolov8n.yaml", save="yolov8n-mine.yaml", lr_mult=30)
-    models, call = ["yolov8n.yaml", "yolov8n-mine.yaml"], {"data": "scenes.yaml", "seeds": [0], **KEYS}
+    models = ["yolov8n.yaml", "yolov8n-mine.yaml"]
+    call: dict[str, Any] = {"data": "scenes.yaml", "seeds": [0], **KEYS}
     result = compare(models, controls=["scale"], **call)
     names = ["yolov8n", "yolov8n-mine", "yolov8n-mine-channelscale"]
     assert [size.model for size in result.sizes] == names == [run.model for run in result.runs]

@@ -4,6 +4,7 @@ import re
 import sys
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import cv2
 import pytest
@@ -129,7 +130,7 @@ def test_the_blocks_become_ela_with_their_weights_and_outputs(place, plain, tmp_
     assert (result.rows, result.layer_map) == ((10,), {layer: layer for layer in range(24)})
     assert f"{module}.{name} became ELA in place (layer 10; ELA-" in result.notes[0]
     assert "its own code is not in the file and was not run" in result.notes[1]
-    ours = YOLO(tmp_path / "ours.pt").model
+    ours: Any = YOLO(tmp_path / "ours.pt").model
     assert type(ours.model[10]) is ELA and ours.yaml["backbone"][10] == [-1, 1, "ELA", row]
     for theirs, our in zip(expected, outputs(ours), strict=True):
         torch.testing.assert_close(our, theirs, rtol=1e-4, atol=1e-2)

@@ -3,6 +3,7 @@
 import csv
 import logging
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,8 @@ def teach(retrained, tmp_path, caplog):
 
     def train(student):
         teacher = shutil.copy(retrained / "weights/best.pt", tmp_path / "teacher.pt")
-        model, wrapped = YOLO(student), []
+        model: Any = YOLO(student)
+        wrapped = []
         model.add_callback("on_train_start", lambda trainer: wrapped.append(type(trainer.model)))
         small = {"fraction": 0.03, "imgsz": 64, "batch": 4, "nbs": 4, "epochs": 1, "workers": 0, "plots": False}
         LOGGER.addHandler(caplog.handler)

@@ -59,7 +59,7 @@ def test_the_chinese_readme_shows_the_same_commands():
 
 
 MODULES = [
-    module.name for module in pkgutil.iter_modules(ela_yolo.__path__, "ela_yolo.") if "__main__" not in module.name
+    module.name for module in pkgutil.walk_packages(ela_yolo.__path__, "ela_yolo.") if "__main__" not in module.name
 ]
 EXAMPLES = [
     example

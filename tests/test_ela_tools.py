@@ -252,8 +252,9 @@ def as_before(block):
 @pytest.mark.parametrize("origin", [lambda block: block, copy.deepcopy, unpickled, as_before])
 @pytest.mark.parametrize("gate", GATES)
 def test_a_reset_gives_a_block_as_it_starts(gate, origin, reset):
-    net = nn.Sequential(nn.Conv2d(3, 16, 3), origin(block_of(gate=gate)))
-    block, former = net[1], net[1].conv.weight.detach().clone()
+    block = origin(block_of(gate=gate))
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), block)
+    former = block.conv.weight.detach().clone()
     reset(net)
     fresh = ELA(16, gate=gate)
     assert torch.equal(block.gn.weight, fresh.gn.weight) and torch.equal(block.gn.bias, fresh.gn.bias)

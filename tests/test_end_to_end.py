@@ -95,8 +95,7 @@ def test_stock_export_runs_in_onnx_runtime_through_ultralytics(retrained, tmp_pa
     weights = shutil.copy(retrained / "weights/best.pt", tmp_path)
     forked(BIN / "yolo", "export", f"model={weights}", "format=onnx", "imgsz=96", cwd=tmp_path)
     found = predict("best.onnx", tmp_path, "imgsz=96", "conf=0.02")
-    keys = {"imgsz": 96, "conf": 0.02, "rect": False, "verbose": False}
-    (result,) = YOLO(weights).predict(SCENES / "0000.jpg", **keys)
+    (result,) = YOLO(weights).predict(SCENES / "0000.jpg", imgsz=96, conf=0.02, rect=False, verbose=False)
     scores = sorted(result.boxes.conf.tolist())
     assert len(scores) > 3 and sorted(found[:, 5]) == pytest.approx(scores, abs=1e-4)
 

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,7 +55,8 @@ def test_an_example_detects_what_the_model_does(program, keys, sure, tmp_path):
     command = [BIN / "python", "-c", WITHOUT, REPO / "examples" / program, file, PHOTOGRAPH, "drawn.jpg"]
     printed = run(*command, cwd=tmp_path, env={"ELA_YOLO_AUTOLOAD": "0"}).stdout.splitlines()
 
-    found = YOLO(weights).predict(PHOTOGRAPH, imgsz=keys["imgsz"], rect=False, conf=0.25, iou=0.7, verbose=False)[0]
+    settings = {"imgsz": keys["imgsz"], "rect": False, "conf": 0.25, "iou": 0.7, "verbose": False}
+    found: Any = YOLO(weights).predict(PHOTOGRAPH, **settings)[0]
     assert len(found.boxes) == len(printed) > 3
     for line, box in zip(printed, found.boxes, strict=True):
         name, score, *corners = line.split()

@@ -91,7 +91,7 @@ def calibrated(yaml, folder):
     head = net.model[-1]
     last_layers = {"classify": lambda: [head.linear], "semantic": lambda: [head.classifier[-1]], "depth": lambda: []}
     of_boxes = lambda: [branch[-1] for branch in (*head.cv3, *getattr(head, "one2one_cv3", ()))]  # noqa: E731
-    heads = last_layers.get(model.task, of_boxes)()
+    heads = last_layers.get(str(model.task), of_boxes)()
     for last in heads:
         torch.nn.init.normal_(last.weight, std=0.3)
         if model.task == "semantic":  # else one class wins everywhere, for what all channels have in common

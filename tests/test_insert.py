@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import cv2
 import pytest
@@ -229,8 +230,8 @@ def test_other_families_and_tasks(name, total, tmp_path):
         first, second = first[0], second[0]
     assert torch.equal(first, second)
     # Retraining builds the model anew from the YAML that the checkpoint holds.
-    anew = type(inserted.model)(inserted.model.yaml, verbose=False)
-    report = anew.load(inserted.model, verbose=False)
+    network: Any = inserted.model
+    report = type(network)(network.yaml, verbose=False).load(network, verbose=False)
     assert (report.kept, report.kept_blocks) == (total, result.rows)
 
 

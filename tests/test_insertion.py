@@ -321,6 +321,6 @@ def test_numbers_in_brackets_of_comments_are_raised_too():
 
 def test_levels_alone_are_measured():
     rows = read_rows(TEXTS["yolov8"], "yolov8.yaml")
-    assert choose_stages(rows, "yolov8.yaml", None, None, None) == (2, 4, 6, 8)
+    assert choose_stages(rows, "yolov8.yaml", None, None, pytest.fail) == (2, 4, 6, 8)
     with pytest.raises(InsertionError, match="there are: P2"):
         choose_stages(rows, "yolov8.yaml", "P3", None, lambda: {2: 4})

@@ -206,7 +206,8 @@ def test_a_box_close_to_another_is_matched_with_its_own_candidate(keeps):
     by_file = final((180 + keeps / 2, 180, 480 + keeps / 2, 480, float(raw[0, 4, keeps]), 0))
     matched = DETECTOR.with_nms(raw, by_file, NmsSettings())
     assert counts(matched) == (1, 0, 0)
-    assert torch.allclose(*(side[:, :4] for side in matched.pairs))
+    of_model, of_file = (side[:, :4] for side in matched.pairs)
+    assert torch.allclose(of_model, of_file)
 
 
 def test_six_candidates_are_not_taken_for_final_detections():

@@ -30,7 +30,9 @@ def data_set(folder, pictures):
     for number, (image, labels, factor) in enumerate(pictures):
         place = folder / "images" / str(number % 2) / f"{number // 2}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(place), cv2.resize(cv2.imread(str(image)), None, fx=factor, fy=factor))
+        picture = cv2.imread(str(image))
+        assert picture is not None
+        cv2.imwrite(str(place), cv2.resize(picture, None, fx=factor, fy=factor))
         if labels is not None:
             target = folder / "labels" / str(number % 2) / f"{number // 2}.txt"
             target.parent.mkdir(parents=True, exist_ok=True)

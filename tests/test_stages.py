@@ -57,7 +57,7 @@ REPEATED_CONVOLUTIONS = {"yolov6": ((2, 4, 6, 8), (14, 19, 23, 27))}  # which no
 
 def chosen(rows, where):
     try:
-        return choose_stages(rows, "mine.yaml", None, where, None)
+        return choose_stages(rows, "mine.yaml", None, where, pytest.fail)
     except InsertionError:
         return ()
 

@@ -179,7 +179,7 @@ def test_predict_with_half(retrained):
         YOLO(retrained / "weights/best.pt").predict(ASSETS / "bus.jpg", imgsz=96, half=half, conf=0.001, verbose=False)
         for half in (False, True)
     ]
-    assert len(boxes[0][0].boxes) and len(boxes[0][0].boxes) == len(boxes[1][0].boxes)
+    assert len(boxes[0][0]) and len(boxes[0][0]) == len(boxes[1][0])
 
 
 def test_channels_last(model, batch):

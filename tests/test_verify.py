@@ -53,7 +53,7 @@ def poisoned_where_bright(value, at_least):
         graph.initializer.extend(
             [
                 numpy_helper.from_array(poison, "poison"),
-                numpy_helper.from_array(np.float32(at_least), "at_least"),
+                numpy_helper.from_array(np.array(at_least, np.float32), "at_least"),
                 numpy_helper.from_array(np.zeros(shape, np.float32), "nothing"),
             ]
         )

@@ -1,5 +1,6 @@
 """Weights that pass through Ultralytics' own loading: every tensor is kept, and none where it did not come from."""
 
+import inspect
 import sys
 from collections import OrderedDict
 from contextlib import nullcontext, suppress
@@ -26,7 +27,7 @@ sys.path.insert(0, str(REPO / "tools"))
 from transfer_table import MODELS, landed, mark, names, transfer
 
 TABLE = [name for model in MODELS for name in names(model)[: 1 if "-" in model else None]]  # tasks at one scale
-load_of_ultralytics = BaseModel.load.__wrapped__
+load_of_ultralytics = inspect.unwrap(BaseModel.load)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -93,7 +94,7 @@ def choose_versions(names: str | None) -> list[str]:
         return names.split(",")
     index = [sys.executable, "-m", "pip", "index", "versions", "ultralytics"]
     listed = subprocess.run(index, capture_output=True, encoding="utf-8", check=True, timeout=LIMIT).stdout
-    released = re.search(r"Available versions: (.*)", listed)[1].split(", ")[::-1]
+    released = re.findall(r"Available versions: (.*)", listed)[0].split(", ")[::-1]
     declared = released[released.index(TESTED[0]) :]
     return declared if names else list(dict.fromkeys([TESTED[0], *BETWEEN, TESTED[1], declared[-1]]))
 
@@ -103,7 +104,7 @@ def lay_over(version: str) -> Path:
     folder = RELEASES / version
     if not (folder / "ultralytics").is_dir():
         part = folder.with_name(f"{version}-unfinished")
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", part]
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(part)]
         subprocess.run([*install, f"ultralytics=={version}"], check=True, timeout=LIMIT)
         part.rename(folder)
     return folder
@@ -142,10 +143,10 @@ def smoke(overlay: Path) -> dict[str, list[str]]:
     return {"smoke": [] if status == 0 else (told.splitlines() or [f"it ended with {status}"])[-1:]}
 
 
-def run(command: list, **kwargs) -> tuple[int | None, str]:
+def run(command: list[str], **kwargs: Any) -> tuple[int | None, str]:
     """Return a process's exit status, None if it did not end in time, and what it told on its standard error."""
     try:
-        keys = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+        keys: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
         done = subprocess.run(command, **keys, **kwargs, timeout=LIMIT)
     except subprocess.TimeoutExpired:
         return None, f"it did not end within {LIMIT} s"

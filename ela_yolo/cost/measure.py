@@ -149,7 +149,7 @@ def _wait(device: torch.device) -> None:
         of_its_kind.synchronize(device)
 
 
-def peak_memory(call: Callable[[], None], device: torch.device) -> float | None:
+def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
     """Return the peak memory that a call allocates, in MB; None if the device does not report it."""
     call()
     if device.type == "cpu":
@@ -163,7 +163,7 @@ def peak_memory(call: Callable[[], None], device: torch.device) -> float | None:
     return float(memory.max_memory_allocated(device) - before) / 1e6
 
 
-def _peak_on_cpu(call: Callable[[], None]) -> float | None:
+def _peak_on_cpu(call: Callable[[], object]) -> float | None:
     # The newer profiler always prints lines about itself to standard error.
     try:
         from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
