@@ -162,7 +162,7 @@ def _through_strips(
 ) -> tuple[Tensor, tuple[_Norm, ...]]:
     """Return the sums of both strips with padding, ``(2B, C, L + 2 * padding)``, and the norms.
 
-    L is the larger of H and W; the values behind the end of the shorter strip have no meaning.
+    L is the larger of H and W; the values after the end of the shorter strip have no meaning.
     """
     batch, _, height, width = x.shape
     pad = conv.shape[2] // 2

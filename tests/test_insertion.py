@@ -260,7 +260,7 @@ def test_next_alone_is_rewired():
     text = SMALL.replace("[[-1], 1", "[[1, 2], 1")
     assert "[[1, 3], 1, Classify" in insert_rows(text, "mine.yaml", [1], rewire="next").text
     assert "[[2, 3], 1, Classify" in insert_rows(text, "mine.yaml", [1], rewire="all").text
-    with pytest.raises(InsertionError, match="layer 9 RepNCSPELAN4 is not read by the row behind it"):
+    with pytest.raises(InsertionError, match="layer 9 RepNCSPELAN4 is not read by the row after it"):
         ela_yolo.insert("yolov9e.yaml", after=9, rewire="next")
     unread = SMALL.replace("[[-1], 1", "[[1], 1")
     with pytest.raises(InsertionError, match="layer 2 Conv is read by no layer"):

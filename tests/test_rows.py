@@ -166,7 +166,7 @@ def test_what_has_a_block_as_a_part():
     }.items():
         assert row_hint(name) == (
             f"{name} is not known: ELA is a row after {stage} and not part of it; write {stage} here and "
-            f"[-1, 1, ELA, []] behind it, or let ela-yolo insert model=... after={stage} do it, "
+            f"[-1, 1, ELA, []] after it, or let ela-yolo insert model=... after={stage} do it, "
             "which numbers the rows anew"
         )
     assert "CBAM is a row after C3k2" in row_hint("C3k2_CBAM") and "block=CBAM after=C3k2" in row_hint("C3k2_CBAM")

@@ -82,7 +82,7 @@ def make_models(source: str, names: tuple[str, ...]) -> list[str]:
     original = SHARED / "weights" / source if suffix == ".pt" else source
     files = []
     for name in names:
-        # The scale of a YAML is the letter behind "yolov8" in its name.
+        # The scale of a YAML is the letter after "yolov8" in its name.
         file = folder / (f"{name}.pt" if suffix == ".pt" else f"yolov8n-{name}.yaml")
         if not file.exists() and name == "plain":
             write_plain(original, file)

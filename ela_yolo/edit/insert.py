@@ -70,7 +70,7 @@ def insert(
 ) -> Insertion:
     """Insert ELA, or another block, after stages of a model, and keep all weights of a checkpoint.
 
-    The layers behind a new block get new numbers, and the rows that read them are changed to match. With the gate form
+    The layers after a new block get new numbers, and the rows that read them are changed to match. With the gate form
     ``identity`` the new model gives the same outputs as the old one, until it is trained.
 
     A checkpoint may come from a changed Ultralytics with an ELA class of its own. If that class cannot be imported,
@@ -88,7 +88,7 @@ def insert(
             another ELA class: the form that the class computes, ``paper`` or ``residual``; None means ``paper``.
         lr_mult: Multiple of the learning rate at which the gates are trained. None means 10 in the ``identity`` form
             and for ``ChannelScale``, else 1.
-        rewire: ``all``: every reader of a stage reads the block. ``next``: only the row behind the block reads it.
+        rewire: ``all``: every reader of a stage reads the block. ``next``: only the row after the block reads it.
         block: The block to insert: ``ELA``, ``ChannelScale``, ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or a name
             given to :func:`register_block`.
         save: The file to write; None writes nothing.

@@ -58,7 +58,7 @@ def insert_rows(
         name: The name of the YAML in errors and in the diff, such as its file.
         stages: The layer numbers of the stages.
         args: The args of each new row, as YAML.
-        rewire: ``all``: every reader of a stage reads the new block. ``next``: only the row behind the stage does.
+        rewire: ``all``: every reader of a stage reads the new block. ``next``: only the row after the stage does.
         block: The module that the new rows name.
 
     Raises:
@@ -190,7 +190,7 @@ def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> Non
     if not readers:
         raise InsertionError(f"{where} is read by no layer, so its ELA would do nothing; choose another")
     if rewire == "next" and stage + 1 not in readers:
-        raise InsertionError(f"{where} is not read by the row behind it, so rewire=next has no reader; use rewire=all")
+        raise InsertionError(f"{where} is not read by the row after it, so rewire=next has no reader; use rewire=all")
 
 
 def _renumber(rows: Iterable[Row], home: Callable[[int], int], read_now: Callable[[int, int], int]) -> dict[Span, int]:
@@ -214,7 +214,7 @@ def _new_row(text: str, stage: Row, block: str, args: str) -> str:
 
 
 def _whole_line(text: str, row: Row) -> tuple[int, int]:
-    """Return the place of a row's lines and of one line end: the one behind, or at the file's end the one before."""
+    """Return the place of a row's lines with one line end: the next one, or at the end of the file the one before."""
     if text[row.end - 1] == "\n":
         return row.start, row.end
     return row.start - (2 if text[: row.start].endswith("\r\n") else 1), row.end

@@ -26,7 +26,7 @@ def find_stages(rows: Sequence[Row]) -> tuple[int, ...]:
     """Return the layers of the stages, in order.
 
     The rows of a stage often have one module, whose name may be unknown here. If they have several, such as a user's
-    pooling behind the last stage, the module that occurs in most stages of the model counts; of two with as many, the
+    pooling after the last stage, the module that occurs in most stages of the model counts; of two with as many, the
     later one.
 
     Args:

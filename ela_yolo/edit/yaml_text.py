@@ -38,11 +38,11 @@ class Row:
         sources: The numbers in the first column, ``from``.
         repeats: The number in the second column, before the model's depth applies; 1 if there is none.
         args: The whole numbers of the fourth column in their places, and None for every other arg.
-        number: The layer number in the comment behind the row, ``# 21 (P5)`` or ``# F5 (21)``; None if the comments of
+        number: The layer number in the comment after the row, ``# 21 (P5)`` or ``# F5 (21)``; None if the comments of
             the file do not number its layers correctly.
         start: The place in the text where the row's line begins.
         bracket: The place of its ``[``.
-        end: The place behind its last line, line end included.
+        end: The place after its last line, line end included.
     """
 
     layer: int

@@ -22,7 +22,7 @@ def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
     """Check the files that Ultralytics' keys name, if the command reads them.
 
     Raises:
-        InputError: If there is no such file, or it is of another kind.
+        InputError: If there is no such file, or it has another format.
         ModelYamlError: If Ultralytics cannot build a model from a YAML, or the YAML would run code.
         CheckpointError: If there is no such checkpoint.
     """

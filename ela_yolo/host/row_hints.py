@@ -74,7 +74,7 @@ def row_hint(name: str) -> str:
     if meant.part_of is None:
         return f"{name} is {meant.block} here: write {meant.row}, the channels come by themselves"
     stage = meant.part_of or "a stage"
-    here = f"write {meant.part_of or 'the stage'} here and {meant.row} behind it"
+    here = f"write {meant.part_of or 'the stage'} here and {meant.row} after it"
     keys = f"{'' if meant.block == 'ELA' else f' block={meant.block}'}{meant.part_of and f' after={meant.part_of}'}"
     return (
         f"{name} is not known: {meant.block} is a row after {stage} and not part of it; {here}, "

@@ -103,7 +103,7 @@ def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
 
 
 def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
-    """Raise an error if no later row reads a block: then the layer numbers behind the block were not raised.
+    """Raise an error if no later row reads a block: then the layer numbers after the block were not raised.
 
     Args:
         rows: All rows of the model.

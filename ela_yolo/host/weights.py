@@ -115,7 +115,7 @@ def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Mat
     """Match the layers of two models by their order, with blocks left out of the count.
 
     Layers match if their classes agree. Heads of one family, such as Detect and Segment, agree too. If both models have
-    the same number of layers, a layer that disagrees is left out alone. If not, all layers behind it are left out too,
+    the same number of layers, a layer that disagrees is left out alone. If not, all layers after it are left out too,
     because nothing tells how they correspond.
 
     A block matches a block of the source if it follows the same layers, reads the same layer, and has the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def _without_attention(models: Mapping[str, str], opened: Mapping[str, Any]) -> 
     return _written(file, source, write, of=name)
 
 
-def _written(file: str, source: Path, write: Callable[[Path], None], of: str | None = None) -> Control:
+def _written(file: str, source: Path, write: Callable[[Path], object], of: str | None = None) -> Control:
     def make(folder: Path) -> str:
         folder.mkdir(exist_ok=True)
         with written_whole(folder / file) as part:
@@ -152,11 +153,7 @@ def _next_scale(name: str, model: str, opened: Mapping[str, Any], train: Mapping
             f"controls=next: pretrained={train['pretrained']} fits one scale, so the larger model would start without "
             "weights that the others have; name checkpoints in models=, or leave next out"
         )
-    return _written(file, source, partial(_copy, source))
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.write_bytes(source.read_bytes())
+    return _written(file, source, partial(shutil.copyfile, source))
 
 
 def _official(model: str, file: str, baseline: Any, remedy: str) -> Control:

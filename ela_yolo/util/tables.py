@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Iterable[str]] = ()) -> str:
-    r"""Return a Markdown table, without a line end behind its last row.
+    r"""Return a Markdown table, without a line end after its last row.
 
     Args:
         head: The titles of the columns.
