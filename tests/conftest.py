@@ -157,16 +157,36 @@ def pytest_configure(config):
     file.write_text(file.read_text(encoding="utf-8").replace(str(home), str(HOME)), encoding="utf-8")
 
 
+def pytest_collection_modifyitems(items):
+    """What needs the training comes first: one worker trains, and the others have something else to do meanwhile."""
+    items.sort(key=lambda item: "trained" not in getattr(item, "fixturenames", ()))
+
+
 def lay_out(home):
-    """Ultralytics' settings, and the scenes, which are rendered meanwhile."""
+    """Ultralytics' settings, and the scenes, which are rendered meanwhile.
+
+    Without the callbacks for Ray, which is imported for them at every training and takes longer than a short one.
+    """
     env = {**os.environ, "YOLO_CONFIG_DIR": str(home / "config")}
     (home / "config").mkdir()
     render = "import sys; from ela_yolo.data.scenes import render; render(sys.argv[1])"
     with subprocess.Popen([sys.executable, "-c", render, home / "datasets/ela-yolo-scenes"], env=env) as rendering:
         places = (f"datasets_dir={home / 'datasets'}", f"runs_dir={home / 'runs'}")
-        run(BIN / "yolo", "settings", *places, cwd=home, env=env)
+        run(BIN / "yolo", "settings", *places, "raytune=False", cwd=home, env=env)
     assert rendering.returncode == 0
     return home
+
+
+@pytest.fixture
+def raytune():
+    """The callbacks for Ray, as they are by default."""
+    pytest.importorskip("ray", reason="Ray is not installed; pip install 'ela-yolo[ray]'")
+    (file,) = HOME.glob("config/**/settings.json")
+    text = file.read_text(encoding="utf-8")
+    assert '"raytune": false' in text
+    file.write_text(text.replace('"raytune": false', '"raytune": true'), encoding="utf-8")
+    yield
+    file.write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

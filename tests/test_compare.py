@@ -225,8 +225,8 @@ def test_a_run_without_numbers_reads_back_as_one_and_is_refused(tmp_path):
         refuse_unlike([read])
 
 
+@pytest.mark.usefixtures("raytune")
 def test_more_seeds_join_by_ray(compared):
-    pytest.importorskip("ray", reason="Ray is not installed; pip install 'ela-yolo[ray]'")
     folder, _ = compared
     finished = [folder / f"compare/runs/{name}-0/run.json" for name in ("yolov8n", "yolov8n-ela")]
     before = [state(file) for file in finished]

@@ -136,8 +136,8 @@ print(len(results), results.num_errors)
 """
 
 
+@pytest.mark.usefixtures("raytune")
 def test_tune_with_ray(tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed; pip install 'ela-yolo[ray]'")
     done = python(RAY.replace("PROJECT", repr(str(tmp_path))), cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "2 0"
     weights = [*tmp_path.rglob("last.pt"), *(HOME / "runs").rglob("tune_*/weights/last.pt")]
