@@ -191,11 +191,11 @@ def test_ela_blocks_go_where_they_stood(tmp_path, lines):
 
 
 OTHERS = {  # source, model -> the layer that disagrees
-    ("yolov5n", "yolov8n-ela"): "other layer 2 is C2f here and C3 in the weights",
-    ("yolov8n", "yolo11n-ela"): "other layer 2 is C3k2 here and C2f in the weights",
-    ("yolov8n-p2", "yolov8n-ela"): "other layer 16 is Conv here and Upsample in the weights",
-    ("yolov10n", "yolo11n-ela"): "other layer 2 is C3k2 here and C2f in the weights",
-    ("yolov8n-ela", "yolo11n"): "other layer 2 is C3k2 here and C2f in the weights",
+    ("yolov5n", "yolov8n-ela"): "layer 2 (ELA not counted) is C2f here and C3 in the weights",
+    ("yolov8n", "yolo11n-ela"): "layer 2 (ELA not counted) is C3k2 here and C2f in the weights",
+    ("yolov8n-p2", "yolov8n-ela"): "layer 16 (ELA not counted) is Conv here and Upsample in the weights",
+    ("yolov10n", "yolo11n-ela"): "layer 2 (ELA not counted) is C3k2 here and C2f in the weights",
+    ("yolov8n-ela", "yolo11n"): "layer 2 (ELA not counted) is C3k2 here and C2f in the weights",
 }
 
 
@@ -204,7 +204,7 @@ def test_another_architecture_is_not_guessed_at(source, model, lines):
     weights, target = build(f"{source}.yaml"), build(f"{model}.yaml")
     values = mark(weights)
     report = target.load(weights)
-    warnings = [line for line in lines() if "ELA: other layer" in line]
+    warnings = [line for line in lines() if "ELA: layer" in line]
     assert len(warnings) == 1
     assert warnings[0].endswith(f"ELA: {OTHERS[source, model]}, so only layers that agree take weights")
     places = {"ours": ela_yolo.layer_map(f"{model}.yaml"), "theirs": ela_yolo.layer_map(f"{source}.yaml")}
@@ -218,7 +218,7 @@ def test_another_architecture_is_not_guessed_at(source, model, lines):
         head = target.model[i] is target.model[-1]
         assert type(target.model[i]) is type(weights.model[j]) or (head and isinstance(weights.model[j], Detect))
     if len(original) != len(origin):  # then nothing is known of the layers behind the first that disagrees
-        first = int(warnings[0].partition("other layer ")[2].split()[0])
+        first = int(warnings[0].partition("ELA: layer ")[2].split()[0])
         assert max(original[int(key.split(".")[1])] for key in found) < first
     assert sum(entry.tensors for entry in report.left_out) == report.total - report.kept
     assert str(report).count(" of layer ") == 3 and "layers more" in str(report)
@@ -231,7 +231,7 @@ def test_one_layer_of_another_kind_is_left_out_alone(tmp_path, lines):
     source, model = build("yolov8n.yaml"), build(file)
     values = mark(source)
     report = model.load(source)
-    assert "ELA: other layer 9 is SPP here and SPPF in the weights, so only" in lines()[-1]
+    assert "ELA: layer 9 (ELA not counted) is SPP here and SPPF in the weights, so only" in lines()[-1]
     assert report.left_out == (LeftOut(13, "SPP", 12, "no such layer in the weights"),)
     assert len(landed(model, values)) == report.kept == 355 - 12
 
