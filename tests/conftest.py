@@ -253,6 +253,21 @@ def exported(retrained):
     return RUN / "exported/best.pt", RUN / "exported/best.onnx", printed
 
 
+@pytest.fixture(scope="session")
+def photographs():
+    """The YAML of a data set of real photographs: some of those of blood cells, copied where one may write caches."""
+    source, folder = SHARED / "data/bccd", HOME / "photographs"
+    if not source.is_dir():
+        pytest.skip(f"no photographs: {source} is absent")
+    for split, count in (("train", 80), ("val", 16)):
+        for image in sorted((source / "images" / split).glob("*.jpg"))[:count]:
+            for file in (image, source / "labels" / split / f"{image.stem}.txt"):
+                target = folder / file.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, target)
+    return Path(shutil.copy(source / "bccd.yaml", folder))
+
+
 def train(folder, keys):
     command = [BIN / "yolo", "train", "data=scenes.yaml", *keys.split(), "workers=0", "plots=False"]
     forked(*command, f"project={folder}", "name=run", cwd=folder)

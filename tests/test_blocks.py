@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -212,13 +213,14 @@ print(ela_yolo.layer_map("yolov8n-cbam.yaml")[22], ela_yolo.insert("yolov8n.yaml
 
 def test_a_block_that_cannot_be_imported_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "boom.py").write_text("raise RuntimeError('boom')")
-    env = {ENVIRONMENT: "Mine=boom:X,Other=nope:X,broken", "PYTHONPATH": str(tmp_path)}
+    env = {ENVIRONMENT: "Mine=boom:X,Other=nope:X,broken"}
+    command = [sys.executable, "-c", "import sys; from ela_yolo.cli.main import main; sys.exit(main())"]  # finds boom
     for name, reason in (("Mine", "RuntimeError: boom"), ("Other", "No module named 'nope'")):
-        command = [BIN / "ela-yolo", "insert", "model=yolov8n.yaml", f"block={name}", "save=mine.yaml"]
-        done = run(*command, cwd=tmp_path, env=env, ok=False)
+        keys = ["model=yolov8n.yaml", f"block={name}", "save=mine.yaml"]
+        done = forked(*command, "insert", *keys, cwd=tmp_path, env=env, ok=False)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and reason in done.stderr
     assert not (tmp_path / "mine.yaml").exists()
-    done = forked(BIN / "ela-yolo", "doctor", cwd=tmp_path, env=env, ok=False)
+    done = forked(*command, "doctor", cwd=tmp_path, env=env, ok=False)
     assert done.returncode == 1 and done.stdout.endswith("3 wrong\n")
     taken = forked(BIN / "ela-yolo", "doctor", cwd=tmp_path, env={ENVIRONMENT: "CA = boom:X"}, ok=False)
     assert taken.returncode == 1 and "CA is timm.layers.coord_attn:CoordAttn already" in taken.stdout

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import ultralytics
-from conftest import BIN, REPO, python, run
+from conftest import BIN, REPO, forked, python, run
 from ultralytics.cfg import MODES
 
 import ela_yolo
@@ -412,9 +412,9 @@ def test_paths_with_spaces_and_other_letters(tmp_path):
     folder = tmp_path / "my möðel, 2s"
     folder.mkdir()
     (folder / "yolov8n own.yaml").write_text(model_yaml(CONV, "[-1, 1, C2f, [8]]"))
-    run(ELA_YOLO, "insert", f"model={folder}/yolov8n own.yaml", f"save={folder}/mít ELA.yaml", cwd=tmp_path)
+    forked(ELA_YOLO, "insert", f"model={folder}/yolov8n own.yaml", f"save={folder}/mít ELA.yaml", cwd=tmp_path)
     assert "ELA, [{gate: identity, lr_mult: 10}]]" in (folder / "mít ELA.yaml").read_text()
-    done = run(ELA_YOLO, "val", f"model={folder}/nicht da.yaml", "data=scenes.yaml", cwd=tmp_path, ok=False)
+    done = forked(ELA_YOLO, "val", f"model={folder}/nicht da.yaml", "data=scenes.yaml", cwd=tmp_path, ok=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert f"there is no {folder}/nicht da.yaml" in done.stderr
 
@@ -438,15 +438,15 @@ def test_the_exit_status_reaches_the_shell(tmp_path):
 @pytest.mark.parametrize("name", ["train", "export"])
 def test_the_tools_do_the_same_from_a_clone(name, tmp_path):
     tool = run(sys.executable, REPO / "tools" / f"{name}.py", "epohcs=1", cwd=tmp_path, ok=False)
-    command = run(ELA_YOLO, name, "epohcs=1", cwd=tmp_path, ok=False)
+    command = forked(ELA_YOLO, name, "epohcs=1", cwd=tmp_path, ok=False)
     assert (tool.returncode, tool.stderr) == (command.returncode, command.stderr)
     assert tool.returncode == 2
 
 
 def test_insert_and_remove_write_what_they_print(tmp_path):
-    dry = run(ELA_YOLO, "insert", "model=yolov8n.yaml", "after=[4, 6]", "dry_run=True", cwd=tmp_path).stdout
+    dry = forked(ELA_YOLO, "insert", "model=yolov8n.yaml", "after=[4, 6]", "dry_run=True", cwd=tmp_path).stdout
     assert dry.endswith("nothing written (dry_run=True)\n") and not list(tmp_path.iterdir())
-    done = run(ELA_YOLO, "insert", "model=yolov8n.yaml", "after", "=", "4,6", cwd=tmp_path).stdout
+    done = forked(ELA_YOLO, "insert", "model=yolov8n.yaml", "after", "=", "4,6", cwd=tmp_path).stdout
     assert done.splitlines()[:-1] == dry.splitlines()[:-1]
     assert done.splitlines()[-3:] == [
         "+  - [[17, 20, 23], 1, Detect, [nc]] # Detect(P3, P4, P5)",
@@ -454,13 +454,13 @@ def test_insert_and_remove_write_what_they_print(tmp_path):
         "written to yolov8n-ela.yaml",
     ]
     assert "\x1b" not in done
-    run(ELA_YOLO, "insert", "model=yolov8n-ela.yaml", "after=15", "save=more.yaml", cwd=tmp_path)
-    again = run(ELA_YOLO, "insert", "model=yolov8n.yaml", "after=4", "save=more.yaml", cwd=tmp_path, ok=False)
+    forked(ELA_YOLO, "insert", "model=yolov8n-ela.yaml", "after=15", "save=more.yaml", cwd=tmp_path)
+    again = forked(ELA_YOLO, "insert", "model=yolov8n.yaml", "after=4", "save=more.yaml", cwd=tmp_path, ok=False)
     assert (again.returncode, again.stderr.splitlines()[-1]) == (
         1,
         "ela-yolo: more.yaml exists; name another file with save=, or replace it with exist_ok=True",
     )
-    run(ELA_YOLO, "remove", "model=more.yaml", cwd=tmp_path)
+    forked(ELA_YOLO, "remove", "model=more.yaml", cwd=tmp_path)
     original = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
     assert (tmp_path / "more-plain.yaml").read_bytes() == original.read_bytes()
 

@@ -11,10 +11,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import BIN, HOME, REPO, SHARED, forked, forked_python, run
+from conftest import BIN, HOME, REPO, forked, forked_python, run
 from ultralytics import YOLO
 
-BCCD = SHARED / "data/bccd/bccd.yaml"
 FAST = ("epochs=1", "fraction=0.1", "imgsz=96", "batch=8", "workers=0", "plots=False")
 SCENES, LABELS = (HOME / f"datasets/ela-yolo-scenes/{kind}/val" for kind in ("images", "labels"))
 SCORES = ("precision", "recall", "mAP50", "mAP50-95")
@@ -48,10 +47,10 @@ def labels(file):
     return rows[np.lexsort(rows.T)]
 
 
-def predict(model, cwd, *keys, run=forked):
+def predict(model, cwd, *keys):
     """Predict one of the scenes; its drawn picture, which is not the scene as it was, and the detections."""
     keys = (f"source={SCENES}/0000.jpg", f"project={cwd}", "name=predicted", "save_txt=True", "save_conf=True", *keys)
-    run(BIN / "yolo", "predict", f"model={model}", *keys, cwd=cwd)
+    forked(BIN / "yolo", "predict", f"model={model}", *keys, cwd=cwd)
     scene, drawn = (cv2.imread(str(folder / "0000.jpg")).astype(int) for folder in (SCENES, cwd / "predicted"))
     assert drawn.shape == scene.shape and (abs(drawn - scene) > 80).any(axis=2).mean() > 0.001
     return labels(cwd / "predicted/labels/0000.txt")
@@ -119,8 +118,8 @@ def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
     )
     best = f"model={tmp_path}/mine/weights/best.pt"
     val = [best, "data=scenes.yaml", "imgsz=96", "workers=0", f"project={tmp_path}"]
-    assert re.search(r"^ +all +64 +\d+ ", run(BIN / "yolo", "val", *val, cwd=tmp_path).stdout, re.MULTILINE)
-    predict(best.removeprefix("model="), tmp_path, "imgsz=96", "conf=0.0001", run=run)
+    assert re.search(r"^ +all +64 +\d+ ", forked(BIN / "yolo", "val", *val, cwd=tmp_path).stdout, re.MULTILINE)
+    predict(best.removeprefix("model="), tmp_path, "imgsz=96", "conf=0.0001")
     run(BIN / "yolo", "export", best, "format=onnx", "imgsz=96", cwd=tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "mine/weights/best.onnx", providers=["CPUExecutionProvider"])
     image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -132,7 +131,7 @@ def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
 
 def test_quickstart(retrained, tmp_path):
     """From weights that have learned a little, so that one epoch is enough for a comparison."""
-    keys = ["epochs=1", "imgsz=96", f"model={retrained}/weights/best.pt", f"project={tmp_path}"]
+    keys = ["epochs=1", "fraction=0.3", "imgsz=96", f"model={retrained}/weights/best.pt", f"project={tmp_path}"]
     done = run(BIN / "ela-yolo", "quickstart", *keys, cwd=tmp_path)
     assert "\nthe file matches within the float32 tolerance" in done.stdout
     summary = {line[:10].strip(): line[10:] for line in done.stdout.splitlines()[-7:]}
@@ -151,20 +150,9 @@ def test_quickstart(retrained, tmp_path):
     assert len(report["images"]) == 6
 
 
-def test_real_photographs_train_through_the_stock_command(tmp_path):
-    if not BCCD.is_file():
-        pytest.skip(f"no photographs: {BCCD} is absent")
-    keys = [
-        "epochs=1",
-        "fraction=0.2",
-        "imgsz=128",
-        "batch=8",
-        "workers=0",
-        "plots=False",
-        f"project={tmp_path}",
-        "name=bccd",
-    ]
-    forked(BIN / "yolo", "train", "model=yolov8n-ela.yaml", f"data={BCCD}", *keys, cwd=tmp_path)
+def test_real_photographs_train_through_the_stock_command(photographs, tmp_path):
+    keys = ["epochs=1", "imgsz=128", "batch=16", "workers=0", "plots=False", f"project={tmp_path}", "name=bccd"]
+    forked(BIN / "yolo", "train", "model=yolov8n-ela.yaml", f"data={photographs}", *keys, cwd=tmp_path)
     assert blocks(tmp_path / "bccd/weights/best.pt", tmp_path) == 4
     with (tmp_path / "bccd/results.csv").open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)

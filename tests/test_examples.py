@@ -76,9 +76,8 @@ def test_an_example_detects_what_the_model_does(program, keys, sure, tmp_path):
 
 
 @pytest.mark.skipif(not (SHARED / "weights/yolov8n.pt").is_file(), reason="the official weights are not here")
-@pytest.mark.skipif(not (SHARED / "data/bccd").is_dir(), reason="the photographs of shared/data/bccd are not here")
-def test_the_first_detector_ends_with_a_picture_and_a_file_that_matches(tmp_path):
-    keys = f"data={SHARED}/data/bccd/bccd.yaml model={SHARED}/weights/yolov8n.pt epochs=1 imgsz=96".split()
+def test_the_first_detector_ends_with_a_picture_and_a_file_that_matches(photographs, tmp_path):
+    keys = f"data={photographs} model={SHARED}/weights/yolov8n.pt epochs=1 imgsz=96".split()
     done = run(BIN / "python", REPO / "examples/first_detector.py", *keys, cwd=tmp_path, timeout=600)
     assert "355/355 pretrained tensors kept" in done.stdout
     assert "the file matches within the float32 tolerance" in done.stdout
