@@ -217,7 +217,7 @@ class Widths(Dataset):
 if __name__ == "__main__":
     import ela_yolo
     ela_yolo.register()
-    print([int(width) for width in DataLoader(Widths(), num_workers=2, multiprocessing_context=sys.argv[1])])
+    print([int(width) for width in DataLoader(Widths(), num_workers=1, multiprocessing_context=sys.argv[1])])
 """
 
 
@@ -238,8 +238,8 @@ def test_training_with_dataloader_workers(method, tmp_path):
 import torch
 from ultralytics import YOLO
 
-def two(trainer):
-    trainer.args.workers = 2
+def one(trainer):
+    trainer.args.workers = 1
 
 def count(trainer):
     print("workers", trainer.train_loader.num_workers, torch.multiprocessing.get_start_method())
@@ -247,12 +247,12 @@ def count(trainer):
 if __name__ == "__main__":
     torch.multiprocessing.set_start_method({method!r})
     model = YOLO("yolov8n-mine.yaml")
-    model.add_callback("on_pretrain_routine_start", two)
+    model.add_callback("on_pretrain_routine_start", one)
     model.add_callback("on_train_start", count)
     model.train(epochs=1, {SLICE}, val=False, project={str(tmp_path)!r}, name="run")
 """
     (tmp_path / "train.py").write_text(code)
-    assert f"workers 2 {method}" in run(sys.executable, "train.py", cwd=tmp_path).stdout
+    assert f"workers 1 {method}" in run(sys.executable, "train.py", cwd=tmp_path).stdout
     assert blocks(tmp_path / "run/weights/last.pt") == 4
 
 

@@ -1,6 +1,7 @@
 """What ELA costs, measured on real models; no test asserts a time."""
 
 import json
+import sys
 import time
 
 import cv2
@@ -16,8 +17,22 @@ from ela_yolo.cost.timing import WARM_UP, alternate
 ROWS = {"parameters", "gflops", "latency", "onnx", "training", "memory", "training_memory"}
 
 
-def profile(*arguments, cwd, **kwargs):
-    return forked(BIN / "ela-yolo", "profile", *arguments, cwd=cwd, **kwargs)
+def profile(*arguments, cwd):
+    return forked(BIN / "ela-yolo", "profile", *arguments, cwd=cwd)
+
+
+SHORT = """
+import sys
+from ela_yolo.cli.main import main
+from ela_yolo.cost import measure
+measure.ROUNDS, measure.TRAINING_ROUNDS = 6, 2
+sys.exit(main())
+"""
+
+
+def short_profile(*arguments, cwd):
+    """The same of fewer rounds, where the times do not matter."""
+    return forked(sys.executable, "-c", SHORT, "profile", *arguments, cwd=cwd)
 
 
 def test_a_model_beside_its_plain_model(tmp_path):
@@ -45,7 +60,7 @@ def test_a_model_beside_its_plain_model(tmp_path):
 
 
 def test_a_checkpoint_and_a_file_to_save_to(trained, tmp_path):
-    done = profile(f"model={trained}/weights/best.pt", "imgsz=64", "save=costs.json", cwd=tmp_path)
+    done = short_profile(f"model={trained}/weights/best.pt", "imgsz=64", "save=costs.json", cwd=tmp_path)
     assert "| 3 | ELA-B paper | 32x16x16 | 288 |" in done.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == ["costs.json", "costs.png"]
 
@@ -55,7 +70,7 @@ def test_stacked_blocks_are_measured_one_by_one(tmp_path):
         "[-1, 1, ELA, []]", "[-1, 6, ELA, []]"
     )  # 2 at scale n
     (tmp_path / "yolov8-stacked.yaml").write_text(text)
-    printed = profile("model=yolov8n-stacked.yaml", "imgsz=64", cwd=tmp_path).stdout
+    printed = short_profile("model=yolov8n-stacked.yaml", "imgsz=64", cwd=tmp_path).stdout
     assert [line.split(" | ")[0] for line in printed.splitlines() if "ELA-B paper" in line] == ["| 22.0", "| 22.1"]
 
 
@@ -79,7 +94,8 @@ def test_the_callers_logging_threads_and_standard_error_are_left_alone(tmp_path)
     code = """
 import logging, os, threading
 import torch
-from ela_yolo.cost.measure import profile
+from ela_yolo.cost import measure
+measure.ROUNDS, measure.TRAINING_ROUNDS = 6, 2
 logging.disable(logging.WARNING)
 torch.set_num_threads(1)
 done = threading.Event()
@@ -92,7 +108,7 @@ def write():
 written = []
 writer = threading.Thread(target=write)
 writer.start()
-profile("yolov8n-ela.yaml", 64)
+measure.profile("yolov8n-ela.yaml", 64)
 done.set()
 writer.join()
 print(written[0], logging.root.manager.disable, torch.get_num_threads())

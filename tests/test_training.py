@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO
+from conftest import HOME, REPO
 from ultralytics import YOLO
 
 from ela_yolo import ELA
@@ -24,7 +24,7 @@ def train(tmp_path):
             model.add_callback(event, callback)
         small = {"fraction": 0.05, "imgsz": 64, "batch": 4, "nbs": 4, "epochs": 1, "workers": 0}
         quiet = {"plots": False, "val": False, "project": str(tmp_path), "verbose": False}
-        model.train(data=str(REPO / "datasets/scenes.yaml"), **{**small, **quiet, **keys})
+        model.train(**{"data": str(REPO / "datasets/scenes.yaml"), **small, **quiet, **keys})
         return model.trainer
 
     return run
@@ -99,7 +99,16 @@ def test_the_running_average_follows_every_parameter(train):
     assert len(seen) == 4 * 10  # four batches, four blocks' norms, two convolutions
 
 
-SMALL = """
+SMALL = {
+    "classify": """
+nc: 2
+backbone:
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, ELA, []]
+head:
+  - [-1, 1, Classify, [nc]]
+""",
+    "detect": """
 nc: 5
 backbone:
   - [-1, 1, Conv, [16, 3, 2]]
@@ -108,18 +117,31 @@ backbone:
   - [-1, 1, ELA, []]
 head:
   - [[3], 1, Detect, [nc]]
-"""
+""",
+}
 
 
-def test_compiled_training(train, tmp_path):
+@pytest.mark.parametrize("task", ["classify", pytest.param("detect", marks=pytest.mark.nightly)])
+def test_compiled_training(task, train, tmp_path):
     """With Ultralytics' own key, where it finds a compiler; of a small model, for that takes long."""
     if not shutil.which("g++") or not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         pytest.skip("torch.compile needs g++ and Python.h, and here they are not")
-    (tmp_path / "small.yaml").write_text(SMALL)
-    trainer = train(tmp_path / "small.yaml", optimizer="AdamW", compile=True)
+    (tmp_path / "small.yaml").write_text(SMALL[task])
+    data = {"data": str(classes_of_scenes(tmp_path)), "fraction": 1, "imgsz": 32} if task == "classify" else {}
+    trainer = train(tmp_path / "small.yaml", optimizer="AdamW", compile=True, **data)
     assert hasattr(trainer.model, "_orig_mod"), "Ultralytics left the model uncompiled"
     (block,) = (layer for layer in trainer.model.modules() if isinstance(layer, ELA))
     assert block.gn.bias.any() and block.gn.bias.isfinite().all()
+
+
+def classes_of_scenes(folder):
+    """A data set for classification: four scenes of either class to train on, and two to validate on."""
+    scenes = sorted((HOME / "datasets/ela-yolo-scenes/images/val").glob("*.jpg"))
+    for number, scene in enumerate(scenes[:12]):
+        place = folder / "data" / ("train" if number < 8 else "val") / f"class{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(scene, place)
+    return folder / "data"
 
 
 def test_a_block_compiles_whole():
