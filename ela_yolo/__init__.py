@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ela_yolo.gates.health import GateReport as GateReport
     from ela_yolo.gates.picture import plot_attention as plot_attention
     from ela_yolo.host.blocks import register_block as register_block
-    from ela_yolo.host.weights import WeightTransfer as WeightTransfer
+    from ela_yolo.host.weight_matching import WeightTransfer as WeightTransfer
     from ela_yolo.parity.export import export as export
     from ela_yolo.parity.report import ParityReport as ParityReport
     from ela_yolo.parity.verify import verify_export as verify_export
@@ -57,7 +57,7 @@ _HOME = {
     "RegistrationError": "errors",
     "RenderError": "errors",
     "RowError": "errors",
-    "WeightTransfer": "host.weights",
+    "WeightTransfer": "host.weight_matching",
     "attention": "gates.attention",
     "capture_gates": "gates.capture",
     "compare": "study.compare",

@@ -25,7 +25,7 @@ from ela_yolo.gates.capture import Gates, capture_gates, gates_of
 from ela_yolo.gates.health import GateHealth, GateReport, HealthMeter, _sum_of_squares
 from ela_yolo.gates.picture import WHOLE, along_image, covered, over_image, plot_attention
 from ela_yolo.host.model_blocks import named_blocks
-from ela_yolo.parity.hook import describe_blocks
+from ela_yolo.parity.metadata import describe_blocks
 from ela_yolo.plugin import register
 
 register()

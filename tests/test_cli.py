@@ -19,7 +19,7 @@ from ela_yolo.cli.commands import COMMANDS
 from ela_yolo.cli.help import command_help, overview
 from ela_yolo.cli.main import main
 from ela_yolo.cli.parsing import parse
-from ela_yolo.edit.insertion import CHOICES
+from ela_yolo.edit.renumbering import CHOICES
 
 ELA_YOLO = BIN / "ela-yolo"
 

@@ -1,5 +1,4 @@
 import copy
-import doctest
 import re
 
 import pytest
@@ -8,7 +7,6 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.utils import prune
 
-import ela_yolo.ela
 from ela_yolo import ELA
 
 VARIANTS = ("T", "B", "S", "L")
@@ -407,9 +405,3 @@ def test_deterministic_mode_is_accepted_and_repeats():
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-
-
-def test_docstring_examples_run():
-    results = doctest.testmod(ela_yolo.ela, extraglobs={"torch": torch})
-    assert results.attempted == 1
-    assert results.failed == 0

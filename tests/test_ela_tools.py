@@ -19,7 +19,7 @@ from ultralytics.nn.modules import C2f, Conv
 import ela_yolo
 from ela_yolo import ELA
 from ela_yolo._ela_cpu import are_as_built, serves
-from ela_yolo.parity.hook import describe_blocks
+from ela_yolo.parity.metadata import describe_blocks
 from ela_yolo.plugin import register
 
 register()

@@ -35,8 +35,8 @@ FAMILIES = ("yolov8", "yolo11", "yolo12", "yolo26")
 CHECKS = {  # column -> tests, by pytest's names
     "contract": ["test_registration.py", "test_cfg.py"],
     "weights": [
-        *(f"test_weights.py::test_every_tensor_is_kept_in_its_own_place[{name}n.yaml]" for name in FAMILIES),
-        "test_weights.py::test_train_pretrained_carries_and_says_so",
+        *(f"test_weight_matching.py::test_every_tensor_is_kept_in_its_own_place[{name}n.yaml]" for name in FAMILIES),
+        "test_weight_matching.py::test_train_pretrained_carries_and_says_so",
     ],
     "train": [
         "test_end_to_end.py::test_train_learns_the_blocks_weights",

@@ -123,7 +123,7 @@ def choice_of(name: str) -> Callable[[str], str]:
     """Return the converter of a key of ``insert`` that has a few words to choose from."""
 
     def choice(written: str) -> str:
-        from ela_yolo.edit.insertion import CHOICES
+        from ela_yolo.edit.renumbering import CHOICES
 
         if written not in CHOICES[name]:
             raise ValueError(f"one of {', '.join(CHOICES[name])}")

@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from ela_yolo.errors import CheckpointError
-from ela_yolo.host.foreign_ela import check_classes
+from ela_yolo.host.foreign_classes import check_classes
 
 _SEED = 0  # of the weights of new blocks, so that the same insertion gives the same file
 

@@ -12,17 +12,17 @@ import torch
 import yaml
 
 from ela_yolo.edit.checkpoint import build_anew, move_layers, read_checkpoint, yaml_text
-from ela_yolo.edit.conversion import convert
-from ela_yolo.edit.insertion import EditedYaml, insert_rows, remove_rows, row_args
+from ela_yolo.edit.foreign_ela import convert
+from ela_yolo.edit.renumbering import EditedYaml, insert_rows, remove_rows, row_args
 from ela_yolo.edit.stages import choose_stages
 from ela_yolo.edit.yaml_text import read_rows
 from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import check_block, names_block
-from ela_yolo.host.foreign_ela import read_foreign
+from ela_yolo.host.foreign_classes import read_foreign
 from ela_yolo.host.lookup import YAML, find_model, open_model
 from ela_yolo.host.model_yaml import read_model_yaml
 from ela_yolo.host.patches import require_registered
-from ela_yolo.host.weights import WeightTransfer, report_transfer
+from ela_yolo.host.weight_matching import WeightTransfer, report_transfer
 from ela_yolo.util.files import written_whole
 from ela_yolo.util.quiet import quiet
 from ela_yolo.util.text import plain

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError
-from ela_yolo.host.foreign_ela import check_classes
+from ela_yolo.host.foreign_classes import check_classes
 from ela_yolo.host.model_yaml import load_model_yaml
 from ela_yolo.host.yaml_safety import refuse_code
 from ela_yolo.util.packaged import packaged_yamls

@@ -41,7 +41,7 @@ from ela_yolo.host.learning_rate import with_own_rates
 from ela_yolo.host.probes import refuse_changed, refuse_changed_trainer
 from ela_yolo.host.row_hints import row_hint
 from ela_yolo.host.rows import RowArgs, read_block_row, refuse_unread
-from ela_yolo.host.weights import match_layers, report_transfer
+from ela_yolo.host.weight_matching import match_layers, report_transfer
 from ela_yolo.util.packaged import packaged_yamls
 
 _MARK = "wrapped_by_ela_yolo"

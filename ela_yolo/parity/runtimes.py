@@ -19,7 +19,7 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import YAML
 
 from ela_yolo.errors import ExportError, InputError
-from ela_yolo.parity.hook import METADATA_KEY
+from ela_yolo.parity.metadata import METADATA_KEY
 from ela_yolo.parity.tolerances import FLOAT16, FLOAT32, INT8, Tolerance
 from ela_yolo.util.fresh_interpreter import run_apart
 from ela_yolo.util.text import did_you_mean, plain

@@ -21,9 +21,9 @@ from ela_yolo.errors import ExportError, InputError
 from ela_yolo.host.lookup import check_model
 from ela_yolo.parity.detections import NmsSettings
 from ela_yolo.parity.exported_file import DENSE_TASKS, FileComparison, as_exported
-from ela_yolo.parity.hook import NMS_KEYS, describe_blocks
 from ela_yolo.parity.images import Images, batches, find_images, find_validation_images, packaged_photographs
 from ela_yolo.parity.layers import compare_layers
+from ela_yolo.parity.metadata import NMS_KEYS, describe_blocks
 from ela_yolo.parity.outputs import OutputParity
 from ela_yolo.parity.report import NonFinite, ParityReport, Unmatched
 from ela_yolo.parity.runtimes import UNCHECKED, ExportedFile, openvino_precision

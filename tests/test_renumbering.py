@@ -8,12 +8,12 @@ import yaml
 from helpers import narrow
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_model_yaml import HOST_YAMLS, SMALL
+from test_yaml_text import HOST_YAMLS, SMALL
 from ultralytics import RTDETR, YOLO
 
 import ela_yolo
 from ela_yolo import ELA, InsertionError
-from ela_yolo.edit.insertion import insert_rows, remove_rows, row_args
+from ela_yolo.edit.renumbering import insert_rows, remove_rows, row_args
 from ela_yolo.edit.stages import choose_stages
 from ela_yolo.edit.yaml_text import read_rows
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ela_yolo.edit.checkpoint import build_anew, find_model_in, move_layers, yaml_text
-from ela_yolo.edit.insertion import EditedYaml, show_diff
+from ela_yolo.edit.renumbering import EditedYaml, show_diff
 from ela_yolo.ela import ELA, Variant, resolve_settings
 from ela_yolo.errors import CheckpointError, InsertionError
 from ela_yolo.host.blocks import describe
-from ela_yolo.host.foreign_ela import ForeignELA
+from ela_yolo.host.foreign_classes import ForeignELA
 
 _FORMS = ("paper", "residual")  # other ELA classes return the scaled map, or the sum of the map and the scaled map
 _TOLERANCE = 1e-9  # of float64, on a map of about 1

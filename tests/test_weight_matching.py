@@ -21,7 +21,7 @@ from ela_yolo import ELA
 from ela_yolo.host.blocks import is_block
 from ela_yolo.host.lookup import find_model
 from ela_yolo.host.model_yaml import read_model_yaml
-from ela_yolo.host.weights import LeftOut, WeightTransfer, match_layers
+from ela_yolo.host.weight_matching import LeftOut, WeightTransfer, match_layers
 
 sys.path.insert(0, str(REPO / "tools"))
 from transfer_table import MODELS, landed, mark, names, transfer

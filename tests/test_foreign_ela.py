@@ -18,7 +18,7 @@ from ultralytics.utils import ASSETS
 import ela_yolo
 from ela_yolo import ELA, CheckpointError, InsertionError, WeightTransfer
 from ela_yolo.cli.main import main
-from ela_yolo.host.foreign_ela import check_classes
+from ela_yolo.host.foreign_classes import check_classes
 
 SPPF = 9  # of yolov8n; what follows it has 256 channels
 
