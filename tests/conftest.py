@@ -27,6 +27,8 @@ RUN = Path(os.environ["ELA_YOLO_TESTS"])
 # Each worker has a copy of the same: Ultralytics writes caches into data sets, which two may not do at once.
 HOME = RUN / (WORKER or "main")
 
+FEW = HOME / "few.yaml"  # the scenes, of which eight are validated on: for trainings whose figures do not matter
+
 # Before anything imports Ultralytics: nothing is installed or fetched at run time, nobody's settings are touched.
 os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_CONFIG_DIR=str(HOME / "config"))
 os.environ.pop("ELA_YOLO_AUTOLOAD", None)
@@ -155,6 +157,13 @@ def pytest_configure(config):
     shutil.copytree(home, HOME)
     (file,) = HOME.glob("config/**/settings.json")
     file.write_text(file.read_text(encoding="utf-8").replace(str(home), str(HOME)), encoding="utf-8")
+    scenes = HOME / "datasets/ela-yolo-scenes"
+    (scenes / "few.txt").write_text("".join(f"./images/val/000{n}.jpg\n" for n in range(8)), encoding="utf-8")
+    text = (REPO / "datasets/scenes.yaml").read_text(encoding="utf-8")
+    text = text.replace("path: ela-yolo-scenes", f"path: {scenes.as_posix()}").replace(
+        "val: images/val", "val: few.txt"
+    )
+    FEW.write_text(text.partition("download:")[0], encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items):

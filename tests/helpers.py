@@ -6,9 +6,9 @@ import onnx
 import torch
 
 
-def narrow(text):
+def narrow(text, width=0.25):
     """A model YAML whose scales are all as narrow as n, and as deep as they were: the same structure of less weight."""
-    return re.sub(r"(?m)^(  [a-z]: \[[\d.]+), [\d.]+,", r"\1, 0.25,", text)
+    return re.sub(r"(?m)^(  [a-z]: \[[\d.]+), [\d.]+,", rf"\1, {width},", text)
 
 
 def changed(file, folder, change):

@@ -14,7 +14,7 @@ import torch
 from conftest import BIN, HOME, REPO, forked, forked_python, run
 from ultralytics import YOLO
 
-FAST = ("epochs=1", "fraction=0.1", "imgsz=96", "batch=8", "workers=0", "plots=False")
+FAST = ("epochs=1", "fraction=0.05", "imgsz=64", "batch=8", "workers=0", "plots=False")
 SCENES, LABELS = (HOME / f"datasets/ela-yolo-scenes/{kind}/val" for kind in ("images", "labels"))
 SCORES = ("precision", "recall", "mAP50", "mAP50-95")
 

@@ -53,9 +53,9 @@ def needs(name):
         "torchscript dynamic=True",
         "openvino",
         "openvino dynamic=True",
-        "openvino half=True",
+        pytest.param("openvino half=True", marks=pytest.mark.nightly),
         "ncnn",
-        "ncnn half=True",
+        pytest.param("ncnn half=True", marks=pytest.mark.nightly),
     ],
 )
 def test_a_file_matches_and_that_of_other_weights_does_not(keys, sure, tmp_path):

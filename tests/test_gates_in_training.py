@@ -4,13 +4,18 @@ import csv
 
 import cv2
 import pytest
-from conftest import BIN, forked, forked_python
+from conftest import BIN, FEW, forked, forked_python
 
-KEYS = ("data=scenes.yaml", "fraction=0.05", "imgsz=64", "batch=4", "workers=0")
+KEYS = (f"data={FEW}", "fraction=0.05", "imgsz=64", "batch=4", "workers=0")
 
 
 def train(folder, *keys, **kwargs):
     return forked(BIN / "yolo", "train", *KEYS, *keys, f"project={folder}", "name=run", cwd=folder, **kwargs)
+
+
+def python(code, folder):
+    """Run Python code in which DATA stands for the data set and PLACE for the folder."""
+    return forked_python(code.replace("DATA", repr(str(FEW))).replace("PLACE", repr(str(folder))), cwd=folder)
 
 
 def rows(folder, name):
@@ -41,10 +46,10 @@ from ultralytics import YOLO
 logged = []
 model = YOLO("yolov8n-ela.yaml")
 model.add_callback("on_fit_epoch_end", lambda trainer: logged.append(sorted(k for k in trainer.metrics if "ela/" in k)))
-model.train(data="scenes.yaml", fraction=0.05, imgsz=64, batch=4, workers=0, epochs=2, plots=False, project=".")
+model.train(data=DATA, fraction=0.05, imgsz=64, batch=4, workers=0, epochs=2, plots=False, project=".")
 print([len(keys) for keys in logged], logged[0][:2])
 """
-    printed = forked_python(code, cwd=tmp_path).stdout
+    printed = python(code, tmp_path).stdout
     assert printed.splitlines()[-1] == "[16, 16, 0] ['ela/12/mean', 'ela/12/saturated']"
 
 
@@ -74,10 +79,10 @@ def stop(trainer):
     if trainer.epoch == 1:
         raise SystemExit
 model.add_callback("on_train_epoch_start", stop)
-keys = dict(data="scenes.yaml", fraction=0.05, imgsz=64, batch=4, workers=0, epochs=3, plots=False)
+keys = dict(data=DATA, fraction=0.05, imgsz=64, batch=4, workers=0, epochs=3, plots=False)
 model.train(**keys, project=PLACE, name="run")
 """
-    forked_python(stop.replace("PLACE", repr(str(tmp_path))), cwd=tmp_path)
+    python(stop, tmp_path)
     assert [row["epoch"] for row in rows(tmp_path, "ela.csv")] == ["1"]
     forked(BIN / "yolo", "train", f"model={tmp_path}/run/weights/last.pt", "resume=True", cwd=tmp_path)
     assert [row["epoch"] for row in rows(tmp_path, "ela.csv")] == ["1", "2", "3"]
@@ -91,10 +96,10 @@ from pathlib import Path
 from ultralytics import YOLO
 model = YOLO("yolov8n-ela.yaml")
 model.add_callback("on_train_start", lambda trainer: Path(trainer.save_dir, "ela.csv").mkdir())
-model.train(data="scenes.yaml", fraction=0.05, imgsz=64, batch=4, workers=0, epochs=2, plots=False, project=".")
+model.train(data=DATA, fraction=0.05, imgsz=64, batch=4, workers=0, epochs=2, plots=False, project=".")
 print(Path(model.trainer.save_dir, "weights/last.pt").is_file())
 """
-    done = forked_python(code, cwd=tmp_path)
+    done = python(code, tmp_path)
     assert done.stdout.splitlines()[-1] == "True"
     assert (done.stdout + done.stderr).count("the gates are no longer watched") == 1
 
@@ -125,11 +130,11 @@ model = YOLO("yolov8n-ela.yaml")
 count_hooks = lambda trainer: hooks.append(
     sum(len(m._forward_hooks) for m in trainer.model.modules() if isinstance(m, ELA)))
 model.add_callback("on_train_epoch_end", count_hooks)
-keys = dict(data="scenes.yaml", fraction=0.05, imgsz=64, batch=8, workers=0, epochs=3, plots=False)
+keys = dict(data=DATA, fraction=0.05, imgsz=64, batch=8, workers=0, epochs=3, plots=False)
 model.train(**keys, project=PLACE, name="run")
 print(hooks, len(heard), failed)
 """
-    done = forked_python(code.replace("PLACE", repr(str(tmp_path))), cwd=tmp_path)
+    done = python(code, tmp_path)
     # The fifth, the first of the second epoch, takes the hooks of that epoch away.
     assert done.stdout.splitlines()[-1] == "[0, 0, 0] 9 [1]"
     assert (done.stdout + done.stderr).count("the gates of this epoch are not watched") == 1

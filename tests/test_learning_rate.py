@@ -5,7 +5,8 @@ import re
 
 import pytest
 import torch
-from conftest import BIN, REPO, SHARED, forked, forked_python, python
+from conftest import BIN, FEW, REPO, SHARED, forked, forked_python, python
+from helpers import narrow
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
@@ -14,8 +15,10 @@ from ela_yolo import ELA, RowError, gate_health, insert
 from ela_yolo.channel_scale import ChannelScale
 from ela_yolo.gates.health import HealthMeter
 from ela_yolo.host.learning_rate import ENVIRONMENT, give_own_rates
+from ela_yolo.host.lookup import find_model
+from ela_yolo.host.model_yaml import read_model_yaml
 
-SLICE = {"data": "scenes.yaml", "fraction": 0.1, "imgsz": 64, "batch": 4, "nbs": 4, "workers": 0, "plots": False}
+SLICE = {"data": str(FEW), "fraction": 0.1, "imgsz": 64, "batch": 4, "nbs": 4, "workers": 0, "plots": False}
 OPTIMIZERS = ("SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop", "auto")
 
 
@@ -30,11 +33,13 @@ def rows(*args):
 
 @pytest.fixture
 def model_yaml(tmp_path):
-    """Write a YAML of yolov8n with ELA after its four stages, which learn at a multiple; return its file."""
+    """Write a YAML of a thin yolov8n with ELA after its four stages, which learn at a multiple; return its file."""
+    thin = tmp_path / "yolov8n-thin.yaml"
+    thin.write_text(narrow(read_model_yaml(find_model("yolov8n.yaml")), 0.125))
 
     def write(multiple, gate="identity"):
         file = tmp_path / f"yolov8n-{gate}-{multiple}.yaml"
-        insert("yolov8n.yaml", gate=gate, lr_mult=multiple, save=file, exist_ok=True)
+        insert(thin, gate=gate, lr_mult=multiple, save=file, exist_ok=True)
         return file
 
     return write

@@ -165,7 +165,7 @@ def test_any_model_in_any_writing(drawn):
 
 
 @pytest.mark.parametrize("name", sorted(TEXTS.keys() - NEEDS_DOWNLOAD))
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_the_model_builds_and_runs(name, data, tmp_path_factory):
     stages, args, rewire = data.draw(insertions(name))

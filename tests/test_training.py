@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import HOME, REPO
+from conftest import FEW, REPO
+from helpers import narrow
 from ultralytics import YOLO
 
 from ela_yolo import ELA
@@ -18,13 +19,16 @@ OPTIMIZERS = ("auto", "SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSPr
 
 @pytest.fixture
 def train(tmp_path):
-    def run(weights="yolov8n-ela.yaml", callbacks=None, **keys):
+    thin = tmp_path / "yolov8n-thin.yaml"
+    thin.write_text(narrow((REPO / "cfg/yolov8-ela.yaml").read_text(encoding="utf-8"), 0.125), encoding="utf-8")
+
+    def run(weights=thin, callbacks=None, **keys):
         model = YOLO(weights)
         for event, callback in (callbacks or {}).items():
             model.add_callback(event, callback)
         small = {"fraction": 0.05, "imgsz": 64, "batch": 4, "nbs": 4, "epochs": 1, "workers": 0}
         quiet = {"plots": False, "val": False, "project": str(tmp_path), "verbose": False}
-        model.train(**{"data": str(REPO / "datasets/scenes.yaml"), **small, **quiet, **keys})
+        model.train(**{"data": str(FEW), **small, **quiet, **keys})
         return model.trainer
 
     return run
@@ -99,16 +103,7 @@ def test_the_running_average_follows_every_parameter(train):
     assert len(seen) == 4 * 10  # four batches, four blocks' norms, two convolutions
 
 
-SMALL = {
-    "classify": """
-nc: 2
-backbone:
-  - [-1, 1, Conv, [16, 3, 2]]
-  - [-1, 1, ELA, []]
-head:
-  - [-1, 1, Classify, [nc]]
-""",
-    "detect": """
+SMALL = """
 nc: 5
 backbone:
   - [-1, 1, Conv, [16, 3, 2]]
@@ -117,31 +112,19 @@ backbone:
   - [-1, 1, ELA, []]
 head:
   - [[3], 1, Detect, [nc]]
-""",
-}
+"""
 
 
-@pytest.mark.parametrize("task", ["classify", pytest.param("detect", marks=pytest.mark.nightly)])
-def test_compiled_training(task, train, tmp_path):
+@pytest.mark.nightly
+def test_compiled_training(train, tmp_path):
     """With Ultralytics' own key, where it finds a compiler; of a small model, for that takes long."""
     if not shutil.which("g++") or not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         pytest.skip("torch.compile needs g++ and Python.h, and here they are not")
-    (tmp_path / "small.yaml").write_text(SMALL[task])
-    data = {"data": str(classes_of_scenes(tmp_path)), "fraction": 1, "imgsz": 32} if task == "classify" else {}
-    trainer = train(tmp_path / "small.yaml", optimizer="AdamW", compile=True, **data)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    trainer = train(tmp_path / "small.yaml", optimizer="AdamW", compile=True)
     assert hasattr(trainer.model, "_orig_mod"), "Ultralytics left the model uncompiled"
     (block,) = (layer for layer in trainer.model.modules() if isinstance(layer, ELA))
     assert block.gn.bias.any() and block.gn.bias.isfinite().all()
-
-
-def classes_of_scenes(folder):
-    """A data set for classification: four scenes of either class to train on, and two to validate on."""
-    scenes = sorted((HOME / "datasets/ela-yolo-scenes/images/val").glob("*.jpg"))
-    for number, scene in enumerate(scenes[:12]):
-        place = folder / "data" / ("train" if number < 8 else "val") / f"class{number % 2}"
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(scene, place)
-    return folder / "data"
 
 
 def test_a_block_compiles_whole():
