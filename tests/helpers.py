@@ -11,6 +11,16 @@ def narrow(text, width=0.25):
     return re.sub(r"(?m)^(  [a-z]: \[[\d.]+), [\d.]+,", rf"\1, {width},", text)
 
 
+# `ela-yolo profile ...` of few rounds, for where the times do not matter.
+SHORT_PROFILE = """
+import sys
+from ela_yolo.cli.main import main
+from ela_yolo.cost import measure
+measure.ROUNDS, measure.TRAINING_ROUNDS = 6, 2
+sys.exit(main(["profile", *sys.argv[1:]]))
+"""
+
+
 def changed(file, folder, change):
     """A copy of an ONNX file with one thing changed."""
     model = onnx.load(file)

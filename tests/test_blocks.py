@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import ultralytics
-from conftest import BIN, forked, forked_python, run
+from conftest import BIN, forked, forked_python, python, run
 from torch import nn
 
 import ela_yolo
@@ -83,19 +83,16 @@ def test_a_block_of_the_user_is_known_here_and_in_processes_that_start_from_here
     inserted = insert("yolov8n.yaml", block="Halves", after=21, save=tmp_path / "yolov8-mine.yaml")
     text = inserted.text.replace("Halves, []", "Halves, [0.25]")
     (tmp_path / "yolov8-mine.yaml").write_text(text)
+    run(BIN / "yolo", "train", "model=yolov8n-mine.yaml", *FAST, f"project={tmp_path}", "name=run", cwd=tmp_path)
     code = """
+import ela_yolo
 from ultralytics import YOLO
 layer = YOLO("yolov8n-mine.yaml").model.model[22]
 print(type(layer).__name__, layer.scale.shape[1], layer.scale[0, 0].item())
+print(ela_yolo.remove("run/weights/last.pt").rows)
 """
-    assert forked_python(code, cwd=tmp_path).stdout.splitlines()[-1] == "Halves 256 0.25"
-    run(BIN / "yolo", "train", "model=yolov8n-mine.yaml", *FAST, f"project={tmp_path}", "name=run", cwd=tmp_path)
-    again = forked_python(
-        "import ela_yolo; print(ela_yolo.remove('run/weights/last.pt').rows)",
-        cwd=tmp_path,
-        env={ENVIRONMENT: "Halves=users_blocks:Halves"},
-    )
-    assert again.stdout.splitlines()[-1] == "(22,)"
+    again = python(code, cwd=tmp_path, env={ENVIRONMENT: "Halves=users_blocks:Halves"})
+    assert again.stdout.splitlines()[-2:] == ["Halves 256 0.25", "(22,)"]
 
 
 def test_without_the_variable_another_process_does_not_know_it(mine, tmp_path):

@@ -1,12 +1,14 @@
 """Models of images with one channel, and with more than three: what is drawn and measured of them."""
 
 import json
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import BIN, HOME, REPO, forked
+from conftest import HOME, REPO, forked
+from helpers import SHORT_PROFILE
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
@@ -71,7 +73,8 @@ def test_pictures_and_numbers_of_a_grey_model(grey, scenes, tmp_path):
 
 
 def test_the_cost_of_a_grey_model(grey, tmp_path):
-    forked(BIN / "ela-yolo", "profile", f"model={grey[1]}", "imgsz=64", "save=costs.json", cwd=tmp_path)
+    command = [sys.executable, "-c", SHORT_PROFILE, f"model={grey[1]}", "imgsz=64", "save=costs.json"]
+    forked(*command, cwd=tmp_path)
     found = json.loads((tmp_path / "costs.json").read_text(encoding="utf-8"))
     assert found["ratios"]["latency"] > 0 and found["ratios"]["onnx"] > 0 and len(found["blocks"]) == 4
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import python
+from conftest import FEW, python
+from helpers import narrow
 from ultralytics import YOLO
 from ultralytics.utils import ROOT
 
@@ -195,9 +196,10 @@ def test_the_command_line_refuses_a_control(tmp_path, monkeypatch, capsys):
 
 def test_a_comparison_with_controls_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("yolov8n.yaml").write_text(narrow(YAML_OF_V8.read_text(encoding="utf-8"), 0.125), encoding="utf-8")
     ela_yolo.insert("yolov8n.yaml", save="yolov8n-mine.yaml", lr_mult=30)
     models = ["yolov8n.yaml", "yolov8n-mine.yaml"]
-    call: dict[str, Any] = {"data": "scenes.yaml", "seeds": [0], **KEYS}
+    call: dict[str, Any] = {"data": str(FEW), "seeds": [0], **KEYS}
     result = compare(models, controls=["scale"], **call)
     names = ["yolov8n", "yolov8n-mine", "yolov8n-mine-channelscale"]
     assert [size.model for size in result.sizes] == names == [run.model for run in result.runs]

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import BIN, HOME, REPO, forked, forked_python, run
+from conftest import BIN, FEW, HOME, REPO, forked, forked_python, run
 from ultralytics import YOLO
 
 FAST = ("epochs=1", "fraction=0.05", "imgsz=64", "batch=8", "workers=0", "plots=False")
@@ -110,15 +110,15 @@ def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
     insert = readme_block("bash", "ela-yolo insert model=yolov8n.yaml").split()
     done = run(BIN / insert[0], *insert[1:], cwd=tmp_path)
     assert done.stdout == readme_block("diff", "---") + "ELA follows 21 C2f\nwritten to yolov8-mine.yaml\n"
-    train = ["model=yolov8s-mine.yaml", "data=scenes.yaml", f"project={tmp_path}", "name=mine"]
+    train = ["model=yolov8s-mine.yaml", f"data={FEW}", f"project={tmp_path}", "name=mine"]
     done = run(BIN / "yolo", "train", *train, *FAST, cwd=tmp_path)
     table_row = next(line for line in done.stdout.splitlines() if "ela_yolo.ela.ELA" in line)
     assert table_row.endswith(
         "  4608  ela_yolo.ela.ELA                             [512, 'B', 'identity', None, None, None, 10]"
     )
     best = f"model={tmp_path}/mine/weights/best.pt"
-    val = [best, "data=scenes.yaml", "imgsz=96", "workers=0", f"project={tmp_path}"]
-    assert re.search(r"^ +all +64 +\d+ ", forked(BIN / "yolo", "val", *val, cwd=tmp_path).stdout, re.MULTILINE)
+    val = [best, f"data={FEW}", "imgsz=96", "workers=0", f"project={tmp_path}"]
+    assert re.search(r"^ +all +8 +\d+ ", forked(BIN / "yolo", "val", *val, cwd=tmp_path).stdout, re.MULTILINE)
     predict(best.removeprefix("model="), tmp_path, "imgsz=96", "conf=0.0001")
     run(BIN / "yolo", "export", best, "format=onnx", "imgsz=96", cwd=tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "mine/weights/best.onnx", providers=["CPUExecutionProvider"])

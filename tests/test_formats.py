@@ -52,7 +52,7 @@ def needs(name):
         "torchscript nms=True",
         "torchscript dynamic=True",
         "openvino",
-        "openvino dynamic=True",
+        pytest.param("openvino dynamic=True", marks=pytest.mark.nightly),
         pytest.param("openvino half=True", marks=pytest.mark.nightly),
         "ncnn",
         pytest.param("ncnn half=True", marks=pytest.mark.nightly),
@@ -118,7 +118,7 @@ EXTRA = {
         ("yolo26n-sem", "onnx half=True"),
         ("yolo26n-sem", "torchscript"),
         ("yolo26n-depth", "onnx half=True"),
-        ("yolo26n-depth", "openvino"),
+        pytest.param("yolo26n-depth", "openvino", marks=pytest.mark.nightly),
     ],
 )
 def test_maps_of_classes_and_of_depths(name, options, tmp_path):

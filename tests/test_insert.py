@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import pytest
 import torch
-from conftest import BIN, SHARED, forked, forked_python, run
+from conftest import BIN, SHARED, forked, forked_python
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
@@ -339,7 +339,7 @@ def test_killed_half_way_it_leaves_no_half_file(tmp_path):
         assert parts and process.returncode == -signal.SIGKILL
         assert (target.read_bytes() if target.exists() else None) == before
         parts[0].unlink()
-    run(*command, cwd=tmp_path)
+    forked(*command, cwd=tmp_path)
     assert ela_yolo.layer_map(target)[22] == 26 and not list(tmp_path.glob(".inserted*"))
 
 

@@ -331,7 +331,7 @@ def test_the_run_says_how_the_gates_move(model_yaml, tmp_path):
         trainer, _ = train(model_yaml(multiple), tmp_path / str(multiple), epochs=3, optimizer="AdamW", lr0=0.001)
         with (trainer.save_dir / "ela.csv").open() as table:
             spread[multiple] = [float(row["ela/3/spread"]) for row in csv.DictReader(table)]
-        verdicts = {health.verdict for health in gate_health(trainer.last, data="scenes.yaml", imgsz=64).blocks}
+        verdicts = {health.verdict for health in gate_health(trainer.last, data=str(FEW), imgsz=64).blocks}
         assert verdicts == {"alive" if multiple > 1 else "looks everywhere alike: does nothing"}
     assert max(spread[1]) < 0.005 < spread[100][-1]
     assert spread[100][0] < spread[100][-1]

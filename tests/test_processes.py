@@ -138,6 +138,7 @@ print(len(results), results.num_errors)
 """
 
 
+@pytest.mark.nightly  # another test trains in processes of Ray
 @pytest.mark.usefixtures("raytune")
 def test_tune_with_ray(tmp_path):
     done = python(RAY.replace("PROJECT", repr(str(tmp_path))), cwd=tmp_path)

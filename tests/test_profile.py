@@ -8,6 +8,7 @@ import cv2
 import pytest
 import torch
 from conftest import BIN, forked, forked_python, python
+from helpers import SHORT_PROFILE
 
 from ela_yolo import ELA, insert
 from ela_yolo.cost.measure import _ratio, _train, _wait, peak_memory
@@ -21,18 +22,8 @@ def profile(*arguments, cwd):
     return forked(BIN / "ela-yolo", "profile", *arguments, cwd=cwd)
 
 
-SHORT = """
-import sys
-from ela_yolo.cli.main import main
-from ela_yolo.cost import measure
-measure.ROUNDS, measure.TRAINING_ROUNDS = 6, 2
-sys.exit(main())
-"""
-
-
 def short_profile(*arguments, cwd):
-    """The same of fewer rounds, where the times do not matter."""
-    return forked(sys.executable, "-c", SHORT, "profile", *arguments, cwd=cwd)
+    return forked(sys.executable, "-c", SHORT_PROFILE, *arguments, cwd=cwd)
 
 
 def test_a_model_beside_its_plain_model(tmp_path):

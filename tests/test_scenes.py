@@ -135,14 +135,16 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
         scenes.render(tmp_path / "file" / "data")
 
 
-def test_ultralytics_download_field_renders_at_first_use(tmp_path):
+def test_ultralytics_download_field_renders_at_first_use(few, tmp_path):
     """Through Ultralytics' own reading of the data YAML, into its data-set folder; the second use finds it there."""
     text = (REPO / "datasets/scenes.yaml").read_text(encoding="utf-8")
     assert "\npath: ela-yolo-scenes\n" in text and text.endswith('render(yaml["path"])\n')
     text = text.replace("path: ela-yolo-scenes", f"path: {tmp_path.name}")
     (tmp_path / "scenes.yaml").write_text(text, encoding="utf-8")
-    code = "from ultralytics.data.utils import check_det_dataset; print(check_det_dataset('scenes.yaml')['val'])"
+    code = (
+        f"{few}; from ultralytics.data.utils import check_det_dataset; print(check_det_dataset('scenes.yaml')['val'])"
+    )
     for _ in range(2):
-        done = forked_python(code, cwd=tmp_path)
+        done = forked_python(f"{few}; {code}", cwd=tmp_path)
         assert done.stdout.splitlines()[-1] == str(HOME / f"datasets/{tmp_path.name}/images/val")
     assert "images not found" not in done.stdout + done.stderr

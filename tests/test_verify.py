@@ -218,8 +218,10 @@ def test_data_may_be_a_list_beside_its_images(weights, exported, tmp_path):
     assert "the file matches within the float32 tolerance" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino"])
-@pytest.mark.parametrize("nms", [False, True])
+@pytest.mark.parametrize(
+    ("name", "nms"),
+    [("onnx", False), ("onnx", True), ("openvino", False), pytest.param("openvino", True, marks=pytest.mark.nightly)],
+)
 def test_layers_are_compared_in_order_and_the_first_that_differs_is_named(name, nms, weights, tmp_path):
     model = YOLO(shutil.copy(weights, tmp_path / "best.pt"))
     file, report = export_and_compare(model, {"format": name, "imgsz": 96, "nms": nms or None}, scenes(3), layers=True)

@@ -27,6 +27,8 @@ sys.path.insert(0, str(REPO / "tools"))
 from transfer_table import MODELS, landed, mark, names, transfer
 
 TABLE = [name for model in MODELS for name in names(model)[: 1 if "-" in model else None]]  # tasks at one scale
+# As deep as at scale n and l; here, where all are as narrow, they are the same models.
+ALIKE = {f"{family}{scale}.yaml" for family in ("yolov8", "yolo11", "yolo12", "yolo26") for scale in "sx"}
 load_of_ultralytics = inspect.unwrap(BaseModel.load)
 
 
@@ -49,7 +51,7 @@ def state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.nightly] * (name in ALIKE)) for name in TABLE])
 def test_every_tensor_is_kept_in_its_own_place(name, tmp_path):
     """At every depth; how wide a layer is has no part in it, so all are as narrow as at scale n."""
     file = tmp_path / "narrow" / name
