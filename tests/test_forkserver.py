@@ -43,6 +43,11 @@ def test_it_ends_as_one(code, status, told, tmp_path):
         assert done.returncode == status and done.stderr.splitlines()[-1:] == [told] * bool(told)
 
 
+def test_a_variable_that_is_gone_here_is_gone_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("ELA_YOLO_TESTS")  # the server has it
+    assert forked_python("import os; print('ELA_YOLO_TESTS' in os.environ)", cwd=tmp_path).stdout == "False\n"
+
+
 def test_nothing_of_a_child_stays(tmp_path):
     forked_python("import ultralytics, os; ultralytics.mine = os.environ['MINE'] = 'x'", cwd=tmp_path)
     forked_python(
@@ -64,7 +69,7 @@ def test_a_command_is_the_installed_one(tmp_path):
 
 
 def test_a_child_that_does_not_end_is_ended(tmp_path):
-    code = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(99)"
+    code = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(999)"
     with pytest.raises(subprocess.TimeoutExpired):
         forked_python(code, cwd=tmp_path, timeout=2)
     with pytest.raises(ProcessLookupError):
