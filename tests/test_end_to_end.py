@@ -120,7 +120,7 @@ def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
     val = [best, f"data={FEW}", "imgsz=96", "workers=0", f"project={tmp_path}"]
     assert re.search(r"^ +all +8 +\d+ ", forked(BIN / "yolo", "val", *val, cwd=tmp_path).stdout, re.MULTILINE)
     predict(best.removeprefix("model="), tmp_path, "imgsz=96", "conf=0.0001")
-    run(BIN / "yolo", "export", best, "format=onnx", "imgsz=96", cwd=tmp_path)
+    forked(BIN / "yolo", "export", best, "format=onnx", "imgsz=96", cwd=tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "mine/weights/best.onnx", providers=["CPUExecutionProvider"])
     image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     (output,) = session.run(None, {"images": image.numpy()})

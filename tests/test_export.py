@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from helpers import changed
 from onnx import helper, numpy_helper
 from ultralytics import RTDETR, YOLO
 
-from ela_yolo import ELA, ExportError, __version__, verify_export
+from ela_yolo import ELA, ExportError, InputError, __version__, export, verify_export
 from ela_yolo.parity.export import check_before_export
 from ela_yolo.parity.images import find_images
 
@@ -379,3 +380,11 @@ except Exception as error: print(type(error).__name__, error)
         printed
         == "ExportError exporting to onnx and comparing the file needs onnxslim: pip install 'ela-yolo[export]'\n"
     )
+
+
+def test_the_same_in_python(retrained, tmp_path):
+    best = shutil.copy(retrained / "weights/best.pt", tmp_path)
+    report = export(best, format="onnx", imgsz=96)
+    assert report.passed and Path(report.exported) == tmp_path / "best.onnx" and Path(report.exported).is_file()
+    with pytest.raises(InputError, match="format=onxx is none of"):
+        export(best, format="onxx")

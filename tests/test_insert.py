@@ -55,7 +55,7 @@ def same(first, second):
 def test_an_inserted_identity_detects_what_the_plain_model_does(choice, plain, tmp_path):
     result = ela_yolo.insert(plain, save=tmp_path / "inserted.pt", **choice)
     assert result.transfer == WeightTransfer(355, 355, new_blocks=result.rows)
-    assert all(same(raw(plain, 320), raw(tmp_path / "inserted.pt", 320)))
+    assert all(same(raw(plain, 192), raw(tmp_path / "inserted.pt", 192)))
 
 
 def test_step_0_on_real_weights_and_photographs(tmp_path):
@@ -128,7 +128,7 @@ def test_of_an_unfinished_training_the_running_average_is_taken(plain, tmp_path)
     assert ela_yolo.insert(tmp_path / "last.pt", save=tmp_path / "inserted.pt").transfer.kept == 355
     inserted = torch.load(tmp_path / "inserted.pt", weights_only=False)
     assert [inserted[key] for key in ("ema", "optimizer", "updates", "epoch")] == [None, None, None, -1]
-    assert all(same(raw(plain, 320), raw(tmp_path / "inserted.pt", 320)))
+    assert all(same(raw(plain, 192), raw(tmp_path / "inserted.pt", 192)))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_the_other_gate_forms_remain_choices(gate, plain, tmp_path):
     ela_yolo.insert(plain, gate=gate, variant="S", save=tmp_path / "inserted.pt")
     blocks = [layer for layer in YOLO(tmp_path / "inserted.pt").model.model if isinstance(layer, ELA)]
     assert [(block.variant, block.gate) for block in blocks] == [("S", gate)] * 4
-    assert not any(same(raw(plain, 320), raw(tmp_path / "inserted.pt", 320)))
+    assert not any(same(raw(plain, 192), raw(tmp_path / "inserted.pt", 192)))
 
 
 def test_ela_that_is_there_is_kept(retrained, plain, tmp_path):
@@ -189,12 +189,12 @@ def test_ela_that_is_there_is_kept(retrained, plain, tmp_path):
     result = ela_yolo.insert(best, after="C2f", where="neck", save=tmp_path / "both.pt")
     assert result.rows == (17, 21, 25, 29)
     assert result.transfer == WeightTransfer(355, 355, new_blocks=(17, 21, 25, 29), kept_blocks=(3, 6, 9, 12))
-    assert all(same(raw(best, 320), raw(tmp_path / "both.pt", 320)))
+    assert all(same(raw(best, 192), raw(tmp_path / "both.pt", 192)))
     gates = [layer.gate for layer in YOLO(tmp_path / "both.pt").model.model if isinstance(layer, ELA)]
     assert gates == ["paper"] * 4 + ["identity"] * 4
     gone = ela_yolo.remove(tmp_path / "both.pt", save=tmp_path / "none.pt")
     assert gone.transfer == WeightTransfer(355, 355, dropped_blocks=(3, 6, 9, 12, 17, 21, 25, 29))
-    assert all(same(raw(plain, 320), raw(tmp_path / "none.pt", 320)))
+    assert all(same(raw(plain, 192), raw(tmp_path / "none.pt", 192)))
     with pytest.raises(InsertionError, match="layer 2 C2f is followed by its ELA already"):
         ela_yolo.insert(best)
 
