@@ -1,10 +1,8 @@
-"""Registers ELA when Ultralytics' parser is imported, by a finder in ``sys.meta_path``.
-
-An installation puts ``autoload.pth`` into site-packages, where Python runs it at every start. It is one line that adds
-such a finder, and it imports this module only when the parser is imported. So other programs start as fast as before.
-"""
+"""Registers ELA when Ultralytics' parser is imported, by the finder of ``_start``, which imports this module then."""
 
 import sys
+
+from ela_yolo._start import PARSER, is_ours, say_off, wait
 
 TYPE_CHECKING = False  # typing itself would cost more than all the rest here
 if TYPE_CHECKING:
@@ -12,8 +10,6 @@ if TYPE_CHECKING:
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
     from types import ModuleType
-
-PARSER = "ultralytics.nn.tasks"
 
 
 def arm() -> None:
@@ -27,28 +23,13 @@ def arm() -> None:
         from ela_yolo.plugin import register
 
         register()
-    elif not any(_is_ours(finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _ParserFinder())
-
-
-class _ParserFinder:
-    """Does the work of the finder in ``autoload.pth`` if that is not installed or switched off."""
-
-    arms_ela_yolo = True
-
-    def find_spec(
-        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
-    ) -> "ModuleSpec | None":
-        return find_parser(name, path, target) if name == PARSER else None
-
-
-def _is_ours(finder: object) -> bool:
-    return getattr(finder, "arms_ela_yolo", False)
+    else:
+        wait()
 
 
 def find_parser(name: str, path: "Sequence[str] | None", target: "ModuleType | None") -> "ModuleSpec | None":
     """Return the spec that the other finders find, with a loader that registers ELA after it has run the module."""
-    others = (finder for finder in sys.meta_path if not _is_ours(finder) and hasattr(finder, "find_spec"))
+    others = (finder for finder in sys.meta_path if not is_ours(finder) and hasattr(finder, "find_spec"))
     spec = next((spec for finder in others if (spec := finder.find_spec(name, path, target))), None)
     if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
         spec.loader = _RegisteringLoader(spec.loader)  # type: ignore[assignment]
@@ -81,5 +62,5 @@ def _register_or_say_why() -> None:
         from ela_yolo.plugin import register
 
         register()
-    except Exception as error:  # Ultralytics must work whatever fails here
-        print(f"ela-yolo is off, and ELA rows will not be known: {error}", file=sys.stderr)
+    except Exception as error:
+        say_off(error)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,14 @@ def environment(folder):
     return inside
 
 
+def installation(folder, wheel):
+    """The site-packages of such an environment, with a wheel unpacked into it."""
+    inside = environment(folder)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(inside)
+    return inside
+
+
 # What is made once in a run
 
 
@@ -184,6 +193,18 @@ def lay_out(home):
         run(BIN / "yolo", "settings", *places, "raytune=False", cwd=home, env=env)
     assert rendering.returncode == 0
     return home
+
+
+@pytest.fixture(scope="session")
+def wheel():
+    """The wheel of this clone."""
+
+    def make(folder):
+        command = [BIN / "python", "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", REPO]
+        run(*command, "--wheel-dir", folder, cwd=folder)
+        return next(folder.glob("*.whl"))
+
+    return Path(once("wheel", make))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import site
 import sys
 from pathlib import Path
 
@@ -269,12 +270,39 @@ def test_the_new_process_starts_in_an_empty_folder_and_has_a_limit(tmp_path, mon
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("WHERE", str(tmp_path / "where"))
     monkeypatch.setenv("SLEEP", "0")
-    assert module._autoload().state.startswith("knows ELA")
+    assert module._autoload().state == f"knows ELA, by {module._startup_file()}"
     where = Path((tmp_path / "where").read_text())
     assert where != tmp_path and not where.exists()  # a folder of its own, which is gone
     monkeypatch.setenv("SLEEP", "60")
     monkeypatch.setattr(module, "PATIENCE", 1)
     assert module._autoload().state == "does not start within 1 s"
+
+
+@pytest.mark.parametrize(
+    ("version", "found"),
+    [((3, 14), "ela_yolo.pth"), ((3, 15), "ela_yolo.start"), ((3, 17), "ela_yolo.start"), ((3, 18), "ela_yolo.start")],
+)
+def test_by_which_file_a_new_process_knows_ela(version, found, tmp_path, monkeypatch):
+    """PEP 829: .start files from 3.15 on, and no code in .pth files from 3.18 on."""
+    from ela_yolo.cli import doctor as module
+
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(tmp_path / "none"), str(tmp_path)])
+    monkeypatch.setattr(site, "ENABLE_USER_SITE", False)
+    monkeypatch.setattr(module, "PYTHON", version)
+    assert module._startup_file() is None
+    (tmp_path / "ela_yolo.pth").touch()
+    assert module._startup_file() == (None if version == (3, 18) else tmp_path / "ela_yolo.pth")
+    (tmp_path / "ela_yolo.start").touch()
+    assert module._startup_file() == tmp_path / found
+
+
+def test_a_damaged_module_beside_that_file(tmp_path, monkeypatch):
+    from ela_yolo.cli import doctor as module
+
+    (tmp_path / "_ela_yolo_start.py").write_text("def broken(:\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    state = module._autoload().state
+    assert state == f"does not know ELA, though {module._startup_file()} is there: SyntaxError: invalid syntax"
 
 
 def test_real_weights(tmp_path):

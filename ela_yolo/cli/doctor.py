@@ -21,7 +21,7 @@ from ela_yolo.errors import ELAError, InputError
 from ela_yolo.util.fresh_interpreter import run_apart
 from ela_yolo.util.text import plain
 
-AUTOLOAD = "ela_yolo.pth"
+PYTHON = sys.version_info[:2]
 PATIENCE = 60  # s
 PIP = f"{sys.executable} -m pip install"
 AGAIN = f"in the clone of ela-yolo: {PIP} --force-reinstall --no-deps ."
@@ -112,20 +112,35 @@ def _autoload() -> Finding:
     subject = "a new process"
     if os.environ.get("ELA_YOLO_AUTOLOAD") == "0":
         return Finding(subject, "does not know ELA: switched off by ELA_YOLO_AUTOLOAD=0", "unset ELA_YOLO_AUTOLOAD")
-    code = "import sys; print(any(getattr(finder, 'arms_ela_yolo', False) for finder in sys.meta_path))"
+    code = (
+        "import sys; print(any(getattr(finder, 'arms_ela_yolo', False) for finder in sys.meta_path)); "
+        "from _ela_yolo_start import start"  # so that it says what is wrong with that
+    )
     try:
         asked = run_apart(code, seconds=PATIENCE)
     except subprocess.TimeoutExpired:
-        remedy = "look at sitecustomize and the .pth files of site-packages, which Python runs at every start"
+        remedy = (
+            "look at sitecustomize and the .pth and .start files of site-packages, which Python runs at every start"
+        )
         return Finding(subject, f"does not start within {PATIENCE} s", remedy)
-    folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
-    places = [place for folder in folders if (place := Path(folder) / AUTOLOAD).is_file()]
+    file = _startup_file()
     if asked.stdout.strip() == "True":
-        return Finding(subject, "knows ELA" + "".join(f", by {place}" for place in places[:1]))
-    if not places:
-        return Finding(subject, f"does not know ELA: {AUTOLOAD} is not in site-packages", AGAIN)
+        return Finding(subject, "knows ELA" + (f", by {file}" if file else ""))
+    if file is None:
+        return Finding(subject, f"does not know ELA: {_startup_names()[0]} is not in site-packages", AGAIN)
     why = asked.stderr.strip().splitlines() or ["Python did not run it"]
-    return Finding(subject, f"does not know ELA, though {places[0]} is there: {why[-1]}", AGAIN)
+    return Finding(subject, f"does not know ELA, though {file} is there: {why[-1]}", AGAIN)
+
+
+def _startup_names() -> list[str]:
+    """Name the files by which this Python learns of ELA; the first that is there wins (PEP 829)."""
+    return ["ela_yolo.start"] * (PYTHON >= (3, 15)) + ["ela_yolo.pth"] * (PYTHON < (3, 18))
+
+
+def _startup_file() -> Path | None:
+    folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+    places = (Path(folder) / name for folder in folders for name in _startup_names())
+    return next((place for place in places if place.is_file()), None)
 
 
 def _yolo_command() -> Finding:
