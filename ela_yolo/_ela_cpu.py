@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import grad as conv_grad
 from torch.nn.modules import module as every_module
+from torch.torch_version import TorchVersion
 
+_HAS_QUERIES = TorchVersion(torch.__version__) >= "2.4"  # before, torch cannot answer all that `serves` asks
 _PLAIN = (Tensor, nn.Parameter)  # subclasses of tensors have operators of their own
 _HOOKS_OF_EVERY_MODULE: tuple[Any, ...] = (
     every_module._global_forward_hooks,
@@ -91,10 +93,11 @@ def serves(x: Tensor, conv: nn.Conv1d, gn: nn.GroupNorm) -> bool:
     """Return whether :func:`scale_by_gates` may replace the plain formula: in eager computations on a CPU.
 
     Compilers and exporters get the plain formula, which they know how to fuse. So do forward-mode differentiation and
-    modes that intercept operators.
+    modes that intercept operators, and PyTorch before 2.4.
     """
     return (
-        not torch.compiler.is_compiling()
+        _HAS_QUERIES
+        and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and type(x) in _PLAIN  # torch.fx passes proxies
         and x.is_cpu

@@ -3,7 +3,24 @@
 import re
 
 import onnx
+import pytest
 import torch
+import ultralytics
+from ultralytics.utils.checks import check_version
+
+FAMILIES_SINCE = {"yolo12": "8.3.78", "yolo26": "8.4.0"}
+
+
+def since(version):
+    """A mark that skips a test where Ultralytics is older than what it is about."""
+    here = ultralytics.__version__
+    return pytest.mark.skipif(not check_version(here, f">={version}"), reason=f"ultralytics {here} is before {version}")
+
+
+def of_family(name, *marks):
+    """A parameter, the name of a model, that is skipped where Ultralytics does not have its family yet."""
+    known = [since(version) for family, version in FAMILIES_SINCE.items() if name.startswith(family)]
+    return pytest.param(name, marks=[*known, *marks])
 
 
 def narrow(text, width=0.25):

@@ -9,12 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FEW, REPO
-from helpers import narrow
+from helpers import narrow, since
 from ultralytics import YOLO
 
 from ela_yolo import ELA
 
-OPTIMIZERS = ("auto", "SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSProp", "MuSGD")
+OPTIMIZERS = (
+    "auto",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "RAdam",
+    "RMSProp",
+    pytest.param("MuSGD", marks=since("8.4.0")),
+)
 
 
 @pytest.fixture

@@ -170,7 +170,8 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     ela_yolo.remove(weights, save=folder / "plain.pt")
     timed = []
     for each in (folder / "plain.pt", weights):
-        timed.append(ExportedFile(export_file(YOLO(each), {**keys, "imgsz": SIDE}), otherwise=name == "openvino"))
+        opened = ExportedFile(export_file(YOLO(each), {**keys, "imgsz": SIDE}))
+        timed.append(opened.opened_otherwise() if name == "openvino" else opened)
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     seconds = alternate({str(i): partial(each.run, image) for i, each in enumerate(timed)}, ROUNDS, REST)
     plain, ela = map(numpy.array, seconds.values())

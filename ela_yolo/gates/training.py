@@ -155,7 +155,7 @@ EVENTS = {
 
 def _network(trainer: Any) -> nn.Module:
     """Return the model that is trained; with ``distill_model=`` this is the student, not the teacher."""
-    from ultralytics.utils.torch_utils import unwrap_model
+    from ela_yolo.host.versions import unwrap_model
 
     model = unwrap_model(trainer.model)
     return unwrap_model(getattr(model, "student_model", model))

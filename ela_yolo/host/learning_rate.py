@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from ela_yolo.ela import LARGEST_LR_MULT, check_lr_mult
 from ela_yolo.errors import InputError
 from ela_yolo.host.blocks import find_block, names_block
+from ela_yolo.host.muon import spare_from_muon
 from ela_yolo.host.row_args import options_of, read_args
 
 ENVIRONMENT = "ELA_YOLO_LR_MULT"
@@ -37,6 +38,7 @@ def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., O
     def build(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Optimizer:
         _obey_environment(model)
         optimizer = build_optimizer(self, model, *args, **kwargs)
+        spare_from_muon(optimizer)
         give_own_rates(optimizer, model)
         return optimizer
 
@@ -81,6 +83,15 @@ def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
 def _is_adaptive(optimizer: Optimizer) -> bool:
     """Return whether the optimizer normalises gradients, so that the learning rate alone sets the size of a step."""
     return any(key in optimizer.defaults for key in ("betas", "alpha"))  # Adam and similar ones; RMSprop
+
+
+def obey_environment_in_average(trainer: Any) -> None:
+    """Give the averaged model, which is saved, the multiple of the environment variable, as a callback of that event.
+
+    In older releases Ultralytics copies it from the model before it builds the optimizer.
+    """
+    if trainer.ema:
+        _obey_environment(trainer.ema.ema)
 
 
 def warn_of_ordinary_rates(trainer: Any) -> None:

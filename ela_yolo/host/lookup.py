@@ -150,10 +150,10 @@ def _is_yaml(model: str | Path) -> bool:
 
 def _load_as_ultralytics(file: Path) -> dict[str, Any]:
     """Return a YAML as Ultralytics reads it, without control characters and bytes that are not UTF-8; {} on failure."""
-    from ultralytics.utils import YAML as ULTRALYTICS_YAML
+    from ela_yolo.host.versions import load_yaml
 
     try:
-        return dict(ULTRALYTICS_YAML.load(file))
+        return load_yaml(file)
     except Exception:  # the stricter reader reports the reason
         return {}
 
@@ -174,8 +174,9 @@ def check_data(data: str, split: str = "val") -> None:
     Raises:
         InputError: If not.
     """
-    from ultralytics.data.utils import check_det_dataset
     from ultralytics.utils.checks import check_file
+
+    from ela_yolo.host.versions import check_dataset
 
     file = Path(data)
     if "://" in data or file.suffix not in YAML:
@@ -184,7 +185,7 @@ def check_data(data: str, split: str = "val") -> None:
         near = did_you_mean(file.name, _known_yamls("datasets", "datasets", file.parent)) or "; check the name"
         raise InputError(f"there is no data={data}, neither here nor among the data sets that come along{near}")
     try:
-        check_det_dataset(data, split=split)
+        check_dataset(data, split)
     except ELAError:  # from this package's own data sets; it names its remedy
         raise
     except Exception as error:  # Ultralytics reports errors by many types
@@ -206,10 +207,12 @@ def data_images(data: str, split: str, task: str) -> list[Path]:
     Raises:
         InputError: If the data set cannot be read, or the split has no images.
     """
-    from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset
+    from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset
+
+    from ela_yolo.host.versions import check_dataset
 
     try:
-        places = (check_cls_dataset if task == "classify" else check_det_dataset)(data, split=split).get(split)
+        places = (check_cls_dataset if task == "classify" else check_dataset)(data, split=split).get(split)
     except ELAError:
         raise
     except Exception as error:  # Ultralytics reports errors by many types

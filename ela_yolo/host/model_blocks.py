@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ela_yolo.ela import ELA
+from ela_yolo.host.versions import network_of
 
 
 def named_blocks(model: nn.Module) -> dict[str, ELA]:
@@ -28,7 +29,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     from ultralytics.nn.autobackend import AutoBackend
 
     if isinstance(model, AutoBackend):
-        return _unwrapped(model.backend.model)  # the backend is no module
+        return _unwrapped(network_of(model))  # which is in no module
     if isinstance(model, Model) and isinstance(model.model, nn.Module):
         return _unwrapped(model.model)
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

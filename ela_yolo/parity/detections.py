@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from ultralytics.utils.metrics import batch_probiou, bbox_iou, box_iou, probiou
-from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import xywh2xyxy
 
+from ela_yolo.host.versions import non_max_suppression
 from ela_yolo.parity.tolerances import FLOAT32, Tolerance
 
 IOU_ROUNDING = 1e-3  # overlaps this close to the limit of NMS may fall on either side of it
@@ -126,20 +126,22 @@ class Matcher:
             - output: ``(1, channels, candidates)``
             - Output: ``(N, 6 or more)`` of box, score, class, rest; and ``(N,)``
         """
-        output = output.clone()  # older releases convert the boxes in place
+        output = output.float()
         if output.shape[2] == 6:  # NMS would take it for final detections
             output = torch.cat([output, torch.zeros_like(output[:, :, :1])], dim=2)
-        kept, candidates = non_max_suppression(
-            output,
+        # NMS keeps what stands between the classes and the angle of a rotated box. Older ones return no numbers.
+        box, rest = output.tensor_split([4 + self.classes], dim=1)
+        numbers = torch.arange(output.shape[2]).float()[None, None]
+        kept = non_max_suppression(
+            torch.cat([box, numbers, rest], dim=1),
             settings.conf,
             settings.iou,
             agnostic=settings.agnostic_nms,
             max_det=settings.max_det,
             nc=self.classes,
             rotated=self.task == "obb",
-            return_idxs=True,
-        )
-        return torch.as_tensor(kept[0]), torch.as_tensor(candidates[0]).reshape(-1).long()
+        )[0]
+        return torch.cat([kept[:, :6], kept[:, 7:]], dim=1), kept[:, 6].long()
 
     def _above_confidence(self, rows: Tensor) -> Tensor:
         rows = rows[rows[:, 4] > self.tolerance.confidence]

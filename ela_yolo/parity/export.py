@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics import YOLO
-from ultralytics.engine.exporter import export_formats
 
 from ela_yolo.host.lookup import check_model, open_model
 from ela_yolo.host.patches import require_registered
+from ela_yolo.host.versions import bits_of, export_takes
 from ela_yolo.parity.report import ParityReport, report_path
 from ela_yolo.parity.runtimes import ExportedFile, check_runtime, name_of_format
 from ela_yolo.parity.verify import check_kind, choose_images, compare_file
@@ -33,7 +33,7 @@ def check_before_export(model: Any, overrides: Mapping[str, Any]) -> None:
     """
     name = name_of_format(overrides.get("format"))
     check_kind(model)
-    check_runtime(name, quantizing=overrides.get("int8") is True or overrides.get("quantize") == 8)
+    check_runtime(name, quantizing=bits_of(overrides) == 8)
 
 
 def export_file(model: YOLO, overrides: Mapping[str, Any]) -> Path:
@@ -115,9 +115,8 @@ def export_and_compare(
     check_before_export(model, overrides)
     data = overrides.get("data")
     pictures = choose_images(model, images, data)
-    taken = dict(zip(*(export_formats()[column] for column in ("Argument", "Arguments")), strict=True))
-    refused = {"data"} - {*taken[overrides["format"]]}
-    exported = export_file(model, {key: value for key, value in overrides.items() if key not in refused})
+    taken = {key: value for key, value in overrides.items() if key != "data" or export_takes(key, overrides["format"])}
+    exported = export_file(model, taken)
     return exported, compare_file(model, ExportedFile(exported), pictures, data, overrides, layers)
 
 

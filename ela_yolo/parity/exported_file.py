@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ela_yolo.errors import ExportError
+from ela_yolo.host.versions import exported_outputs
 from ela_yolo.parity.detections import Matched, Matcher, NmsSettings
 from ela_yolo.parity.outputs import NEAREST, Comparison, OutputParity, parts_of
 from ela_yolo.parity.report import NonFinite, Unmatched
@@ -57,7 +58,7 @@ class FileComparison:
         with torch.no_grad():
             output = self.net(images)
         if not self._is_dense and isinstance(output, tuple):
-            output = output[0]  # the second entry is for training
+            output = exported_outputs(output)
         wanted = [y.cpu().float() for y in (output if isinstance(output, tuple) else (output,))]
         self._check_shapes(wanted, given)
         if not self.parts:

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -16,14 +17,15 @@ import torch
 from torch import Tensor
 from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.utils import YAML
 
 from ela_yolo.errors import ExportError, InputError
+from ela_yolo.host.versions import bits_of, load_yaml
 from ela_yolo.parity.metadata import METADATA_KEY
-from ela_yolo.parity.tolerances import FLOAT16, FLOAT32, INT8, Tolerance
+from ela_yolo.parity.tolerances import FLOAT16, FLOAT32, INT8
 from ela_yolo.util.fresh_interpreter import run_apart
 from ela_yolo.util.text import did_you_mean, plain
 
+_TOLERANCES = {32: FLOAT32, 16: FLOAT16, 8: INT8}
 Size = tuple[int, tuple[int, int]]  # batch, (height, width)
 
 
@@ -72,7 +74,8 @@ def name_of_format(written: object) -> str:
     """
     name = str(written).lower()
     aliases = {"tensorrt": "engine", "trt": "engine", "mlpackage": "coreml", "tflite": "litert"}
-    name = aliases.get(name, name)
+    if aliases.get(name) in export_formats()["Argument"]:  # before 8.4.83 there is no litert
+        name = aliases[name]
     if name not in export_formats()["Argument"][1:]:  # the first is PyTorch itself
         known = (*export_formats()["Argument"][1:], *aliases)
         raise InputError(
@@ -127,14 +130,12 @@ class ExportedFile:
 
     Args:
         path: The file or folder.
-        otherwise: Run it the other way that people do: ONNX by OpenCV's DNN module, OpenVINO in the precision that it
-            takes by default, which on some CPUs is not the file's.
 
     Raises:
         ExportError: If it is not there, cannot be run, or was not written by Ultralytics' exporter.
     """
 
-    def __init__(self, path: Path, otherwise: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         if not path.exists():
             raise ExportError(f"{path} does not exist; export it first")
         self.path = path
@@ -142,13 +143,7 @@ class ExportedFile:
         check_runtime(self.format, exporting=False)
         if self.format == "ncnn":
             _try_ncnn(path)
-        device = torch.device("cuda:0" if self.format == "engine" else "cpu")
-        try:
-            self.backend = AutoBackend(str(path), device=device, dnn=otherwise and self.format == "onnx")
-            self.in_float32 = _openvino_in_float32(path) if self.format == "openvino" and not otherwise else None
-        except Exception as error:  # every runtime has its own types
-            runtime = RUNTIMES[self.format].runs[1]
-            raise ExportError(f"{path} cannot be run by {runtime}, so export it again ({plain(error)})") from error
+        self.backend, self.in_float32 = self._open()
         self.metadata: dict[str, Any] = self.backend.metadata
         if not {"task", "imgsz", "names", "stride"} <= self.metadata.keys():
             made = f"ela-yolo export model=... format={self.format}"
@@ -159,11 +154,33 @@ class ExportedFile:
             raise ExportError(f"{path} has damaged metadata ({plain(error)}); export it again") from error
         self.versions = _versions(self.format)
 
+    def _open(self, otherwise: bool = False) -> tuple[Any, Callable[[Any], Any] | None]:
+        device = torch.device("cuda:0" if self.format == "engine" else "cpu")
+        try:
+            backend = AutoBackend(str(self.path), device=device, dnn=otherwise and self.format == "onnx")
+            in_float32 = _openvino_in_float32(self.path) if self.format == "openvino" and not otherwise else None
+        except Exception as error:  # every runtime has its own types
+            runtime = RUNTIMES[self.format].runs[1]
+            raise ExportError(f"{self.path} cannot be run by {runtime}, so export it again ({plain(error)})") from error
+        return backend, in_float32
+
+    def opened_otherwise(self) -> ExportedFile:
+        """Return the file open as people run it too.
+
+        OpenCV's DNN module runs ONNX, and OpenVINO takes its default precision, which on some CPUs is not the file's.
+
+        Raises:
+            ExportError: If it cannot be run so.
+        """
+        other = copy(self)
+        other.backend, other.in_float32 = self._open(otherwise=True)
+        return other
+
     def _read_metadata(self) -> None:
         """Take what is needed of the metadata, which may come from anywhere, as plain values."""
         args = dict(self.metadata.get("args") or {})
         self.task = str(self.metadata["task"])
-        self.tolerance = _tolerance(args.get("quantize"))
+        self.tolerance = _TOLERANCES[bits_of(args)]
         ended = self.metadata.get("end2end")  # of both kinds, as Ultralytics reads it
         self.kind = "nms" if args.get("nms") else "end2end" if ended else "raw"
         self.names = {int(key): str(name) for key, name in dict(self.metadata["names"]).items()}
@@ -208,12 +225,6 @@ def _format_of(path: Path) -> str:
     return str(max(fitting)[1])
 
 
-def _tolerance(quantize: object) -> Tolerance:
-    if quantize in (None, 32):
-        return FLOAT32
-    return FLOAT16 if quantize == 16 else INT8
-
-
 def _versions(name: str) -> dict[str, str]:
     package = RUNTIMES[name].runs[1]
     try:
@@ -243,7 +254,7 @@ def _try_ncnn(path: Path) -> None:
     The process starts in an empty folder: modules that lie in the model's folder, or here, are not imported.
     """
     try:
-        height, width = map(int, YAML.load(path / "metadata.yaml")["imgsz"])
+        height, width = map(int, load_yaml(path / "metadata.yaml")["imgsz"])
         if not 0 < height <= LARGEST or not 0 < width <= LARGEST:
             raise ValueError(f"{height}x{width} px")
     except Exception as error:  # missing, no YAML, or no sizes

@@ -277,7 +277,7 @@ def _run_otherwise(net: Any, file: ExportedFile, images: Images, nms: NmsSetting
         return
     two = images.first(2)
     try:
-        compared = FileComparison(net, ExportedFile(file.path, otherwise=True), nms)
+        compared = FileComparison(net, file.opened_otherwise(), nms)
         for each in batches(two, *file.inputs[0]):
             compared.add(each, [*two][: len(each)])
     except ExportError as error:
