@@ -88,4 +88,8 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
 
 
+def load_ipython_extension(_ipython: object) -> None:
+    """Let ``%load_ext ela_yolo`` do in a notebook what ``import ela_yolo`` does: it has imported this module by now."""
+
+
 _arm()

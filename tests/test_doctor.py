@@ -305,6 +305,16 @@ def test_a_damaged_module_beside_that_file(tmp_path, monkeypatch):
     assert state == f"does not know ELA, though {module._startup_file()} is there: SyntaxError: invalid syntax"
 
 
+def test_a_notebook_is_told_what_itself_may_need(monkeypatch):
+    """Its own process may be older than the installation, and an error there says of a model that it does not exist."""
+    from ela_yolo.cli import doctor as module
+
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    assert "notebook" not in module._autoload().state
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    assert module._autoload().state.endswith("before the installation does after %load_ext ela_yolo")
+
+
 def test_real_weights(tmp_path):
     if not COCO.is_file():
         pytest.skip(f"no COCO weights: {COCO} is absent")

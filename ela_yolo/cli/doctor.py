@@ -125,7 +125,9 @@ def _autoload() -> Finding:
         return Finding(subject, f"does not start within {PATIENCE} s", remedy)
     file = _startup_file()
     if asked.stdout.strip() == "True":
-        return Finding(subject, "knows ELA" + (f", by {file}" if file else ""))
+        notebook = "; a notebook that ran before the installation does after %load_ext ela_yolo"
+        by = f", by {file}" if file else ""
+        return Finding(subject, "knows ELA" + by + (notebook if "JPY_PARENT_PID" in os.environ else ""))
     if file is None:
         return Finding(subject, f"does not know ELA: {_startup_names()[0]} is not in site-packages", AGAIN)
     why = asked.stderr.strip().splitlines() or ["Python did not run it"]
