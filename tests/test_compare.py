@@ -23,7 +23,7 @@ from conftest import HOME, REPO, forked_python, python
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
-from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils import DEFAULT_CFG_DICT, ROOT
 
 from ela_yolo.errors import CheckpointError, CompareError, InputError
 from ela_yolo.study import runs as seed_runs
@@ -287,7 +287,14 @@ def test_a_run_that_is_stuck_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(seed_runs, "GLANCE", 0.1)
     os.mkfifo(tmp_path / "stuck.pt")
     before = psutil.Process().children()
-    job = {"model": "stuck.pt", "data": "scenes.yaml", "seed": 0, "train": {}, "cwd": str(tmp_path)}
+    job = {
+        "model": "stuck.pt",
+        "data": "scenes.yaml",
+        "seed": 0,
+        "train": {},
+        "cwd": str(tmp_path),
+        "ultralytics": str(ROOT),
+    }
     outcome = run_job({**job, "folder": str(tmp_path / "runs/stuck-0")})
     log = tmp_path / "runs/stuck-0/log.txt"
     assert outcome == {"failure": f"ended, since it was stuck: nothing new in its log for 2 s; see {log}"}

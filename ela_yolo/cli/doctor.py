@@ -10,14 +10,14 @@ import site
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ela_yolo.cli.keys import Command, Key, UsageError
 from ela_yolo.errors import ELAError, InputError
+from ela_yolo.util.copies import installed_folder, loaded_folders
 from ela_yolo.util.fresh_interpreter import run_apart
 from ela_yolo.util.text import plain
 
@@ -99,12 +99,24 @@ def _package(name: str, module: str) -> Finding:
         if "libGL" in str(error):
             remedy = f"{PIP} opencv-python-headless, or install libGL (libgl1) on this machine"
         return Finding(name, f"cannot be imported: {type(error).__name__}: {plain(error)}", remedy)
-    with suppress(metadata.PackageNotFoundError):
-        beside = Path(str(metadata.distribution(name).locate_file(module)))
-        if beside.is_dir() and beside.resolve() != found.resolve():
-            hidden = f"{found} hides the installed {beside}"
-            return Finding(name, hidden, "rename that folder, or run in another one; PYTHONPATH may name it too")
+    if module == "ultralytics":
+        return Finding(name, f"{version}, {_which_copy(found)}")
+    beside = installed_folder(name, module)
+    if beside is not None and beside.resolve() != found.resolve():
+        hidden = f"{found} hides the installed {beside}"
+        return Finding(name, hidden, "rename that folder, or run in another one; PYTHONPATH may name it too")
     return Finding(name, f"{version}, {found}")
+
+
+def _which_copy(found: Path) -> str:
+    """Name the copy of Ultralytics that is used, and others that other commands may use: clones have one in them."""
+    beside = installed_folder("ultralytics", "ultralytics")
+    here = Path.cwd() / "ultralytics"
+    if beside is not None and beside.resolve() != found.resolve():
+        return f"the local copy {found} is used, and not the installed {beside}"
+    if (here / "__init__.py").is_file() and here.resolve() != found.resolve():
+        return f"{found}; `python` in this folder uses {here}: python -m ela_yolo doctor looks at that"
+    return str(found)
 
 
 def _autoload() -> Finding:
@@ -205,6 +217,10 @@ def _registration() -> list[Finding]:
 
     probes = [*probe(event for event, _ in CALLBACKS), probe_trainer()]
     findings = [Finding(each.name, each.check) for each in probes if each.problem is None]
+    folders = loaded_folders("ultralytics")
+    if len(folders) > 1:
+        two = f"modules of two copies are mixed: {' and '.join(map(str, folders))}"
+        findings.append(Finding("ultralytics", two, "remove one of the folders from PYTHONPATH and sys.path"))
     try:
         register()
         refuse_changed_trainer()

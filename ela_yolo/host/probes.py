@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from ela_yolo.errors import RegistrationError
 from ela_yolo.host.rows import BlockRow, RowArgs
+from ela_yolo.util.copies import installed_folder
 
 TESTED = ("8.3.0", "8.4.190")  # oldest and newest Ultralytics on which all tests passed
 
@@ -106,6 +108,7 @@ def _refuse(probes: Iterable[Probe]) -> None:
     if problem is None:
         return
     from ultralytics import __version__ as version
+    from ultralytics.utils import ROOT
 
     oldest, newest = TESTED
     known = f"ela-yolo is tested with {oldest} to {newest}"
@@ -113,9 +116,19 @@ def _refuse(probes: Iterable[Probe]) -> None:
         remedy = f"{known}, and this is newer: pip install ultralytics=={newest}, or take a newer ela-yolo"
     elif older(version, oldest):
         remedy = f"{known}, and this is older: pip install -U ultralytics"
+    elif _is_local_copy():
+        remedy = f"{known}, so the local copy {ROOT} was changed: change that back, or run outside of its folder"
     else:
         remedy = f"{known}, so its files were changed: pip install --force-reinstall --no-deps ultralytics=={version}"
     raise RegistrationError(f"ultralytics {version}: {problem}; {remedy}")
+
+
+def _is_local_copy() -> bool:
+    """Return whether Ultralytics is not the installed one, but a clone's in the working folder or in PYTHONPATH."""
+    import ultralytics
+
+    installed = installed_folder("ultralytics", "ultralytics")
+    return installed is None or installed.resolve() != Path(ultralytics.__file__).parent.resolve()
 
 
 def older(version: str, other: str) -> bool:

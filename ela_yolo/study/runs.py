@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ultralytics.utils import ROOT
+
 from ela_yolo.errors import CompareError, InputError
 from ela_yolo.study.worker import RESULT
 from ela_yolo.util.json import write_json
@@ -112,7 +114,7 @@ def run_all(
         CompareError: If a run failed; the other runs are finished first.
     """
     folder = folder.resolve()
-    common: dict[str, Any] = {"data": data, "train": dict(train), "cwd": str(Path.cwd())}
+    common: dict[str, Any] = {"data": data, "train": dict(train), "cwd": str(Path.cwd()), "ultralytics": str(ROOT)}
     # Seed by seed, so that all models have the same seeds after an interruption.
     jobs = [
         {**common, "name": name, "model": model, "seed": seed, "folder": str(folder / "runs" / f"{name}-{seed}")}

@@ -69,9 +69,19 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Do the job in the first line of standard input, and end early if standard input is closed."""
     job = json.loads(sys.stdin.readline())
+    _import_ultralytics(job["ultralytics"])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     result = train_and_validate(job)
     write_json(Path(job["folder"]) / RESULT, {"schema": SCHEMA, **result})
+
+
+def _import_ultralytics(folder: str) -> None:
+    """Import the Ultralytics that the command uses: ``-m`` finds one in the working folder first, as in a clone."""
+    packages = str(Path(folder).parent)
+    sys.path.insert(0, packages)
+    import ultralytics  # noqa: F401
+
+    sys.path.remove(packages)
 
 
 def _end_with_parent() -> None:
