@@ -292,6 +292,7 @@ class ELA(nn.Identity):  # called with the row's args alone, as Ultralytics call
 
 @pytest.mark.parametrize("first", ["the user's class", "the registration"])
 def test_a_class_of_the_users_named_ela_is_left_alone(first, tmp_path):
+    pytest.importorskip("timm", reason="SE is timm's: pip install timm")
     (tmp_path / "yolov8-small.yaml").write_text(MODEL.replace("{row}", "[-1, 1, ELA, [7]]"))
     (tmp_path / "yolov8-se.yaml").write_text(MODEL.replace("{row}", "[-1, 1, SE, []]"))
     (tmp_path / "yolov8-fails.yaml").write_text(MODEL.replace("{row}", "[-1, 1, ELA, [1, 2]]"))
