@@ -227,8 +227,19 @@ def test_the_gates_move_so_much_faster(model_yaml, tmp_path):
     assert fast > 30 * slow > 0
 
 
+def test_the_gates_of_an_identity_are_not_warmed_up_as_biases(model_yaml, tmp_path):
+    """At an ordinary rate too: Adam at a rate of 0.1 would close or open them before they have learned."""
+    trainer, seen = train(model_yaml(1), tmp_path, optimizer="AdamW", lr0=0.001, warmup_epochs=1, warmup_bias_lr=0.1)
+    norms = number_of_norms(trainer.optimizer, trainer.model)
+    for groups in seen:
+        (own,) = (group for group in groups if "lr_mult" in group)
+        assert own["lr"] == pytest.approx(groups[norms]["lr"]) and own["lr"] <= 0.001
+    assert 0 < gates(trainer.model).abs().max() < 0.01
+
+
 def test_where_no_row_has_a_multiple_the_optimizer_is_ultralytics_own(model_yaml, tmp_path):
-    trainer, _ = train(model_yaml(1), tmp_path)
+    """In the form of the paper."""
+    trainer, _ = train(model_yaml(1, "paper"), tmp_path)
     plain, _ = train("yolov8n.yaml", tmp_path)
     assert len(trainer.optimizer.param_groups) == len(plain.optimizer.param_groups)
 

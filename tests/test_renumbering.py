@@ -291,11 +291,11 @@ head:
 
 
 def test_args_say_no_more_than_needed():
-    assert [row_args(), row_args("B", "identity")] == ["[{gate: identity, lr_mult: 10}]"] * 2
+    assert [row_args(), row_args("B", "identity")] == ["[{gate: identity}]"] * 2
     assert [row_args("B", "paper"), row_args("S", "paper")] == ["[]", "[{variant: S}]"]
     assert row_args("T", "residual", 30) == "[{variant: T, gate: residual, lr_mult: 30}]"
     assert row_args("T", None, 1) == "[{variant: T, gate: identity, lr_mult: 1}]"
-    assert [row_args(block=block) for block in ("ChannelScale", "SE")] == ["[{lr_mult: 10}]", "[]"]
+    assert [row_args(block=block) for block in ("ChannelScale", "SE")] == ["[]", "[]"]
     for variant, gate in (("Q", None), (None, "open")):
         with pytest.raises(InsertionError, match="must be one of"):
             row_args(variant, gate)

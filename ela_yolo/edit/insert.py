@@ -86,8 +86,7 @@ def insert(
         variant: The variant of ELA, ``T``, ``B``, ``S`` or ``L``; None means ``B``.
         gate: The gate form of ELA, ``paper``, ``residual`` or ``identity``; None means ``identity``. For blocks of
             another ELA class: the form that the class computes, ``paper`` or ``residual``; None means ``paper``.
-        lr_mult: Multiple of the learning rate at which the gates are trained. None means 10 in the ``identity`` form
-            and for ``ChannelScale``, else 1.
+        lr_mult: Multiple of the learning rate at which the gates are trained. None means 1.
         rewire: ``all``: every reader of a stage reads the block. ``next``: only the row after the block reads it.
         block: The block to insert: ``ELA``, ``ChannelScale``, ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or a name
             given to :func:`register_block`.

@@ -22,7 +22,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "gate": get_args(Gate),
     "rewire": ("all", "next"),
 }
-LR_MULT = 10  # the comparisons of docs/study.md chose it
 _NO_FEATURE_MAP = {"CBLinear": "a list of feature maps", "ImagePoolingAttn": "text features"}
 
 
@@ -129,12 +128,12 @@ def remove_rows(text: str, name: str) -> EditedYaml:
 def row_args(
     variant: str | None = None, gate: str | None = None, lr_mult: float | None = None, block: str = "ELA"
 ) -> str:
-    """Return the args of a block's row as YAML: ``[{gate: identity, lr_mult: 10}]``, ``[]`` for the paper's form.
+    """Return the args of a block's row as YAML: ``[{gate: identity}]``, ``[]`` for the paper's form.
 
     Args:
         variant: The variant of ELA; None means ``B``.
         gate: The gate form of ELA; None means ``identity``.
-        lr_mult: Multiple of the learning rate; None means 10 in the ``identity`` form and for ``ChannelScale``, else 1.
+        lr_mult: Multiple of the learning rate; None means 1.
         block: The module that the row names.
 
     Raises:
@@ -153,8 +152,6 @@ def row_args(
     if block == "ELA":
         variant, gate = check_choice("variant", variant or "B"), check_choice("gate", gate or "identity")
         given = {"variant": variant, "gate": gate}
-    if lr_mult is None and (block == "ChannelScale" or gate == "identity"):
-        lr_mult = LR_MULT
     given["lr_mult"] = lr_mult
     written = [f"{key}: {value}" for key, value in given.items() if value not in (None, "B", "paper")]
     return f"[{{{', '.join(written)}}}]" if written else "[]"

@@ -46,10 +46,12 @@ def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., O
 
 
 def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
-    """Move the gates with a multiple other than 1 to parameter groups of their own, one for each multiple.
+    """Move gates to parameter groups of their own, one for each multiple.
 
-    A group has the settings of the gates' former group, with its own learning rate and without weight decay. With Adam
-    and similar optimizers the rate is at most 0.5; a lower rate than asked for is logged.
+    These are the gates with a multiple other than 1, and those of blocks that start as identities: the warm-up of
+    biases would close or open them before they have learned. A group has the settings of the gates' former group, with
+    its own learning rate and without weight decay. With Adam and similar optimizers the rate is at most 0.5; a lower
+    rate than asked for is logged.
 
     Args:
         optimizer: An optimizer before its first step and before it has a scheduler.
@@ -101,7 +103,7 @@ def warn_of_ordinary_rates(trainer: Any) -> None:
     """
     from ultralytics.utils import LOGGER, RANK
 
-    asked = _multiples(trainer.model).keys()
+    asked = {parameter for parameter, multiple in _multiples(trainer.model).items() if multiple != 1}
     given = {id(p) for group in trainer.optimizer.param_groups if "lr_mult" in group for p in group["params"]}
     if RANK < 1 and asked - given:
         LOGGER.warning(
@@ -149,11 +151,11 @@ def _with_multiple(config: dict[str, Any], multiple: float) -> dict[str, Any]:
 
 
 def _multiples(model: nn.Module) -> dict[int, float]:
-    """Return the multiples other than 1: id of a parameter -> multiple."""
+    """Return the multiples of the gates that have a group of their own: id of a parameter -> multiple."""
     return {
         id(parameter): block.lr_mult
         for block in _learning_blocks(model)
-        if block.lr_mult != 1
+        if block.lr_mult != 1 or getattr(block, "gate", "identity") == "identity"  # ChannelScale has no other form
         for parameter in block.gate_parameters()
     }
 

@@ -102,8 +102,7 @@ INSERT = Command(
         Key(
             "lr_mult",
             "10",
-            "The multiple of the learning rate at which the gates are trained, up to 300. The default is 10 for "
-            "gate=identity and for block=ChannelScale, else 1.",
+            "The multiple of the learning rate at which the gates are trained, up to 300. The default is 1.",
             positive,
         ),
         Key(
