@@ -239,8 +239,8 @@ def test_the_gates_of_an_identity_are_not_warmed_up_as_biases(model_yaml, tmp_pa
 
 def test_where_no_row_has_a_multiple_the_optimizer_is_ultralytics_own(model_yaml, tmp_path):
     """In the form of the paper."""
-    trainer, _ = train(model_yaml(1, "paper"), tmp_path)
-    plain, _ = train("yolov8n.yaml", tmp_path)
+    trainer, _ = train(model_yaml(1, "paper"), tmp_path / "paper", optimizer="SGD")
+    plain, _ = train("yolov8n.yaml", tmp_path / "plain", optimizer="SGD")
     assert len(trainer.optimizer.param_groups) == len(plain.optimizer.param_groups)
 
 

@@ -14,7 +14,7 @@ def test_the_weight_of_a_conv1d_is_trained_by_sgd_alone():
     from ultralytics.optim import MuSGD
 
     model = nn.Sequential(nn.Conv2d(3, 16, 1, bias=False), ELA(16))
-    weights = [model[0].weight, model[1].conv.weight]
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     group = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0005, "use_muon": True}
     optimizer = MuSGD([{**group, "params": weights}])
     spare_from_muon(optimizer)

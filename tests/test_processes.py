@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import ultralytics
 from conftest import BIN, FEW, HOME, OFF, REPO, environment, forked, forked_python, python, run
 from helpers import narrow
+from ultralytics.utils.checks import check_version
 
 SLICE = f"data={str(FEW)!r}, fraction=0.05, imgsz=64, batch=4, nbs=4, workers=0, plots=False"
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
@@ -33,6 +35,8 @@ def blocks(file):
 
 def test_tune(tmp_path):
     """Iterations run in this process or, in older releases of Ultralytics, in children of their own."""
+    if check_version(ultralytics.__version__, ">=8.3.251,<8.4.2"):
+        pytest.skip("the tuner of this Ultralytics trains no model: its own command refuses the save_dir that it names")
     code = f"""
 from ultralytics import YOLO
 YOLO("yolov8n-mine.yaml").tune(iterations=2, epochs=1, {SLICE}, project={str(tmp_path)!r}, name="tune")

@@ -55,6 +55,13 @@ def network_of(backend: Any) -> nn.Module:
     return network
 
 
+def choose_branch(net: Any, end2end: bool) -> None:
+    """Let a head of two branches give the one of the file; before 8.4.8 it has one, or the file holds the same."""
+    prop = getattr(type(net), "end2end", None)
+    if isinstance(prop, property) and prop.fset is not None:
+        net.end2end = end2end
+
+
 def exported_outputs(output: tuple[Any, ...]) -> Any:
     """Return what the exported file of a model gives, of what the model gives; the rest is for training."""
     exported, for_training = output[0], output[-1]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ela_yolo.errors import ExportError
-from ela_yolo.host.versions import exported_outputs
+from ela_yolo.host.versions import choose_branch, exported_outputs
 from ela_yolo.parity.detections import Matched, Matcher, NmsSettings
 from ela_yolo.parity.outputs import NEAREST, Comparison, OutputParity, parts_of
 from ela_yolo.parity.report import NonFinite, Unmatched
@@ -174,8 +174,8 @@ class FileComparison:
 def as_exported(net: Any, file: ExportedFile, nms: NmsSettings) -> Any:
     """Change a copy of a model in place, so that it gives the outputs that Ultralytics' exporter writes to the file."""
     net = net.float().cpu().eval()
-    if hasattr(net, "end2end"):  # such a head has two branches, and the file holds one of them
-        net.end2end = file.kind == "end2end"
+    choose_branch(net, file.kind == "end2end")
+    if file.kind == "end2end":
         net.model[-1].agnostic_nms = nms.agnostic_nms
     if file.task in DENSE_TASKS:
         net.model[-1].export = True  # enlarges the map to the size of the image
