@@ -181,13 +181,18 @@ def _probe_parser(parse_model: Callable[..., Any]) -> str | None:
 
 
 def _probe_loading(base_model: Any) -> str | None:
-    """Load 2.0 into the second of two layers, with a placeholder at the first."""
+    """Load 2.0 into the last of three layers, with a placeholder at the second.
+
+    The first one's weight has the name of a first convolution's, which 8.3.132 looks up.
+    """
     source, model = base_model(), base_model()
     for probe in (source, model):
-        probe.model = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1))  # starts without random numbers
-    nn.init.constant_(source.model[1].weight, 2)
+        first = nn.ModuleDict({"conv": nn.BatchNorm2d(1)})  # a norm starts without random numbers
+        probe.model = nn.Sequential(first, nn.BatchNorm2d(1), nn.BatchNorm2d(1))
+    nn.init.constant_(source.model[2].weight, 2)
     stand_in = copy.copy(source)
-    stand_in._modules = {**source._modules, "model": nn.Sequential(nn.Identity(), source.model[1])}
+    layers = (source.model[0], nn.Identity(), source.model[2])
+    stand_in._modules = {**source._modules, "model": nn.Sequential(*layers)}
     inspect.unwrap(base_model.load)(model, stand_in, verbose=False)
-    right = [layer.weight.item() for layer in model.model] == [1.0, 2.0]
+    right = [layer.weight.item() for layer in model.model[1:]] == [1.0, 2.0]
     return None if right else "it does not match weights by the names of their layers"
