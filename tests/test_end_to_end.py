@@ -115,7 +115,8 @@ def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
     train = ["model=yolov8s-mine.yaml", f"data={FEW}", f"project={tmp_path}", "name=mine"]
     done = run(BIN / "yolo", "train", *train, *FAST, cwd=tmp_path)
     table_row = next(line for line in done.stdout.splitlines() if "ela_yolo.ela.ELA" in line)
-    assert table_row.endswith("  4608  ela_yolo.ela.ELA                             [512, 'B', 'identity']")
+    told = "  4608  ela_yolo.ela.ELA                             [512, 'B', 'identity']"
+    assert table_row.rstrip().endswith(told)  # args are padded to a width
     best = f"model={tmp_path}/mine/weights/best.pt"
     val = [best, f"data={FEW}", "imgsz=96", "workers=0", f"project={tmp_path}"]
     assert re.search(r"^ +all +8 +\d+ ", forked(BIN / "yolo", "val", *val, cwd=tmp_path).stdout, re.MULTILINE)
