@@ -23,7 +23,8 @@ from ela_yolo.errors import CheckpointError, InputError
 from ela_yolo.gates.attention import _prediction, attention, gate_health
 from ela_yolo.gates.capture import Gates, capture_gates, gates_of
 from ela_yolo.gates.health import GateHealth, GateReport, HealthMeter, _sum_of_squares
-from ela_yolo.gates.picture import WHOLE, along_image, covered, over_image, plot_attention
+from ela_yolo.gates.picture import log_gain, plot_attention
+from ela_yolo.gates.placement import WHOLE, along_image, covered, over_image
 from ela_yolo.host.model_blocks import named_blocks
 from ela_yolo.parity.metadata import describe_blocks
 from ela_yolo.plugin import register
@@ -67,6 +68,9 @@ def test_the_gates_give_the_output(form, variant):
     scale = 1 + product if form == "residual" else product
     torch.testing.assert_close(x * scale, output)
     torch.testing.assert_close(gates.scale_map(), scale.mean(1))
+    torch.testing.assert_close(gates.channel_maps(), scale)
+    torch.testing.assert_close(gates.gain, output.abs().sum(1) / x.abs().sum(1))
+    torch.testing.assert_close(gates.relative_gain().mean((1, 2)), torch.ones(2))
     assert all((gate > 0).all() and (gate < 1).all() for gate in gates.sigmoids())
 
 
@@ -223,10 +227,10 @@ def test_a_report_prints_a_table():
     health = GateHealth("3", "ELA-B paper", 0.51, 0.0712, 0.003, 0.27)
     dead = replace(health, layer="6", spread=0.001)
     assert str(GateReport((health, dead), 87)).splitlines() == [
-        "| layer | block | gate mean | spread | saturated | scale | verdict |",
-        "|---|---|---|---|---|---|---|",
-        "| 3 | ELA-B paper | 0.510 | 0.0712 | 0.3% | 0.270 | alive |",
-        "| 6 | ELA-B paper | 0.510 | 0.0010 | 0.3% | 0.270 | looks everywhere alike: does nothing |",
+        "| layer | block | gate mean | spread | saturated | scale | focus (95%) | random gates | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+        "| 3 | ELA-B paper | 0.510 | 0.0712 | 0.3% | 0.270 | - | - | alive |",
+        "| 6 | ELA-B paper | 0.510 | 0.0010 | 0.3% | 0.270 | - | - | looks everywhere alike: does nothing |",
         "",
         "over 87 images",
     ]
@@ -269,31 +273,47 @@ def test_what_the_network_did_not_see_is_not_there():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_colours_are_those_of_the_form_unless_stretched(form):
+def test_colours_are_the_same_in_every_picture_unless_stretched(form):
     image = np.full((60, 80, 3), 127, np.uint8)
     gates = {str(i): gates_of(block_of(form), torch.randn(1, 16, 6, 8)) for i in range(2)}
-    limits = {"paper": (0, 1), "residual": (1, 2), "identity": (0, 2)}[form]
     figure, panels = plot_attention(image, gates)
-    assert [panel.images[-1].get_clim() for panel in panels[1:]] == [limits, limits]
-    assert panels[1].get_title("left").startswith(f"layer 0: ELA-B {form}, map 6x8\nscale ")
-    assert sum(len(panel.child_axes) for panel in panels) == 2 * 3  # two gates and a colour bar each
-    _, panels = plot_attention(image, gates, stretch=True)
-    low, high = panels[1].images[-1].get_clim()
-    assert limits[0] < low < high < limits[1] or form == "identity"
-    assert form != "identity" or low + high == pytest.approx(2)
+    assert [panel.get_title("left") for panel in panels] == ["image", "layer 0", "layer 1"]
+    assert [len(panel.child_axes) for panel in panels] == [0, 5, 5]  # two gates and three channels
+    bar = figure.axes[-1]
+    assert bar.get_ylim() == (-1, 1) and [text.get_text() for text in bar.get_yticklabels()][1] == "1x"
+    stretched, _ = plot_attention(image, gates, stretch=True)
+    low, high = stretched.axes[-1].get_ylim()
+    largest = max(log_gain(each).__abs__().max() for each in gates.values())
+    assert high == pytest.approx(largest, rel=0.2) and low == -high
     assert figure.canvas.manager is None  # no window and no global state
+
+
+def test_what_is_amplified_is_red_and_what_is_damped_is_blue_and_what_is_neither_is_the_image():
+    gain = torch.ones(1, 8, 8)
+    gain[0, :4, :4], gain[0, 4:, 4:] = 4, 0.25
+    gates = Gates(torch.ones(1, 4, 8), torch.ones(1, 4, 8), "identity", "B", gain)
+    _, panels = plot_attention(np.full((80, 80, 3), 127, np.uint8), {"3": gates})
+    colours = panels[1].images[1].get_array()  # red, green, blue, opacity
+    red, blue = colours[10, 10], colours[70, 70]
+    assert red[0] > 2 * red[2] and red[3] > 0.8 and blue[2] > 2 * blue[0] and blue[3] > 0.8
+    mean = gain.mean().item()
+    neutral = Gates(gates.along_h, gates.along_w, "identity", "B", torch.full((1, 8, 8), mean))
+    _, panels = plot_attention(np.full((80, 80, 3), 127, np.uint8), {"3": neutral})
+    assert panels[1].images[1].get_array()[..., 3].max() == 0
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_up_to_eight_layers_have_a_panel_each(count):
-    gates = {str(i): Gates(torch.rand(1, 4, 3), torch.rand(1, 4, 5), "paper", "B") for i in range(count)}
+    gates = {
+        str(i): Gates(torch.rand(1, 4, 3), torch.rand(1, 4, 5), "paper", "B", torch.rand(1, 3, 5)) for i in range(count)
+    }
     figure, panels = plot_attention(np.zeros((30, 50, 3), np.uint8), gates)
-    assert len(panels) == 1 + count == len(figure.axes)
+    assert len(panels) == 1 + count == len(figure.axes) - 1  # and one colour bar
 
 
 def test_a_flat_gate_can_be_stretched():
-    flat = torch.ones(1, 4, 5)
-    figure, _ = plot_attention(np.zeros((30, 50, 3), np.uint8), {"3": Gates(flat, flat, "identity", "B")}, stretch=True)
+    flat = Gates(torch.ones(1, 4, 5), torch.ones(1, 4, 5), "identity", "B", torch.ones(1, 5, 5))
+    figure, _ = plot_attention(np.zeros((30, 50, 3), np.uint8), {"3": flat}, stretch=True)
     figure.canvas.draw()
 
 
@@ -308,7 +328,8 @@ def test_pictures_of_a_folder(best, tmp_path, monkeypatch):
     assert {file.parent.name for file in files} == {"best-attention"}
     pictures = [cv2.imread(str(file)) for file in files]
     assert all(picture.std() > 10 and picture.shape[1] > 800 for picture in pictures)
-    assert sorted(tmp_path.rglob("*best-attention/*")) == sorted(file.absolute() for file in files)
+    page = tmp_path / "best-attention/index.html"
+    assert {*tmp_path.rglob("*best-attention/*")} == {page, *(file.absolute() for file in files)}
 
 
 def test_frames_of_a_video_are_numbered(best, tmp_path):
@@ -328,11 +349,11 @@ def test_nothing_grows_with_the_frames_of_a_video(best, tmp_path):
     writer.release()
     held = []
     with (
-        _prediction(best, tmp_path / "clip.avi", 64) as (predictor, results, latest),
-        capture_gates(predictor.model) as gates,
+        _prediction(best, tmp_path / "clip.avi", 64) as run,
+        capture_gates(run.predictor.model) as gates,
     ):
-        held += [len(pickle.dumps((gates, vars(latest)))) for _ in results]
-    assert latest.size == (64, 64)
+        held += [len(pickle.dumps((gates, vars(run.latest)))) for _ in run.results]
+    assert run.latest.size == (64, 64)
     assert len(held) == 5 and len(set(held)) == 1
 
 
@@ -347,7 +368,7 @@ def test_health_over_a_data_set(best):
     report = gate_health(best, "scenes.yaml", imgsz=64)
     assert report.images == len(scenes())
     assert [(each.layer, each.block) for each in report.blocks] == [(layer, "ELA-B paper") for layer in LAYERS]
-    assert {each.verdict for each in report.blocks} == {"alive"}
+    assert all(each.focus.images == 64 and each.verdict == each.focus.verdict for each in report.blocks)
 
 
 def test_health_of_fresh_blocks_is_that_of_blocks_that_do_nothing(tmp_path):
@@ -357,6 +378,7 @@ def test_health_of_fresh_blocks_is_that_of_blocks_that_do_nothing(tmp_path):
     report = gate_health(tmp_path / "yolov8n-fresh.yaml", "scenes.yaml", imgsz=64)
     assert {each.verdict for each in report.blocks} == {"looks everywhere alike: does nothing"}
     assert {each.scale for each in report.blocks} == {1}
+    assert {(each.focus.value, each.focus.control_high) for each in report.blocks} == {(1, 1)}
 
 
 def test_blood_cells(best, tmp_path):

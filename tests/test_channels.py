@@ -95,7 +95,7 @@ def test_more_channels_are_drawn_and_others_are_refused_in_one_line(four, scenes
 @pytest.mark.parametrize("shape", [(30, 50), (30, 50, 1), (30, 50, 2), (30, 50, 3), (30, 50, 4)])
 def test_images_of_any_channels_are_drawn(shape):
     image = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
-    gates = Gates(torch.rand(1, 4, 3), torch.rand(1, 4, 5), "paper", "B")
+    gates = Gates(torch.rand(1, 4, 3), torch.rand(1, 4, 5), "paper", "B", torch.rand(1, 3, 5))
     figure, panels = plot_attention(image, {"3": gates})
     figure.canvas.draw()
     shown = panels[0].images[0].get_array()

@@ -30,7 +30,10 @@ def test_a_row_for_each_epoch_and_a_picture_and_verdicts(tmp_path):
     assert list(found[0]) == [
         "epoch",
         *(f"ela/{layer}/{figure}" for layer in (3, 6, 9, 12) for figure in ("mean", "spread", "saturated", "scale")),
+        *(f"ela/{layer}/{figure}" for layer in (3, 6, 9, 12) for figure in ("focus", "random")),
     ]
+    assert all(0.9 < float(row[f"ela/9/{figure}"]) < 1.1 for row in found for figure in ("focus", "random"))
+    assert found[2]["ela/3/focus"] != found[2]["ela/3/random"]
     assert all(0 < float(row["ela/3/mean"]) < 1 and float(row["ela/3/scale"]) > 0 for row in found)
     assert found[0]["ela/3/mean"] != found[2]["ela/3/mean"]
     assert cv2.imread(str(tmp_path / "run/ela.png")).std() > 10
@@ -50,7 +53,7 @@ model.train(data=DATA, fraction=0.05, imgsz=64, batch=4, workers=0, epochs=2, pl
 print([len(keys) for keys in logged], logged[0][:2])
 """
     printed = python(code, tmp_path).stdout
-    assert printed.splitlines()[-1] == "[16, 16, 0] ['ela/12/mean', 'ela/12/saturated']"
+    assert printed.splitlines()[-1] == "[24, 24, 0] ['ela/12/focus', 'ela/12/mean']"
 
 
 def test_training_is_the_same_with_and_without(tmp_path):

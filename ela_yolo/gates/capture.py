@@ -27,17 +27,20 @@ class Gates:
         along_w: The gate along the width, ``(B, C, W)``.
         form: The gate form.
         variant: The block's variant.
+        gain: The factor by which the block multiplies what is in the map, ``(B, H, W)``: at each place the mean of the
+            channels' factors, weighted by the size of their values there.
     """
 
     along_h: Tensor
     along_w: Tensor
     form: str
     variant: str
+    gain: Tensor
 
     @property
     def block(self) -> str:
         """The block's variant and gate form, such as ``ELA-B paper``."""
-        return f"ELA-{self.variant} {self.form}"
+        return block_name(self.variant, self.form)
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -49,6 +52,15 @@ class Gates:
         doubled = 2 if self.form == "identity" else 1
         return self.along_h / doubled, self.along_w / doubled
 
+    def channel_maps(self) -> Tensor:
+        """Return the factor by which the block multiplies each place of each channel.
+
+        Shape:
+            - Output: ``(B, C, H, W)``
+        """
+        product = self.along_h[..., None] * self.along_w[..., None, :]
+        return 1 + product if self.form == "residual" else product
+
     def scale_map(self) -> Tensor:
         """Return the factor by which the block multiplies each place of the map, as the mean over the channels.
 
@@ -57,6 +69,14 @@ class Gates:
         """
         product = torch.einsum("bch,bcw->bhw", self.along_h, self.along_w) / self.along_h.shape[1]
         return 1 + product if self.form == "residual" else product
+
+    def relative_gain(self) -> Tensor:
+        """Return the gain divided by its mean over the map: above 1 where the block favours what is there.
+
+        Shape:
+            - Output: ``(B, H, W)``
+        """
+        return self.gain / self.gain.mean((1, 2), keepdim=True)
 
 
 @contextmanager
@@ -69,7 +89,8 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
 
     Yields:
         A dict that holds the gates of the latest forward: layer -> ``along_h`` ``(B, C, H)``, ``along_w``
-        ``(B, C, W)``, ``form``, ``variant``, and the methods ``scale_map()`` and ``sigmoids()``.
+        ``(B, C, W)``, ``gain`` ``(B, H, W)``, ``form``, ``variant``, and the methods ``scale_map()``,
+        ``channel_maps()``, ``relative_gain()`` and ``sigmoids()``.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 16, 3, stride=4), ELA(16, gate="identity"))
@@ -93,17 +114,46 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
             handle.remove()
 
 
+def block_name(variant: str, form: str) -> str:
+    """Return the name of a block in pictures and tables, such as ``ELA-B paper``."""
+    return f"ELA-{variant} {form}"
+
+
 def gates_of(block: ELA, x: Tensor) -> Gates:
     """Return the gates of a block for an input, without gradients.
 
     Shape:
         - x: ``(B, C, H, W)``
     """
+    along_h, along_w = strip_gates(block, x)
+    return Gates(along_h, along_w, block.gate, block.variant, gain_map(x, along_h, along_w, block.gate))
+
+
+def strip_gates(block: ELA, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gates along height and width, ``(B, C, H)`` and ``(B, C, W)``, by which a block multiplies its input.
+
+    Shape:
+        - x: ``(B, C, H, W)``
+    """
     with torch.no_grad():
         along_h, along_w = block._strip_gate(x.mean(dim=3)), block._strip_gate(x.mean(dim=2))
-        if block.gate == "identity":
-            along_h, along_w = 2 * along_h, 2 * along_w
-    return Gates(along_h, along_w, block.gate, block.variant)
+        return (2 * along_h, 2 * along_w) if block.gate == "identity" else (along_h, along_w)
+
+
+def gain_map(x: Tensor, along_h: Tensor, along_w: Tensor, form: str) -> Tensor:
+    """Return ``sum_c |x_c| g_c / sum_c |x_c|`` at each place, where ``g_c`` is the factor of a channel.
+
+    Where all channels are 0, they count alike.
+
+    Shape:
+        - x: ``(B, C, H, W)``
+        - Output: ``(B, H, W)``, of float32
+    """
+    with torch.no_grad():
+        sizes = x.float().abs()
+        sizes = sizes.where(sizes.sum(1, keepdim=True) > 0, torch.ones_like(sizes))
+        gain = (sizes * along_h[..., None] * along_w[..., None, :]).sum(1) / sizes.sum(1)
+        return 1 + gain if form == "residual" else gain
 
 
 def listen(model: nn.Module, hear: Callable[[str, ELA, Tensor, Tensor], None]) -> list[RemovableHandle]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ela_yolo.ela import ELA
-from ela_yolo.gates.capture import gates_of, listen
+from ela_yolo.gates.capture import block_name, listen, strip_gates
+from ela_yolo.gates.focus import Focus
+from ela_yolo.util.json import write_json
 from ela_yolo.util.tables import markdown_table
 
+SCHEMA = 1
 # A standard deviation of 1% of a sigmoid's middle, 0.5. A gate that varies by less is nearly one factor per channel,
 # which the weights of the next convolution can hold as well.
 ALIKE = 0.005
@@ -30,6 +34,7 @@ class GateHealth:
         spread: The standard deviation of a gate across its positions, as the mean over channels, images and both gates.
         saturated: The share of the sigmoids below 0.05 or above 0.95.
         scale: The root mean square of the block's output, divided by that of its input.
+        focus: Whether the block favours objects; None without labelled boxes or masks.
     """
 
     layer: str
@@ -38,13 +43,14 @@ class GateHealth:
     spread: float
     saturated: float
     scale: float
+    focus: Focus | None = None
 
     @property
     def verdict(self) -> str:
-        """Whether the block does anything: ``alive``, ``saturated``, or that it looks everywhere alike.
+        """Whether the block does anything, and if it does and there is a focus, what it favours.
 
-        ``alive`` means that the gates vary. It does not mean that they have learned to: the gates of a new block in the
-        ``paper`` or ``residual`` form vary as much.
+        Without a focus it is ``alive`` if the gates vary. That does not mean that they have learned to: the gates of a
+        new block in the ``paper`` or ``residual`` form vary as much.
         """
         if not math.isfinite(self.mean):
             return "not finite: the training diverged"
@@ -52,12 +58,12 @@ class GateHealth:
             return "saturated"
         if self.spread < ALIKE:
             return "looks everywhere alike: does nothing"
-        return "alive"
+        return self.focus.verdict if self.focus else "alive"
 
 
 @dataclass(frozen=True)
 class GateReport:
-    """Statistics of a model's gates over images; printed, it is a Markdown table.
+    """Statistics of a model's gates over images; printed, it is a Markdown table, and a second one by size of objects.
 
     Attributes:
         blocks: The statistics of each ELA block.
@@ -65,9 +71,9 @@ class GateReport:
 
     Example:
         >>> print(GateReport((GateHealth("3", "ELA-B paper", 0.5, 0.001, 0, 0.25),), images=64))
-        | layer | block | gate mean | spread | saturated | scale | verdict |
-        |---|---|---|---|---|---|---|
-        | 3 | ELA-B paper | 0.500 | 0.0010 | 0.0% | 0.250 | looks everywhere alike: does nothing |
+        | layer | block | gate mean | spread | saturated | scale | focus (95%) | random gates | verdict |
+        |---|---|---|---|---|---|---|---|---|
+        | 3 | ELA-B paper | 0.500 | 0.0010 | 0.0% | 0.250 | - | - | looks everywhere alike: does nothing |
         <BLANKLINE>
         over 64 images
     """
@@ -76,7 +82,18 @@ class GateReport:
     images: int
 
     def __str__(self) -> str:
-        head = ["layer", "block", "gate mean", "spread", "saturated", "scale", "verdict"]
+        head, *rows = self.table()
+        told = f"{markdown_table(head, rows)}\n\nover {self.images} images"
+        focused = [(each.layer, each.focus.sizes) for each in self.blocks if each.focus and each.focus.sizes]
+        if not focused:
+            return told
+        sizes = [*focused[0][1]]
+        by_size = [[layer, *(f"{found[size]:.2f}" for size in sizes)] for layer, found in focused]
+        return f"{told}; focus by size of object:\n\n{markdown_table(['layer', *sizes], by_size)}"
+
+    def table(self) -> list[list[str]]:
+        """Return the rows of the table, the first of which is its head."""
+        head = ["layer", "block", "gate mean", "spread", "saturated", "scale", "focus (95%)", "random gates", "verdict"]
         rows = [
             [
                 each.layer,
@@ -85,11 +102,21 @@ class GateReport:
                 f"{each.spread:.4f}",
                 f"{each.saturated:.1%}",
                 f"{each.scale:.3f}",
+                *(each.focus.cells if each.focus else ("-", "-")),
                 each.verdict,
             ]
             for each in self.blocks
         ]
-        return f"{markdown_table(head, rows)}\n\nover {self.images} images"
+        return [head, *rows]
+
+    def save(self, file: str | Path) -> None:
+        """Write the report as JSON.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        blocks = [{**asdict(each), "verdict": each.verdict} for each in self.blocks]
+        write_json(Path(file), {"schema": SCHEMA, "images": self.images, "blocks": blocks})
 
 
 class HealthMeter:
@@ -140,15 +167,15 @@ class HealthMeter:
         return GateHealth(layer, self._blocks[layer], mean, spread, saturated, scale)
 
     def _update(self, layer: str, block: ELA, x: Tensor, output: Tensor) -> None:
-        gates = gates_of(block, x)
-        sigmoids = [gate.float() for gate in gates.sigmoids()]
+        doubled = 2 if block.gate == "identity" else 1
+        sigmoids = [gate.float() / doubled for gate in strip_gates(block, x)]
         of_images = [  # the mean of both gates, (B,) each
             torch.stack([statistic(gate) for gate in sigmoids]).mean(0) for statistic in (_mean, _spread, _saturated)
         ]
         squares = [_sum_of_squares(each) for each in (x, output)]
         sums = torch.stack([*(each.sum() for each in of_images), *squares]).tolist()  # waits for a GPU only once
         former = self._sums.get(layer, [0.0] * len(sums))
-        self._blocks[layer] = gates.block
+        self._blocks[layer] = block_name(block.variant, block.gate)
         self._images[layer] = self._images.get(layer, 0) + x.shape[0]
         self._sums[layer] = [before + now for before, now in zip(former, sums, strict=True)]
 

@@ -1,21 +1,28 @@
 """Records the gates during a training: a table and a picture in the run's folder, and values for Ultralytics' loggers.
 
-Ultralytics calls these functions at the events of a training. In each epoch the gates are measured for one batch.
+Ultralytics calls these functions at the events of a training. In each epoch the gates are measured for one batch, and
+the focus of the averaged weights on a few validation images.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
+import math
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ela_yolo.gates.focus import FocusMeter, Objects
 from ela_yolo.gates.health import GateHealth, HealthMeter
+from ela_yolo.gates.placement import Part, covered
 from ela_yolo.host.model_blocks import named_blocks
+from ela_yolo.host.objects import outlines_of
 from ela_yolo.util.files import written_whole
 
 SWITCH = "ELA_YOLO_MONITOR"
@@ -26,8 +33,10 @@ FIGURES = {  # attribute of GateHealth -> title in the picture
     "saturated": "share saturated",
     "scale": "scale, out to in",
 }
+FOCUS = {"focus": "focus: gain inside objects to outside", "random": "the same with random gates"}
+IMAGES, DRAWS = 4, 3  # of the focus in each epoch
 PREFIX = "ela/"
-_STATE = "ela_monitor"
+_STATE, _SAMPLE = "ela_monitor", "ela_sample"
 
 
 def _harmless(watch: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -74,6 +83,7 @@ def start(trainer: Any) -> None:
         for name in (TABLE, PICTURE):
             (Path(trainer.save_dir) / name).unlink(missing_ok=True)
     setattr(trainer, _STATE, _Meter(model))
+    setattr(trainer, _SAMPLE, _sample(trainer))
 
 
 @_harmless
@@ -113,6 +123,7 @@ def record(trainer: Any) -> None:
         for health in meter.result()
         for figure in FIGURES
     }
+    found.update(_measure_focus(trainer, meter.result()))
     trainer.metrics = {**(trainer.metrics or {}), **found}
     table = Path(trainer.save_dir) / TABLE
     is_new = not table.exists()
@@ -137,7 +148,8 @@ def finish(trainer: Any) -> None:
 
     last = rows[-1]
     for layer in dict.fromkeys(_layer(key) for key in last if key.startswith(PREFIX)):
-        health = GateHealth(layer, "ELA", **{figure: last[f"{PREFIX}{layer}/{figure}"] for figure in FIGURES})
+        mean, spread, saturated, scale = (last[f"{PREFIX}{layer}/{figure}"] for figure in FIGURES)
+        health = GateHealth(layer, "ELA", mean, spread, saturated, scale)
         LOGGER.info(f"ELA {layer}: {health.verdict} (gates {health.mean:.3f}, spread {health.spread:.4f})")
     if trainer.args.plots:
         with written_whole(table.with_name(PICTURE)) as part:
@@ -157,8 +169,50 @@ def _network(trainer: Any) -> nn.Module:
     """Return the model that is trained; with ``distill_model=`` this is the student, not the teacher."""
     from ela_yolo.host.versions import unwrap_model
 
-    model = unwrap_model(trainer.model)
+    return _student(unwrap_model(trainer.model))
+
+
+def _student(model: nn.Module) -> nn.Module:
+    from ela_yolo.host.versions import unwrap_model
+
     return unwrap_model(getattr(model, "student_model", model))
+
+
+def _sample(trainer: Any) -> list[tuple[Tensor, Objects, tuple[Part, Part]]]:
+    """Return a few validation images with objects: the network's input of 8 bits, the objects, and where they lie."""
+    data_set = getattr(getattr(trainer, "test_loader", None), "dataset", None)
+    labels = getattr(data_set, "labels", [])
+    outlines = [outlines_of(label, trainer.args.task) if "bboxes" in label else [] for label in labels]
+    labelled = [number for number, found in enumerate(outlines) if found]
+    sample = []
+    state = random.getstate()  # the transforms of a data set draw from it, also those that change nothing
+    for number in labelled[:: max(1, len(labelled) // IMAGES)][:IMAGES]:
+        item = data_set[number]  # type: ignore[index]
+        image = item["img"]
+        parts = covered(item["ori_shape"], (image.shape[1], image.shape[2]))
+        sample.append((image, Objects(outlines[number], item["ori_shape"]), parts))
+    random.setstate(state)
+    return sample
+
+
+def _measure_focus(trainer: Any, blocks: tuple[GateHealth, ...]) -> dict[str, float]:
+    """Return the focus and that of random gates for each block; NaN if the images cannot tell it."""
+    sample = getattr(trainer, _SAMPLE, [])
+    if not sample:
+        return {}
+    model = _student(trainer.ema.ema)
+    example = next(model.parameters())
+    with torch.no_grad(), FocusMeter(model, DRAWS) as meter:
+        for image, objects, parts in sample:
+            model(image[None].to(example.device, example.dtype) / 255)
+            meter.update([objects], [parts], (image.shape[1], image.shape[2]))
+    found = meter.result()
+    told = {layer: (focus.value, focus.control) for layer, focus in found.items()}
+    return {
+        f"{PREFIX}{each.layer}/{figure}": value
+        for each in blocks
+        for figure, value in zip(FOCUS, told.get(each.layer, (math.nan, math.nan)), strict=True)
+    }
 
 
 def _layer(key: str) -> str:
@@ -170,17 +224,21 @@ def _draw(rows: list[dict[str, float]]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True)
+    has_focus = any(key.endswith("/focus") for key in rows[0])
+    figures = {**FIGURES, **(FOCUS if has_focus else {})}
+    figure = Figure(figsize=(10, 2.75 * len(figures) / 2), layout="constrained")
+    panels = figure.subplots(len(figures) // 2, 2, sharex=True)
     epochs = [row["epoch"] for row in rows]
-    for axes, (name, title) in zip(panels.flat, FIGURES.items(), strict=True):
+    for axes, (name, title) in zip(panels.flat, figures.items(), strict=True):
         for key in (key for key in rows[0] if key.endswith(f"/{name}")):
             axes.plot(epochs, [row[key] for row in rows], marker="o", markersize=3, label=f"layer {_layer(key)}")
         axes.set_title(title)
         axes.grid(alpha=0.3)
-    for axes in panels[1]:
+    for axes in panels[-1]:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if has_focus:
+        panels[2, 1].sharey(panels[2, 0])
     panels[0, 0].legend(frameon=False)
-    figure.suptitle("the gates of the ELA blocks, on one training batch an epoch")
+    figure.suptitle("the gates of the ELA blocks, in each epoch")
     return figure

@@ -7,35 +7,46 @@ from typing import Any
 from ela_yolo.cli.commands.modes import ALL_TRAIN_KEYS
 from ela_yolo.cli.keys import Command, Key, UsageError, literals, names, pixels, switch, text_or_none
 
+REPORT = "attention.json"
+
 
 def attention(given: dict[str, Any]) -> int:
     """Draw where ELA looks, and print what the gates do."""
     from ela_yolo.gates.attention import attention as draw_attention
-    from ela_yolo.gates.attention import gate_health
+    from ela_yolo.gates.attention import attention_folder, gate_health
+    from ela_yolo.gates.page import PAGE
     from ela_yolo.host.lookup import check_data
 
-    data = given.pop("data", None)
-    if "source" not in given and {"save", "stretch"} & given.keys():
-        raise UsageError("save= and stretch= are about pictures, which need a source=")
+    data, report = given.pop("data", None), None
+    drawing = {"stretch", "class", "beside"} & given.keys()
+    if "source" not in given and drawing:
+        raise UsageError(f"{min(drawing)}= is about pictures, which need a source=")
+    folder = attention_folder(given["model"], given.get("save"))
     if data is not None:
         check_data(data)
+        report = gate_health(given["model"], data, imgsz=given.get("imgsz"))
+        folder.mkdir(parents=True, exist_ok=True)
+        report.save(folder / REPORT)
+        print(f"\n{report}\n\nwritten to {folder / REPORT}")
     if "source" in given:
-        files = draw_attention(**given)
-        print(f"{len(files)} {'picture' if len(files) == 1 else 'pictures'} written to {files[0].parent}")
-    if data is not None:
-        print(f"\n{gate_health(given['model'], data, imgsz=given.get('imgsz'))}")
+        classes = given.pop("class", None)
+        files = draw_attention(**given, classes=classes, report=report)
+        print(f"{len(files)} {'picture' if len(files) == 1 else 'pictures'} written to {folder}")
+        print(f"all in one page: {folder / PAGE}")
     return 0
 
 
 ATTENTION = Command(
     "attention",
     "model=best.pt source=images/",
-    "Draw where ELA looks; with data=, say whether it does.",
-    "For each image the command draws the detections and, for each ELA block, the factor by which it multiplies each "
-    "place of the map (the mean over the channels). The gate along the height stands at the side and the gate along "
-    "the width at the bottom: the mean, and the band from the 10th to the 90th percentile of the channels.\n\n"
-    "With data= the command prints what the gates do over the validation images: their mean, their spread across "
-    "positions, the share that is saturated, the scale of the map, and a verdict.",
+    "Draw where ELA looks; with data=, measure whether it favours objects.",
+    "For each image the command draws the detections and, for each ELA block, what the block does to what the network "
+    "has found: red is amplified and blue damped, relative to the mean over the image. Lines show the gates along the "
+    "height and the width, and small maps the three channels that differ most from place to place. The page "
+    "index.html shows all images in a browser.\n\n"
+    "With data= the command measures over the validation images what the gates do (their mean, their spread across "
+    "positions, the share that is saturated, the scale of the map) and the focus: the gain inside the labelled boxes "
+    "or masks, divided by the gain outside. Beside it stands the same of random gates, and a verdict from both.",
     (
         Key("model", "best.pt", "A checkpoint (.pt) or a model YAML with ELA.", required=True),
         Key(
@@ -51,7 +62,7 @@ ATTENTION = Command(
         Key(
             "save",
             "FOLDER",
-            "The folder for the pictures. The default is best-attention for best.pt, in this folder.",
+            "The folder for what is written. The default is best-attention for best.pt, in this folder.",
         ),
         Key(
             "stretch",
@@ -59,6 +70,13 @@ ATTENTION = Command(
             "True stretches the colours to each picture's own values. By default all pictures can be compared.",
             switch,
         ),
+        Key(
+            "class",
+            "star",
+            "Classes by name or number, separated by commas: Ultralytics' own heat map of these is drawn too. It needs "
+            "Ultralytics 8.4.113.",
+        ),
+        Key("beside", "plain.pt", "Another model, whose heat map is drawn beside this one's: the one without ELA."),
     ),
     attention,
 )
