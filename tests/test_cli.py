@@ -157,10 +157,15 @@ WRONG = {  # command line -> exit status, what the one line says
     "profile model=none.pt": (1, "there is no none.pt"),
     "attention": (2, "model= is missing, such as model=best.pt"),
     "attention model=yolov8n-ela.yaml": (2, "source= is missing, such as source=images/ for pictures; or data=my.yaml"),
-    "attention model=yolov8n-ela.yaml data=scenes.yaml save=x": (
+    "attention model=yolov8n-ela.yaml data=scenes.yaml class=star": (
         2,
-        "save= and stretch= are about pictures, which need",
+        "class= is about pictures, which need a source=",
     ),
+    "attention model=yolov8n-ela.yaml source=a.jpg class=pear": (
+        1,
+        "model=yolov8n-ela.yaml has no class pear; name one of",
+    ),
+    "attention model=yolov8n-ela.yaml source=a.jpg beside=none.pt": (1, "there is no none.pt; name a checkpoint"),
     "attention model=yolov8n-ela.yaml source=a.jpg stretch=much": (2, "stretch must be True or False, got 'much'"),
     "attention model=yolov8n-ela.yaml source=a.jpg imgsz=-1": (
         2,

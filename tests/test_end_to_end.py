@@ -135,8 +135,11 @@ def test_quickstart(retrained, tmp_path):
     keys = ["epochs=1", "fraction=0.3", "imgsz=96", f"model={retrained}/weights/best.pt", f"project={tmp_path}"]
     done = run(BIN / "ela-yolo", "quickstart", *keys, cwd=tmp_path)
     assert "\nthe file matches within the float32 tolerance" in done.stdout
-    summary = {line[:10].strip(): line[10:] for line in done.stdout.splitlines()[-7:]}
-    assert list(summary) == ["mAP50", "mAP50-95", "ONNX file", "weights", "ONNX", "curves", "pictures"]
+    summary = {line[:10].strip(): line[10:] for line in done.stdout.splitlines()[-12:]}
+    ela = ["ELA 3", "ELA 6", "ELA 9", "ELA 12"]
+    assert list(summary) == ["mAP50", "mAP50-95", "ONNX file", "weights", "ONNX", "curves", "pictures", *ela, "page"]
+    assert all("random gates" in summary[block] for block in ela)
+    assert len(list(Path(summary["page"]).parent.glob("*.png"))) == 6
     assert summary["ONNX file"] == "matches within the float32 tolerance"
     with (tmp_path / "ela-quickstart/results.csv").open(encoding="utf-8") as file:
         (epoch,) = csv.DictReader(file, skipinitialspace=True)

@@ -11,6 +11,7 @@ from conftest import HOME
 from ela_yolo.data.scenes import render
 from ela_yolo.gates.attention import attention, gate_health
 from ela_yolo.gates.page import MOST, Page
+from ela_yolo.gates.placement import WHOLE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MARGIN = 46  # px at the left of the image and below it, for the gates
@@ -22,7 +23,7 @@ def folder(retrained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     scenes = sorted((render(HOME / "datasets/ela-yolo-scenes") / "images/val").iterdir())
     for number, scene in enumerate(scenes[:20]):
-        image = cv2.resize(cv2.imread(str(scene)), (640, 512))
+        image = cv2.resize(read(scene), (640, 512))
         cv2.imwrite(str(folder / f"scene-{number:02}.jpg"), image)
     weights = retrained / "weights/best.pt"
     report = gate_health(weights, "scenes.yaml", imgsz=64)
@@ -48,6 +49,12 @@ def opened(folder):
         yield page
         browser.close()
     assert said == []
+
+
+def read(file):
+    image = cv2.imread(str(file))
+    assert image is not None
+    return image
 
 
 def shot(page, element="#large"):
@@ -81,7 +88,7 @@ def test_it_draws_and_the_keys_walk_blocks_images_and_views(opened, folder):
     assert opened.locator("#views [aria-pressed=true]").inner_text() == "image"
     shown = shot(opened)
     width = round((shown.shape[0] - MARGIN) * 640 / 512)
-    scene = cv2.resize(cv2.imread(str(folder.parent / "scene-00.jpg")), (width, shown.shape[0] - MARGIN))
+    scene = cv2.resize(read(folder.parent / "scene-00.jpg"), (width, shown.shape[0] - MARGIN))
     assert difference(scene, shown[:-MARGIN, MARGIN : MARGIN + width]) < 20 < difference(scene, 255)
 
 
@@ -117,7 +124,7 @@ def test_names_cannot_break_the_page(tmp_path):
     page = Page()
     grey = np.full((32, 32, 3), 90, np.uint8)
     for _ in range(MOST + 1):
-        page.add("</script><b>", grey, {}, [], (), {})
+        page.add("</script><b>", grey, {}, [], WHOLE, {})
     page.write(tmp_path / "index.html", None)
     content = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert content.count("</script>") == 2 and content.count('"name":') == MOST

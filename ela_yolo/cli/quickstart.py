@@ -1,4 +1,4 @@
-"""The whole way in one call: trains, validates, exports and compares a detector on the embedded data set."""
+"""The whole way in one call: trains, validates, exports and compares a detector, and shows where its ELA looks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from ultralytics import YOLO
 from ultralytics.engine.results import Results
 
 from ela_yolo.errors import ExportError
+from ela_yolo.gates.attention import attention, gate_health
+from ela_yolo.gates.health import GateReport
+from ela_yolo.gates.page import PAGE
 from ela_yolo.host.lookup import data_images
+from ela_yolo.host.model_blocks import named_blocks
 from ela_yolo.parity.export import export_and_compare
 from ela_yolo.parity.report import ParityReport
 from ela_yolo.parity.runtimes import check_runtime
@@ -52,6 +56,8 @@ class QuickstartResult:
         onnx: Their export.
         curves: The picture of losses and mAP over the epochs; with ``plots=False`` their table.
         pictures: Validation images with the detections drawn.
+        gates: What the ELA blocks do, over the validation images; None if the model has none.
+        page: The page that shows where they look, or None.
     """
 
     map50: float
@@ -61,9 +67,11 @@ class QuickstartResult:
     onnx: Path
     curves: Path
     pictures: Path
+    gates: GateReport | None
+    page: Path | None
 
     def __str__(self) -> str:
-        return (
+        told = (
             f"mAP50     {self.map50:.3f}\n"
             f"mAP50-95  {self.map50_95:.3f}\n"
             f"ONNX file {self.parity.verdict}\n"
@@ -72,10 +80,13 @@ class QuickstartResult:
             f"curves    {self.curves}\n"
             f"pictures  {self.pictures}"
         )
+        for block in self.gates.blocks if self.gates else ():
+            told += f"\nELA {block.layer:<5} {block.verdict}"
+        return f"{told}\npage      {self.page}" if self.page else told
 
 
 def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
-    """Train by the recipe, then validate, export to ONNX, compare the file and draw some detections.
+    """Train by the recipe, then validate, export to ONNX, compare the file, and draw detections and attention.
 
     Args:
         overrides: Train keys of Ultralytics that replace the recipe's, such as ``{"epochs": 1}``.
@@ -103,6 +114,11 @@ def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
     onnx, parity = export_and_compare(YOLO(weights), {"format": "onnx", "imgsz": settings["imgsz"]}, images)
     parity.save()
     pictures = _draw(best.predict(images, imgsz=settings["imgsz"], verbose=False, **machine), run / "pictures")
+    gates = page = None
+    if named_blocks(best):
+        gates = gate_health(weights, str(settings["data"]), imgsz=settings["imgsz"])
+        attention(weights, [*images], run / "attention", settings["imgsz"], report=gates)
+        page = run / "attention" / PAGE
     return QuickstartResult(
         map50=float(metrics.box.map50),
         map50_95=float(metrics.box.map),
@@ -111,6 +127,8 @@ def quickstart(overrides: Mapping[str, Any]) -> QuickstartResult:
         onnx=onnx,
         curves=run / ("results.png" if (run / "results.png").is_file() else "results.csv"),
         pictures=pictures,
+        gates=gates,
+        page=page,
     )
 
 

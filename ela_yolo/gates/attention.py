@@ -34,7 +34,7 @@ SMALL = 320  # px; thin lines are drawn in images below it
 
 def attention(
     model: str | Path,
-    source: str | Path,
+    source: str | Path | list[Path],
     save: str | Path | None = None,
     imgsz: int | None = None,
     stretch: bool = False,
@@ -50,7 +50,8 @@ def attention(
 
     Args:
         model: A checkpoint (.pt) or a model YAML with ELA, found as Ultralytics finds it.
-        source: A source as in ``YOLO.predict``: an image, a folder, a pattern, a text file with images, a video.
+        source: A source as in ``YOLO.predict``: an image, a list of images, a folder, a pattern, a text file with
+            images, a video.
         save: The folder of the pictures; None means ``MODEL-attention`` in the current folder.
         imgsz: The side of the network's input, in px; None means the size of the model's training.
         stretch: Whether colours span the values of each picture, not 1/2 to 2 in all pictures.
@@ -213,7 +214,7 @@ class _Run:
 
 
 @contextmanager
-def _prediction(model: str | Path, source: str | Path, imgsz: int | None) -> Iterator[_Run]:
+def _prediction(model: str | Path, source: str | Path | list[Path], imgsz: int | None) -> Iterator[_Run]:
     require_registered()
     check_model(str(model))
     opened = open_model(find_model(model))
@@ -221,7 +222,8 @@ def _prediction(model: str | Path, source: str | Path, imgsz: int | None) -> Ite
     if not any(isinstance(each, ELA) for each in module.modules()):
         raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
     size = {} if imgsz is None else {"imgsz": imgsz}
-    results = opened.predict(str(source), stream=True, batch=1, save=False, verbose=False, **size)
+    named = [*map(str, source)] if isinstance(source, list) else str(source)
+    results = opened.predict(named, stream=True, batch=1, save=False, verbose=False, **size)
     predictor = opened.predictor
     predictor.done_warmup = True  # on a GPU the warm-up is one more forward, which would count as an image
     latest = _Latest(model, opened.model.yaml.get("channels", 3))
