@@ -17,7 +17,7 @@ from conftest import HOME, SHARED
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
-from ultralytics.utils import ops
+from ultralytics.utils import ops, plotting
 
 from ela_yolo import ELA
 from ela_yolo.cost.measure import peak_memory
@@ -336,6 +336,12 @@ def test_pictures_of_a_folder(best, tmp_path, monkeypatch):
     assert {*tmp_path.rglob("*best-attention/*")} == {page, *(file.absolute() for file in files)}
 
 
+needs_heat_maps = pytest.mark.skipif(
+    not hasattr(plotting, "class_activation_map"), reason="this Ultralytics draws no class heat maps"
+)
+
+
+@needs_heat_maps
 def test_heat_maps_of_this_model_and_of_another(best, plain, tmp_path):
     report = gate_health(best, "scenes.yaml", imgsz=64)
     keys = {"imgsz": 96, "classes": "ball,star", "beside": plain, "report": report}
@@ -355,6 +361,7 @@ def decoded(data_url):
     return cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_COLOR)
 
 
+@needs_heat_maps
 @pytest.mark.parametrize("size", [(64, 128), (128, 64), (96, 96)])
 def test_a_heat_map_lies_where_the_image_lies(best, size):
     """What is bright in the image is at the same place in the part of the network's input that is cut out."""

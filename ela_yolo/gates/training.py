@@ -34,7 +34,7 @@ FIGURES = {  # attribute of GateHealth -> title in the picture
     "scale": "scale, out to in",
 }
 FOCUS = {"focus": "focus: gain inside objects to outside", "random": "the same with random gates"}
-IMAGES, DRAWS = 4, 3  # of the focus in each epoch
+IMAGES, DRAWS = 3, 2  # of the focus in each epoch
 PREFIX = "ela/"
 _STATE, _SAMPLE = "ela_monitor", "ela_sample"
 
