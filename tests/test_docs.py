@@ -1,5 +1,6 @@
 """What the documents show is what the commands print."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -7,10 +8,19 @@ import re
 import sys
 
 import pytest
+import yaml
 from conftest import REPO, run
+from ultralytics import YOLO
 
 import ela_yolo
+from ela_yolo import ELA
 from ela_yolo.cli.commands import COMMANDS as TABLE
+from ela_yolo.cli.parsing import parse
+from ela_yolo.plugin import register
+
+sys.path.insert(0, str(REPO / "tools"))
+import house
+import messages
 
 COMMANDS = REPO / "docs/commands.md"
 
@@ -30,32 +40,97 @@ def test_a_transcript_is_what_the_command_prints(line, tmp_path):
     assert run(sys.executable, "-m", "ela_yolo", *line.split(), cwd=tmp_path).stdout == transcripts()[line]
 
 
-@pytest.mark.parametrize(
-    "readme", ["README.md", "README.zh-CN.md", "docs/guide.md", "docs/study.md", "docs/exporting.md"]
-)
-def test_links_and_pictures_are_there(readme):
-    file = REPO / readme
+PAGES = [
+    "README.md",
+    "README.zh-CN.md",
+    *(str(file.relative_to(REPO)) for file in sorted((REPO / "docs").rglob("*.md"))),
+]
+
+
+def read(page):
+    return (REPO / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_are_there(page):
+    file = REPO / page
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", file.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (file.parent / link).exists()]
     assert not missing
 
 
-def commands(readme):
-    """The command lines of a README: those of its fenced code, without comments, and those of its table, in order."""
-    text = (REPO / readme).read_text(encoding="utf-8")
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```|^\| (`ela-yolo .*?`) \|", text, re.DOTALL | re.MULTILINE)
-    for language, block, cell in fenced:
-        for line in re.findall("`(.+?)`", cell):
-            yield line
-        for line in block.splitlines() if language in ("", "bash") else ():
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_a_readme_is_short(readme):
+    assert len(read(readme).splitlines()) <= 200
+
+
+def fenced(page, *languages):
+    """The fenced blocks of these languages."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", read(page), re.DOTALL | re.MULTILINE)
+    return [block for language, block in blocks if language in languages]
+
+
+def commands(page):
+    """The command lines of a page without their comments, in order."""
+    for block in fenced(page, "", "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
             if re.match("(ela-yolo|yolo|make|pip|python|ULTRALYTICS_SAFE_LOAD=1) ", line):
-                yield from re.split(r" \| |, ", re.split(r"\s+#|\s{2,}", line.strip())[0])
+                yield " ".join(re.split(r"\s+#", line)[0].split())
 
 
-def test_the_chinese_readme_shows_the_same_commands():
-    english, chinese = (list(commands(readme)) for readme in ("README.md", "README.zh-CN.md"))
-    assert len(english) > 30 and "ela-yolo doctor" in english
-    assert chinese == english
+@pytest.mark.parametrize(
+    ("english", "chinese"), [("README.md", "README.zh-CN.md"), ("docs/tutorial.md", "docs/zh/tutorial.md")]
+)
+def test_the_chinese_pages_show_the_same_commands(english, chinese):
+    shown = list(commands(english))
+    assert len(shown) > 7 and list(commands(chinese)) == shown
+
+
+TOLD = [page for page in PAGES if page != "docs/commands.md"]  # that page is held to by the transcripts
+COMMAND_LINES = sorted({line for page in TOLD for line in commands(page) if line.startswith("ela-yolo ")})
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_the_command_lines_of_the_pages_are_ones_that_the_commands_take(line):
+    _, name, *given = line.split()
+    parse(TABLE[name], given)
+
+
+def test_command_lines_are_found():
+    assert len(COMMAND_LINES) > 15 and "ela-yolo doctor" in COMMAND_LINES
+
+
+@pytest.mark.parametrize("row", re.findall(r"^- (\[.*\])", read("docs/rows.md") + read("README.md"), re.MULTILINE))
+def test_the_rows_of_the_pages_build_a_model(row, tmp_path):
+    source, *_ = rows = yaml.safe_load(row)
+    before = [[-1, 1, "Conv", [64, 3, 2]]] * (source + 1 if source > 0 else 1)
+    content = {"nc": 2, "backbone": [*before, rows], "head": [[[len(before)], 1, "Detect", ["nc"]]]}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    register()
+    (block,) = (each for each in YOLO(tmp_path / "model.yaml").model.modules() if isinstance(each, ELA))
+    assert block.channels == 64
+
+
+def test_the_python_of_the_pages_calls_what_there_is():
+    blocks = [block for page in PAGES for block in fenced(page, "python")]
+    assert blocks
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ela_yolo":
+                assert node.attr in ela_yolo.__all__
+
+
+def test_every_message_of_the_code_is_on_the_page_of_troubleshooting():
+    assert read("docs/troubleshooting.md") == messages.page(), "run: python tools/messages.py"
+
+
+def test_the_drawing_of_the_house_is_that_of_the_import_rules():
+    assert house.PICTURE.read_text(encoding="utf-8") == house.drawing(), "run: python tools/house.py"
+
+
+def test_every_public_name_is_on_the_page_of_python():
+    named = re.findall(r"^::: ela_yolo\.(\S+)$", read("docs/api.md"), re.MULTILINE)
+    assert sorted(named) == sorted(f"{home}.{name}" for name, home in ela_yolo._HOME.items())
 
 
 MODULES = [

@@ -1,4 +1,4 @@
-"""What users do, with the stock `yolo` command and nothing imported: the README's story in fresh interpreters."""
+"""What users do, with the stock `yolo` command and nothing imported: the tutorial's story in fresh interpreters."""
 
 import csv
 import json
@@ -99,17 +99,18 @@ def test_stock_export_runs_in_onnx_runtime_through_ultralytics(retrained, tmp_pa
     assert len(scores) > 3 and sorted(found[:, 5]) == pytest.approx(scores, abs=1e-4)
 
 
-def readme_block(language, start):
-    """The README's block of a language that begins so."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def tutorial_block(language, start):
+    """The tutorial's block of a language that begins so."""
+    text = (REPO / "docs/tutorial.md").read_text(encoding="utf-8")
+    blocks = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
     return next(block for block in blocks if block.startswith(start))
 
 
 def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
-    """The README's story."""
-    insert = readme_block("bash", "ela-yolo insert model=yolov8n.yaml").split()
+    """The tutorial's story."""
+    insert = tutorial_block("bash", "ela-yolo insert model=yolov8n.yaml").split()
     done = run(BIN / insert[0], *insert[1:], cwd=tmp_path)
-    expected = readme_block("diff", "---") + "ELA follows 21 C2f\nwritten to yolov8-mine.yaml\n"
+    expected = tutorial_block("diff", "---") + "ELA follows 21 C2f\nwritten to yolov8-mine.yaml\n"
     hunk = r"(?m)^@@ .*\n"  # the comment at the top of the YAML has other lines in older releases
     assert re.sub(hunk, "", done.stdout) == re.sub(hunk, "", expected)
     train = ["model=yolov8s-mine.yaml", f"data={FEW}", f"project={tmp_path}", "name=mine"]

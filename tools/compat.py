@@ -3,7 +3,7 @@
 ::
 
     python tools/compat.py                                  # the versions and checks of the README's table
-    python tools/compat.py versions=oldest checks=contract  # what make test adds
+    python tools/compat.py versions=oldest checks=contract  # what make test adds; and there is versions=newest
     python tools/compat.py versions=changes checks=smoke    # one short training at each change, and each tenth release
 
 A version is laid over the installed one: it lies alone in .venv/releases/VERSION, which PYTHONPATH puts first, and
@@ -94,8 +94,8 @@ def main(arguments: list[str]) -> int:
 
 def choose_versions(names: str | None) -> list[str]:
     """Return the versions that are named, or those of the table in this environment; each once, oldest first."""
-    if names == "oldest":
-        return [TESTED[0]]
+    if names in ("oldest", "newest"):
+        return [TESTED[0] if names == "oldest" else released()[-1]]
     if names == "changes":
         versions, changed = released(), changes()
         some = [version for i, version in enumerate(versions) if version in changed or i % 10 == 0]
