@@ -40,13 +40,12 @@ def doctor_of(*arguments, cwd):
     return done
 
 
-def overlay(folder, package, *, whole=True):
-    """A copy of an installed package that is found before it, with its metadata unless it only hides it."""
+def overlay(folder, package):
+    """A copy of an installed package that is found before it, with its metadata."""
     source = Path(package.__file__).parent
     shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "assets"))
-    if whole:
-        for info in source.parent.glob(f"{source.name}-*.dist-info"):
-            shutil.copytree(info, folder / info.name)
+    for info in source.parent.glob(f"{source.name}-*.dist-info"):
+        shutil.copytree(info, folder / info.name)
     return {"PYTHONPATH": str(folder)}
 
 
@@ -162,16 +161,17 @@ def test_rtdetr(tmp_path):
 def test_an_ultralytics_that_is_older_than_any_tested(tmp_path):
     env = overlay(tmp_path, ultralytics)
     init = tmp_path / "ultralytics/__init__.py"
-    init.write_text(init.read_text().replace(f'"{ultralytics.__version__}"', '"8.4.60"'))
+    init.write_text(init.read_text().replace(f'"{ultralytics.__version__}"', '"8.2.100"'))
     done = doctor(cwd=tmp_path, env=env)
-    assert done.returncode == 1 and "this is 8.4.60\n       -> " in done.stdout
+    assert done.returncode == 1 and "this is 8.2.100\n       -> " in done.stdout
     assert "pip install -U ultralytics" in done.stdout
 
 
-def test_a_folder_that_hides_ultralytics(tmp_path):
-    done = doctor(cwd=tmp_path, env=overlay(tmp_path, ultralytics, whole=False))
+def test_a_torchvision_without_its_metadata_hides_the_installed_one(tmp_path):
+    shutil.copytree(Path(torchvision.__file__).parent, tmp_path / "torchvision")
+    done = doctor(cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1
-    assert f"{tmp_path / 'ultralytics'} hides the installed {Path(ultralytics.__file__).parent}" in done.stdout
+    assert f"{tmp_path / 'torchvision'} hides the installed {Path(torchvision.__file__).parent}" in done.stdout
 
 
 def test_a_torchvision_that_does_not_fit(tmp_path):
@@ -182,7 +182,7 @@ def test_a_torchvision_that_does_not_fit(tmp_path):
     assert "pip install --force-reinstall torch torchvision" in done.stdout
 
 
-@pytest.mark.parametrize("version", ["9.0.0", "8.3.0", ultralytics.__version__])
+@pytest.mark.parametrize("version", ["9.0.0", "8.2.0", ultralytics.__version__])
 def test_an_ultralytics_that_is_not_as_expected(version, tmp_path):
     """Newer than any that was tested, older than the oldest, or one whose files were edited."""
     from ela_yolo.host.probes import TESTED
@@ -200,7 +200,7 @@ def test_an_ultralytics_that_is_not_as_expected(version, tmp_path):
     known = f"ela-yolo is tested with {TESTED[0]} to {TESTED[1]}, "
     remedy = {
         "9.0.0": f"and this is newer: pip install ultralytics=={TESTED[1]}, or take a newer ela-yolo",
-        "8.3.0": "and this is older: pip install -U ultralytics",
+        "8.2.0": "and this is older: pip install -U ultralytics",
     }.get(version, f"so its files were changed: pip install --force-reinstall --no-deps ultralytics=={version}")
     sentence = f"ultralytics {version}: ultralytics.nn.tasks.parse_model(d, ch, verbose) is missing; {known}{remedy}"
     assert sentence in done.stdout

@@ -356,7 +356,8 @@ def test_the_run_says_how_the_gates_move(model_yaml, tmp_path):
         with (trainer.save_dir / "ela.csv").open() as table:
             spread[multiple] = [float(row["ela/3/spread"]) for row in csv.DictReader(table)]
         verdicts = {health.verdict for health in gate_health(trainer.last, data=str(FEW), imgsz=64).blocks}
-        assert verdicts == {"alive" if multiple > 1 else "looks everywhere alike: does nothing"}
+        assert ("looks everywhere alike: does nothing" in verdicts) == (multiple == 1)
+        assert all("random gates" in verdict for verdict in verdicts) == (multiple > 1)
     assert max(spread[1]) < 0.005 < spread[300][-1]
     assert spread[300][0] < spread[300][-1]
 

@@ -180,7 +180,7 @@ class ExportedFile:
         """Take what is needed of the metadata, which may come from anywhere, as plain values."""
         args = dict(self.metadata.get("args") or {})
         self.task = str(self.metadata["task"])
-        self.tolerance = _TOLERANCES[bits_of(args)]
+        self.tolerance = _TOLERANCES.get(bits_of(args), INT8)  # a precision that is not known is judged as the coarsest
         ended = self.metadata.get("end2end")  # of both kinds, as Ultralytics reads it
         self.kind = "nms" if args.get("nms") else "end2end" if ended else "raw"
         self.names = {int(key): str(name) for key, name in dict(self.metadata["names"]).items()}
