@@ -33,8 +33,11 @@ def test_a_model_beside_its_plain_model(tmp_path):
     assert "| parameters | 3,157,200 | 3,161,520 | 1.001 |" in done.stdout
     text = (tmp_path / "yolov8n-ela-profile.json").read_text(encoding="utf-8")
     found = json.loads(text, parse_constant=pytest.fail)
-    assert found["schema"] == 1 and found["model"] == "yolov8n-ela.yaml" and found["imgsz"] == 64
+    assert found["schema"] == 2 and found["model"] == "yolov8n-ela.yaml" and found["imgsz"] == 64
     assert found["ratios"].keys() == ROWS
+    for row in ("latency", "onnx", "training"):
+        low, high = found["intervals"][row]
+        assert low <= found["ratios"][row] <= high
     for side in ("plain", "ela"):
         for row in ("latency", "onnx", "training"):
             assert 0 < found[side][row]["low"] <= found[side][row]["median"] <= found[side][row]["high"]
@@ -142,7 +145,8 @@ def test_a_ratio_to_nothing_is_left_out(tmp_path):
     plain = ModelCost(10, 0.0, time_, nothing, time_, 0.0, nothing)
     ela = ModelCost(11, 0.0, time_, nothing, time_, 1.5, nothing)
     ratios = {"parameters": 1.1, "gflops": None, "latency": 1.0, "training": 1.0, "memory": None}
-    result = Profile("a.pt", 64, "mps", "a machine", plain, ela, ratios, ())
+    result = Profile("a.pt", 64, "mps", "a machine", plain, ela, ratios, {"latency": (0.98, 1.03)}, ())
+    assert "| PyTorch, fused | 1 ms (1 to 1) | 1 ms (1 to 1) | 1.000 (0.980 to 1.030) |" in str(result)
     assert "| GFLOPs | 0.000 | 0.000 | - |" in str(result) and "| peak memory | 0.0 MB | 1.5 MB | - |" in str(result)
     assert "training |" not in str(result)
     target, picture = result.save(tmp_path / "costs.json")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 REPO = Path(__file__).parent.parent
 DIST = REPO / "dist"
+LIMIT = 1800  # s, of each process that is started here
 IN_WHEEL = (  # a file of each kind that an installation needs
     "ela_yolo.pth",
     "ela_yolo.start",
@@ -65,7 +66,9 @@ def try_out(wheel: Path) -> None:
         interpreter = next(Path(folder).glob("[Bb]in/python"), Path(folder) / "Scripts/python.exe")
         code = "import sysconfig; print(sysconfig.get_path('purelib'))"
         here, there = (
-            subprocess.run([each, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+            subprocess.run(
+                [each, "-c", code], check=True, capture_output=True, encoding="utf-8", timeout=60
+            ).stdout.strip()
             for each in (sys.executable, str(interpreter))
         )
         # A plain line adds a folder to the path, and executes no start-up file in it: those of the wheel alone run.
@@ -75,7 +78,7 @@ def try_out(wheel: Path) -> None:
         script = Path(interpreter).with_name("yolo")
         script.write_text(f"#!{interpreter}\n{yolo}\n", encoding="utf-8")
         script.chmod(0o755)
-        subprocess.run([interpreter, REPO / "tools/story.py"], check=True, cwd=folder)
+        subprocess.run([interpreter, REPO / "tools/story.py"], check=True, cwd=folder, timeout=LIMIT)
 
 
 def check(holds: bool, otherwise: str) -> None:
@@ -86,7 +89,7 @@ def check(holds: bool, otherwise: str) -> None:
 
 def python(*arguments: object) -> None:
     """Run this Python."""
-    subprocess.run([sys.executable, *map(str, arguments)], check=True)
+    subprocess.run([sys.executable, *map(str, arguments)], check=True, timeout=LIMIT)
 
 
 if __name__ == "__main__":

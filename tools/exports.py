@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ela_yolo.cost.timing import alternate, processor
+from ela_yolo.cost.timing import alternate, processor, ratio_of
 from ela_yolo.util.tables import markdown_row, markdown_table
 
 FOLDER = Path(sys.prefix) / "runtimes"
@@ -174,8 +174,9 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
         timed.append(opened.opened_otherwise() if name == "openvino" else opened)
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     seconds = alternate({str(i): partial(each.run, image) for i, each in enumerate(timed)}, ROUNDS, REST)
-    plain, ela = map(numpy.array, seconds.values())
-    latency = f"{1000 * numpy.median(ela):.1f} ms, {numpy.median(ela / plain):.3f}"
+    plain, ela = seconds.values()
+    ratio, low, high = ratio_of(plain, ela)
+    latency = f"{1000 * numpy.median(ela):.1f} ms, {ratio:.3f} ({low:.3f} to {high:.3f})"
     if "nms" in keys:  # how long NMS takes depends on what is found
         latency = ""
     verdict = "matches" if report.passed else f"does NOT match: {report.failures[0]}"

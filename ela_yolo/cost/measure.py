@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ultralytics.utils.torch_utils import get_flops, select_device
 
 from ela_yolo.cost.result import BlockCost, ModelCost, Profile, Time
-from ela_yolo.cost.timing import alternate, machine
+from ela_yolo.cost.timing import alternate, machine, ratio_of
 from ela_yolo.edit.insert import remove
 from ela_yolo.errors import ExportError, InputError
 from ela_yolo.host.blocks import describe, is_block
@@ -80,8 +80,9 @@ def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
         measured = _measure([each.model.float().to(device) for each in opened], image, sessions)
     plain, ela = (ModelCost(**{key: _cost(values[i]) for key, values in measured.items()}) for i in (0, 1))
     ratios = {key: _ratio(*values) for key, values in measured.items() if values[0] is not None}
+    intervals = {key: ratio_of(*values)[1:] for key, values in measured.items() if isinstance(values[0], list)}
     blocks = tuple(_measure_blocks(opened[1].model, image))
-    return Profile(str(model), imgsz, str(device), machine(), plain, ela, ratios, blocks)
+    return Profile(str(model), imgsz, str(device), machine(), plain, ela, ratios, intervals, blocks)
 
 
 def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> dict[str, tuple[Any, Any]]:
@@ -211,5 +212,5 @@ def _cost(measured: Any) -> Any:
 
 def _ratio(plain: Any, ela: Any) -> float | None:
     if isinstance(plain, list):
-        return float(median(b / a for a, b in zip(plain, ela, strict=True)))
+        return ratio_of(plain, ela)[0]
     return float(ela / plain) if plain else None

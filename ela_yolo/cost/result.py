@@ -13,7 +13,7 @@ from ela_yolo.util.files import written_whole
 from ela_yolo.util.json import write_json
 from ela_yolo.util.tables import markdown_table
 
-SCHEMA = 1  # of the JSON; raised when a key changes its name or meaning
+SCHEMA = 2  # of the JSON; raised when a key changes its name or meaning
 ROWS = {  # attribute -> title
     "parameters": "parameters",
     "gflops": "GFLOPs",
@@ -106,6 +106,7 @@ class Profile:
         ela: The cost of the model.
         ratios: Attribute of :class:`ModelCost` -> the model's value divided by the plain model's; of times, the median
             over the rounds. None if the plain model's value is 0.
+        intervals: Attribute of times -> the ends of the ratio's 95% interval, a bootstrap over the rounds.
         blocks: The cost of each block.
 
     Example:
@@ -113,7 +114,7 @@ class Profile:
         >>> plain = ModelCost(3_157_200, 8.858, time, None, time, 16.4, 208.2)
         >>> ela = ModelCost(3_161_072, 8.858, Time(30.5, 30, 33), None, time, 16.4, 208.2)
         >>> block = BlockCost("3", "ELA-B identity", (32, 160, 160), 288, Time(0.3, 0.2, 0.4), share=0.01)
-        >>> result = Profile("my.yaml", 640, "cpu", "AMD EPYC, 2 cores", plain, ela, {"latency": 1.017}, (block,))
+        >>> result = Profile("my.yaml", 640, "cpu", "AMD EPYC, 2 cores", plain, ela, {"latency": 1.017}, {}, (block,))
         >>> print(result)  # doctest: +ELLIPSIS
         |  | plain model | with ELA | ratio |
         |---|---|---|---|
@@ -128,6 +129,7 @@ class Profile:
     plain: ModelCost
     ela: ModelCost
     ratios: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float, float]]
     blocks: tuple[BlockCost, ...]
 
     @property
@@ -165,7 +167,10 @@ class Profile:
 
     def _ratio_cell(self, key: str) -> str:
         ratio = self.ratios.get(key)
-        return "-" if ratio is None else f"{ratio:.3f}"
+        if ratio is None:
+            return "-"
+        low, high = self.intervals.get(key, (None, None))
+        return f"{ratio:.3f}" if low is None else f"{ratio:.3f} ({low:.3f} to {high:.3f})"
 
     def save(self, file: str | Path | None = None) -> tuple[Path, Path]:
         """Write the result as JSON and as a picture of bars, and return both files. Existing files are replaced.
