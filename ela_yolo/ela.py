@@ -156,8 +156,8 @@ class ELA(nn.Module):
     Reference: Xu and Wan, ELA: Efficient Local Attention for Deep Convolutional Neural Networks, arXiv:2403.01123.
     """
 
-    # True in the copy of a model that is exported to a graph of one image size: see _forward_fixed_size.
-    fixed_size = False
+    # Set in the copy of a model that is exported to a graph of one image size: "blocked" or "pooled", as named below.
+    export_form: str | None = None
     lr_mult: float = 1  # in checkpoints that are older than this attribute
 
     def __init__(
@@ -242,8 +242,8 @@ class ELA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` multiplied by its gates."""
         conv, gn = self.conv, self.gn
-        if self.fixed_size:
-            return self._forward_fixed_size(x)
+        if self.export_form:
+            return self._forward_blocked(x) if self.export_form == "blocked" else self._forward_pooled(x)
         if serves(x, conv, gn):
             form = Form(conv.groups, gn.num_groups, gn.eps, self.gate)
             return scale_by_gates(x, conv.weight, gn.weight, gn.bias, form)
@@ -259,18 +259,30 @@ class ELA(nn.Module):
             gate = gn(mixed).sigmoid()
         return gate
 
-    def _forward_fixed_size(self, x: Tensor) -> Tensor:
+    def _forward_blocked(self, x: Tensor) -> Tensor:
         """Return the same output, by operators that ONNX Runtime runs in the blocked layout of its convolutions.
 
         Means, broadcast products and scalars would convert the map to another layout and back. The pooling and the
         nearest upsampling hold the map's height and width as constants, so the graph is right for one size only.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-            channels, height, width = map(int, x.shape[1:])
+        channels, height, width = _constant_size(x)
         gate_h = self._map_gate(F.avg_pool2d(x, (1, width)), channels, axis=2)
         gate_w = self._map_gate(F.avg_pool2d(x, (height, 1)), channels, axis=3)
         scaled = x * F.interpolate(gate_h, scale_factor=(1, width)) * F.interpolate(gate_w, scale_factor=(height, 1))
+        return x + scaled if self.gate == "residual" else scaled
+
+    def _forward_pooled(self, x: Tensor) -> Tensor:
+        """Return the same output, for runtimes that broadcast well: OpenVINO, MNN, ExecuTorch.
+
+        Their means over the height are slow in the layout of their convolutions, and their average pools are not. Of a
+        square map both strips go through convolution and norm as one batch, since small operators cost their launch.
+        """
+        channels, height, width = _constant_size(x)
+        strip_h, strip_w = F.avg_pool2d(x, (1, width)), F.avg_pool2d(x, (height, 1))
+        if height == width:
+            both, images = self._strip_gate(torch.cat([strip_h.flatten(2), strip_w.flatten(2)])), x.shape[0]
+            return apply_gates(x, both[:images], both[images:], self.gate)
+        scaled = x * self._map_gate(strip_h, channels, axis=2) * self._map_gate(strip_w, channels, axis=3)
         return x + scaled if self.gate == "residual" else scaled
 
     def _map_gate(self, strip: Tensor, channels: int, axis: int) -> Tensor:
@@ -290,3 +302,11 @@ class ELA(nn.Module):
         if self.lr_mult == 1:
             del settings["lr_mult"]
         return ", ".join(str(value) if name == "channels" else f"{name}={value}" for name, value in settings.items())
+
+
+def _constant_size(x: Tensor) -> tuple[int, int, int]:
+    """Return channels, height and width as numbers, which a trace holds as constants."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        channels, height, width = map(int, x.shape[1:])
+    return channels, height, width

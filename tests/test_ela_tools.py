@@ -357,9 +357,20 @@ def assert_right_in_every_form(block, x):
     assert is_served(block, x)
     expected = as_written(block, x)
     torch.testing.assert_close(block(x), expected)
-    fixed = copy.deepcopy(block)
-    fixed.fixed_size = True
-    torch.testing.assert_close(fixed(x), expected, rtol=1e-4, atol=1e-5)
+    for form in ("blocked", "pooled"):
+        exported = copy.deepcopy(block)
+        exported.export_form = form
+        torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("variant", ["B", "S"])
+@pytest.mark.parametrize("shape", [(2, 64, 9, 9), (2, 64, 6, 11), (1, 64, 8, 8)])
+def test_the_forms_for_exports_give_what_the_formula_gives(shape, variant, gate):
+    block, x = block_of(64, variant=variant, gate=gate), torch.randn(shape)
+    nn.init.normal_(block.gn.weight, 1, 0.3)
+    nn.init.normal_(block.gn.bias, 0, 0.3)
+    assert_right_in_every_form(block, x)
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -1,5 +1,6 @@
 """Every format that runs here, task and head: the file of a trained or calibrated model matches, another's does not."""
 
+import collections
 import platform
 import shutil
 from importlib.util import find_spec
@@ -189,9 +190,23 @@ def test_a_fixed_size_takes_the_form_of_onnx_runtimes_layout_and_free_axes_do_no
         nodes = onnx.load(model.export(format="onnx", imgsz=96, dynamic=dynamic)).graph.node
         kinds[dynamic] = [node.op_type for node in nodes]
         # The exporter's copy took the form, not the model that it was given.
-        assert [module.fixed_size for module in model.model.modules() if isinstance(module, ELA)] == [False] * 4
+        assert [module.export_form for module in model.model.modules() if isinstance(module, ELA)] == [None] * 4
     assert kinds[False].count("AveragePool") == 8 and "ReduceMean" not in kinds[False]
     assert kinds[True].count("ReduceMean") == 8 and "AveragePool" not in kinds[True]
+
+
+def test_openvino_gets_pools_and_one_convolution_for_both_strips(retrained, tmp_path):
+    import openvino
+
+    model = YOLO(shutil.copy(retrained / "weights/best.pt", tmp_path / "best.pt"))
+    counts = {}
+    for size in (96, (96, 64)):
+        folder = Path(model.export(format="openvino", imgsz=size))
+        graph = openvino.Core().read_model(next(folder.glob("*.xml")))
+        counts[size] = collections.Counter(node.get_type_name() for node in graph.get_ops())
+    assert counts[96]["AvgPool"] == counts[96, 64]["AvgPool"] == 8
+    assert counts[96]["GroupConvolution"] == 4 and "ReduceMean" not in counts[96]
+    assert counts[96, 64]["GroupConvolution"] == 16  # two strips, each with its norm's scale and shift
 
 
 @pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML runs there")

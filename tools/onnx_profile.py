@@ -46,7 +46,7 @@ def keep_as_written(exporter: Any) -> None:
     from ela_yolo.host.model_blocks import named_blocks
 
     for block in named_blocks(exporter.model).values():
-        block.fixed_size = False
+        block.export_form = None
 
 
 def block_nodes(file: Path) -> collections.Counter[str]:

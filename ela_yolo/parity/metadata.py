@@ -23,8 +23,8 @@ def prepare_export(exporter: Any) -> None:
     A file of any format then has a metadata entry ``ela``. It is JSON with the version of ela-yolo, the layer and the
     settings of each block, and the settings of the NMS in the file.
 
-    ONNX Runtime runs one form of the block fastest on a CPU. A file gets this form if it is ONNX in float32 with one
-    image size. ExecuTorch gets it too, because its XNNPACK refuses the Conv1d of the plain form.
+    A file with one image size gets the form of the block that its runtime runs fastest on a CPU: ONNX in float32 one,
+    OpenVINO, MNN and ExecuTorch another.
 
     Before 8.3.138, Ultralytics calls this before it has a model, so nothing is prepared: the file has the formula as it
     is written, and no entry.
@@ -40,9 +40,17 @@ def prepare_export(exporter: Any) -> None:
     if args.nms or exporter.metadata.get("end2end"):  # Ultralytics' own metadata lacks them
         entry["nms"] = {key: getattr(args, key) for key in NMS_KEYS}
     exporter.metadata[METADATA_KEY] = json.dumps(entry)
-    onnx = args.format == "onnx" and not args.dynamic and bits_of(vars(args)) == 32 and exporter.device.type == "cpu"
     for block in named_blocks(model).values():
-        block.fixed_size = (onnx or args.format == "executorch") and are_as_built(block.conv, block.gn)
+        block.export_form = _form(args, exporter.device.type) if are_as_built(block.conv, block.gn) else None
+
+
+def _form(args: Any, device: str) -> str | None:
+    """Return the form of the blocks in a file; None for the formula as it is written."""
+    if args.dynamic:
+        return None
+    if args.format == "onnx":
+        return "blocked" if bits_of(vars(args)) == 32 and device == "cpu" else None
+    return "pooled" if args.format in ("openvino", "mnn", "executorch") else None
 
 
 def describe_blocks(model: nn.Module) -> list[dict[str, Any]]:
