@@ -69,6 +69,21 @@ def test_a_gate_that_favours_boxes_one_that_avoids_them_and_a_constant_one(favou
         assert (focus.value > 1.3) == (favours > 0) and abs(math.log(focus.value)) > 0.25
 
 
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said"),
+    [
+        (1.20, 1.15, 1.25, "favours objects (1.20, random gates 1.05)"),
+        (1.11, 1.08, 1.15, "no different from random gates (1.11, random gates 1.05)"),  # below the largest draw
+        (1.20, 1.04, 1.40, "no different from random gates (1.20, random gates 1.05)"),  # the images do not agree
+        (0.90, 0.85, 0.95, "avoids objects (0.90, random gates 1.05)"),
+        (0.99, 0.97, 1.02, "no different from random gates (0.99, random gates 1.05)"),
+        (0.90, 0.70, 1.06, "no different from random gates (0.90, random gates 1.05)"),
+    ],
+)
+def test_the_verdict_needs_all_draws_and_the_interval(value, low, high, said):
+    assert Focus(value, low, high, 1.05, 0.98, 1.12, 64, {}).verdict == said
+
+
 def test_the_value_is_the_mean_gain_inside_divided_by_that_outside():
     block = gated(1.0)
     outline = box(0.25, 0.5, 0.75, 0.75)
