@@ -157,7 +157,7 @@ def scale_by_gates(x: Tensor, conv: Tensor, gamma: Tensor, beta: Tensor, form: F
         scaled: Tensor = _ScaleByGates.apply(x, conv, gamma, beta, form)
         return scaled
     _, norms = _through_strips(x, conv, gamma, beta, form)
-    return _scale(x, *_along_both(norms, form), form)
+    return _scale(x, *_along_both(norms, form, x), form)
 
 
 def _through_strips(
@@ -169,7 +169,7 @@ def _through_strips(
     """
     batch, _, height, width = x.shape
     pad = conv.shape[2] // 2
-    along_h, along_w = x.sum(3), x.sum(2)
+    along_h, along_w = _sum_along(x, 3), _sum_along(x, 2)
     if height != width:
         length = max(height, width)
         along_h = torch.constant_pad_nd(along_h, (0, length - height))
@@ -202,11 +202,27 @@ def _convolve(padded: Tensor, conv: Tensor, groups: int) -> Tensor:
     return total
 
 
-def _along_both(norms: tuple[_Norm, ...], form: Form) -> tuple[Tensor, Tensor]:
-    """Return the gates that multiply the map, ``(B, C, H, 1)`` and ``(B, C, 1, W)``."""
+def _along_both(norms: tuple[_Norm, ...], form: Form, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gates that multiply the map ``x``, ``(B, C, H, 1)`` and ``(B, C, 1, W)``, in its memory format."""
     gates = [norm.gate for norm in norms] if form.gate != "identity" else [2 * norm.gate for norm in norms]
     along_h, along_w = gates if len(gates) == 2 else gates[0].chunk(2)
-    return along_h.unsqueeze(3), along_w.unsqueeze(2)
+    return _laid_out_as(x, along_h.unsqueeze(3)), _laid_out_as(x, along_w.unsqueeze(2))
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _laid_out_as(x: Tensor, strip: Tensor) -> Tensor:
+    # PyTorch multiplies operands of different memory formats element by element.
+    return strip.contiguous(memory_format=torch.channels_last) if _is_channels_last(x) else strip
+
+
+def _sum_along(x: Tensor, dim: int) -> Tensor:
+    """Return the sum of a map over its height (2) or width (3), ``(B, C, W)`` or ``(B, C, H)``."""
+    if _is_channels_last(x):  # the sum itself gives strips with the channels first, and is 20 times as slow at that
+        return x.permute(0, 2, 3, 1).sum(dim - 1).transpose(1, 2)
+    return x.sum(dim)
 
 
 def _scale(x: Tensor, gate_h: Tensor, gate_w: Tensor, form: Form) -> Tensor:
@@ -220,7 +236,7 @@ class _ScaleByGates(torch.autograd.Function):
         sums, norms = _through_strips(x, conv, gamma, beta, form)
         ctx.save_for_backward(x, conv, gamma, beta, sums, *chain.from_iterable(norms))
         ctx.form = form
-        return _scale(x, *_along_both(norms, form), form)
+        return _scale(x, *_along_both(norms, form, x), form)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -231,13 +247,13 @@ class _ScaleByGates(torch.autograd.Function):
             return *_gradients_as_written(grad, (x, conv, gamma, beta), ctx.needs_input_grad[:4], form), None
         height, width = x.shape[2:]
         norms = tuple(_Norm(*saved[start : start + 4]) for start in range(0, len(saved), 4))
-        gate_h, gate_w = _along_both(norms, form)
+        gate_h, gate_w = _along_both(norms, form, x)
 
         # The only new copy of the map. With a batched matrix product for each gate, the product of x and grad would be
         # computed once and not twice, but that is slower.
         buffer = x * grad
-        grad_h = buffer.mul_(gate_w).sum(3)
-        grad_w = torch.mul(x, grad, out=buffer).mul_(gate_h).sum(2)
+        grad_h = _sum_along(buffer.mul_(gate_w), 3)
+        grad_w = _sum_along(torch.mul(x, grad, out=buffer).mul_(gate_h), 2)
         grad_gates = (torch.cat((grad_h, grad_w)),) if height == width else (grad_h, grad_w)
         if form.gate == "identity":
             for grad_gate in grad_gates:
@@ -246,8 +262,8 @@ class _ScaleByGates(torch.autograd.Function):
 
         torch.mul(grad, gate_h, out=buffer)
         along_h, along_w = grad_sums.chunk(2)
-        torch.addcmul(along_w[:, :, None, :width], buffer, gate_w, out=buffer)
-        buffer.add_(along_h[:, :, :height, None])
+        torch.addcmul(_laid_out_as(x, along_w[:, :, None, :width]), buffer, gate_w, out=buffer)
+        buffer.add_(_laid_out_as(x, along_h[:, :, :height, None]))
         if form.gate == "residual":
             buffer.add_(grad)
         return buffer, grad_conv, grad_gamma, grad_beta, None
