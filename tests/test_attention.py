@@ -284,7 +284,7 @@ def test_colours_are_the_same_in_every_picture_unless_stretched(form):
     assert [panel.get_title("left") for panel in panels] == ["image", "layer 0", "layer 1"]
     assert [len(panel.child_axes) for panel in panels] == [0, 5, 5]  # two gates and three channels
     bar = figure.axes[-1]
-    assert bar.get_ylim() == (-1, 1) and [text.get_text() for text in bar.get_yticklabels()][1] == "1x"
+    assert bar.get_ylim() == (-1, 1) and [text.get_text() for text in bar.get_yticklabels()][1] == "as the mean"
     stretched, _ = plot_attention(image, gates, stretch=True)
     low, high = stretched.axes[-1].get_ylim()
     largest = max(log_gain(each).__abs__().max() for each in gates.values())

@@ -38,6 +38,7 @@ def test_a_row_for_each_epoch_and_a_picture_and_verdicts(tmp_path):
     assert found[0]["ela/3/mean"] != found[2]["ela/3/mean"]
     assert cv2.imread(str(tmp_path / "run/ela.png")).std() > 10
     assert sum(line.startswith("ELA ") and "spread" in line for line in done.stdout.splitlines()) == 4
+    assert "does nothing" in done.stdout and done.stdout.count("insert lr_mult=100` lets them move faster") == 1
     # Ultralytics' own table has its own columns alone, in every row.
     lines = (tmp_path / "run/results.csv").read_text().splitlines()
     assert "ela/" not in lines[0] and len({line.count(",") for line in lines}) == 1 and len(lines) == 4

@@ -20,6 +20,9 @@ SCHEMA = 1
 # A standard deviation of 1% of a sigmoid's middle, 0.5. A gate that varies by less is nearly one factor per channel,
 # which the weights of the next convolution can hold as well.
 ALIKE = 0.005
+
+NOTHING = "looks everywhere alike: does nothing"
+REMEDY = "gates that do nothing are usual after a short training; `ela-yolo insert lr_mult=100` lets them move faster"
 LOW, HIGH = 0.05, 0.95  # outside, a sigmoid's slope, and so the gradient, is below a fifth of its largest
 
 
@@ -57,7 +60,7 @@ class GateHealth:
         if self.saturated > 0.5:
             return "saturated"
         if self.spread < ALIKE:
-            return "looks everywhere alike: does nothing"
+            return NOTHING
         return self.focus.verdict if self.focus else "alive"
 
 

@@ -19,6 +19,11 @@ COLUMNS = 7  # panels in a row, at most
 CHANNELS = 3  # small maps below a panel
 PANEL = 2.6  # in, the width of a panel
 SIDE = 640  # px, the longer side of an image as it is drawn
+TITLE = "What each attention block does to the features at each place"
+EXPLAINED = {  # height below the first panel -> what stands beside it
+    -0.09: "lines at the sides: gates of the rows and\nof the columns, mean and range of the channels",
+    -0.34: "small maps, in the same colours: the three\nchannels that differ most from place to place",
+}
 
 
 def plot_attention(
@@ -34,8 +39,8 @@ def plot_attention(
     The first panel shows the image with its detections. Each further panel shows one block: the grey image, red where
     the block amplifies what the network has found there and blue where it damps it, relative to the mean over the image
     (:meth:`Gates.relative_gain`). Lines at the left side and below show the gates along the height and the width: their
-    mean over the channels, and a band from the 10th to the 90th percentile. The small maps below show the three
-    channels whose factor differs most from place to place.
+    mean over the channels, and a band from the 10th to the 90th percentile; dotted is no difference. The small maps
+    below show the three channels whose factor differs most from place to place.
 
     Args:
         image: The image.
@@ -90,10 +95,14 @@ def plot_attention(
         _draw_gates(panel, of_layer, parts, limit)
         _draw_channels(panel, of_layer, parts, grey.shape, limit)
     if drawn is not None:
-        explained = "the three channels that differ\nmost from place to place"
-        panels[0].text(0, -0.34, explained, transform=panels[0].transAxes, fontsize=7, color="0.4", va="center")
+        place = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        texts = [panels[0].annotate(TITLE, (0, 1), (0, 22), **place, fontsize=10)]
+        for height, explained in EXPLAINED.items():
+            texts.append(panels[0].annotate(explained, (0, height), (0, 0), **place, fontsize=6.5, va="center"))
+        for text in texts:
+            text.set_in_layout(False)  # or the first panel would be as wide as its text
         bar = figure.colorbar(drawn, ax=panels, shrink=0.6, aspect=30, ticks=[-limit, 0, limit])
-        bar.ax.set_yticklabels([f"damped\n{2**-limit:.3g}x", "1x", f"amplified\n{2**limit:.3g}x"], fontsize=8)
+        bar.ax.set_yticklabels([f"damped\n{2**-limit:.3g}x", "as the mean", f"amplified\n{2**limit:.3g}x"], fontsize=8)
         bar.outline.set_visible(False)
     return figure, panels
 
@@ -136,6 +145,8 @@ def _draw_gates(panel: Any, gates: Gates, parts: tuple[Part, Part], limit: float
     beside.plot(for_h[0], np.arange(height), **style)
     below.fill_between(np.arange(width), for_w[1], for_w[2], color="0.85", linewidth=0)
     below.plot(np.arange(width), for_w[0], **style)
+    for line in (beside.axvline, below.axhline):
+        line(0, color="0.6", linewidth=0.5, linestyle=":")
     beside.set(xlim=(-limit, limit), ylim=(height - 0.5, -0.5))
     below.set(xlim=(-0.5, width - 0.5), ylim=(-limit, limit))
     for axes in (beside, below):
@@ -148,7 +159,7 @@ def _draw_channels(panel: Any, gates: Gates, parts: tuple[Part, Part], size: tup
     chosen = np.argsort(-maps.std((1, 2)), kind="stable")[:CHANNELS]
     for place, channel in enumerate(chosen):
         small = panel.inset_axes([place / CHANNELS, -0.5, 0.96 / CHANNELS, 0.33])
-        small.imshow(over_image(maps[channel], parts, size), cmap=_colour_map(), vmin=-limit, vmax=limit, alpha=0.6)
+        small.imshow(over_image(maps[channel], parts, size), cmap=_colour_map(), vmin=-limit, vmax=limit, alpha=0.8)
         small.set(xticks=[], yticks=[])
         small.spines[:].set_linewidth(0.3)
 

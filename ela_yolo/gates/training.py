@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ela_yolo.gates.focus import FocusMeter, Objects
-from ela_yolo.gates.health import GateHealth, HealthMeter
+from ela_yolo.gates.health import NOTHING, REMEDY, GateHealth, HealthMeter
 from ela_yolo.gates.placement import Part, covered
 from ela_yolo.host.model_blocks import named_blocks
 from ela_yolo.host.objects import outlines_of
@@ -147,10 +147,14 @@ def finish(trainer: Any) -> None:
     from ultralytics.utils import LOGGER
 
     last = rows[-1]
+    told = []
     for layer in dict.fromkeys(_layer(key) for key in last if key.startswith(PREFIX)):
         mean, spread, saturated, scale = (last[f"{PREFIX}{layer}/{figure}"] for figure in FIGURES)
         health = GateHealth(layer, "ELA", mean, spread, saturated, scale)
+        told.append(health.verdict)
         LOGGER.info(f"ELA {layer}: {health.verdict} (gates {health.mean:.3f}, spread {health.spread:.4f})")
+    if NOTHING in told:
+        LOGGER.info(f"ELA: {REMEDY}")
     if trainer.args.plots:
         with written_whole(table.with_name(PICTURE)) as part:
             _draw(rows).savefig(part, format="png", dpi=120)
