@@ -59,6 +59,19 @@ def test_links_and_pictures_are_there(page):
     assert not missing
 
 
+DOCUMENTS = [page.removeprefix("docs/") for page in PAGES if re.fullmatch(r"docs/\w+\.md", page)]
+
+
+@pytest.mark.parametrize("table", ["docs/index.md", "README.md", "README.zh-CN.md"])
+def test_every_page_is_in_the_tables(table):
+    rows = "\n".join(line for line in read(table).splitlines() if line.startswith("|"))
+    folder = "" if table.startswith("docs/") else "docs/"
+    # Only the site fills the page of Python; the Chinese README leads to the Chinese tutorial.
+    elsewhere = {"docs/index.md": [], "README.md": ["api.md"], "README.zh-CN.md": ["api.md", "tutorial.md"]}
+    expected = [page for page in DOCUMENTS if page not in ["index.md", *elsewhere[table]]]
+    assert len(expected) > 10 and not [page for page in expected if f"]({folder}{page})" not in rows]
+
+
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
 def test_a_readme_is_short(readme):
     assert len(read(readme).splitlines()) <= 200
