@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import ultralytics
+import yaml
 from conftest import BIN, forked, forked_python, python, run
 from torch import nn
 
@@ -74,6 +75,29 @@ def test_a_checkpoint_with_another_block_trains_and_trains_on_by_the_stock_comma
         model = tmp_path / name / "weights/last.pt"
     assert "4 SEModule kept (3, 6, 9, 12)" in done.stdout
     assert remove(model).rows == (3, 6, 9, 12)
+
+
+SAFE = """
+import io
+import torch
+from ultralytics import YOLO
+
+torch.save(YOLO("model.yaml").model.model[1], file := io.BytesIO())
+file.seek(0)
+left = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+print([name for name in left if name.startswith("ela_yolo")])
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"), reason="this torch cannot list them"
+)
+@pytest.mark.parametrize("block", [name for name, path in known_blocks().items() if path.startswith("ela_yolo")])
+def test_a_checkpoint_of_our_own_blocks_may_be_loaded_safely(block, tmp_path):
+    rows = [[-1, 1, "Conv", [64, 3, 2]], [-1, 1, block, []]]
+    content = {"nc": 2, "backbone": rows, "head": [[[1], 1, "Detect", ["nc"]]]}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert forked_python(SAFE, cwd=tmp_path).stdout.splitlines()[-1] == "[]"
 
 
 def test_a_block_of_the_user_is_known_here_and_in_processes_that_start_from_here(mine, tmp_path):

@@ -106,6 +106,11 @@ def find_block(name: str) -> type[nn.Module]:
     return block
 
 
+def own_blocks() -> list[type[nn.Module]]:
+    """Return the classes of the blocks that this package defines, ELA first."""
+    return [find_block(name) for name in _OWN]
+
+
 def check_block(name: str) -> None:
     """Check that a block of this name can be inserted into a model.
 

@@ -33,10 +33,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ela_yolo.channel_scale import ChannelScale
 from ela_yolo.ela import ELA
 from ela_yolo.errors import RegistrationError
-from ela_yolo.host.blocks import find_block, foreign_class, is_block, names_block
+from ela_yolo.host.blocks import find_block, foreign_class, is_block, names_block, own_blocks
 from ela_yolo.host.learning_rate import with_own_rates
 from ela_yolo.host.probes import refuse_changed, refuse_changed_trainer
 from ela_yolo.host.row_hints import row_hint
@@ -79,7 +78,7 @@ def register(callbacks: Sequence[tuple[str, Callable[..., None]]]) -> None:
         if callback not in base.default_callbacks[event]:
             base.default_callbacks[event].append(callback)
     if hasattr(torch.serialization, "add_safe_globals"):  # where torch has it, ULTRALYTICS_SAFE_LOAD uses it
-        torch.serialization.add_safe_globals([ELA, ChannelScale])
+        torch.serialization.add_safe_globals([*own_blocks()])
 
 
 def require_registered() -> None:
