@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from ela_yolo.util.files import data_set_written_whole
-
-Array = np.ndarray[Any, Any]
-Rng = np.random.Generator
+from ela_yolo.data.render import Array, Object, Rng, hsv_to_bgr, write_data_set
 
 CLASSES = ("ball", "cube", "leaf", "ring", "star")
 SPLITS = {"train": 256, "val": 64}  # images
@@ -29,9 +25,6 @@ MIN_VISIBLE = 0.5  # of an object's area, or it gets no label
 def render(folder: str | Path, seed: int = 0) -> Path:
     """Render the data set into a new folder; a folder that holds the finished data set is left as it is.
 
-    The folder gets its name when everything is written. An interrupted rendering leaves a hidden folder beside it,
-    which may be deleted.
-
     Args:
         folder: The folder for ``images/`` and ``labels/``, each with ``train/`` (256 images) and ``val/`` (64 images).
         seed: The seed of the scenes.
@@ -42,20 +35,10 @@ def render(folder: str | Path, seed: int = 0) -> Path:
     Raises:
         RenderError: If the folder holds something else, or cannot be written.
     """
-    folder = Path(folder)
-    if _is_finished(folder):
-        return folder
-    with data_set_written_whole(folder, _is_finished) as part:
-        for number, (split, count) in enumerate(SPLITS.items()):
-            for kind in ("images", "labels"):
-                (part / kind / split).mkdir(parents=True)
-            for index in range(count):
-                image, objects = render_scene(np.random.default_rng((seed, number, index)))
-                _write(part, split, index, image, objects)
-    return folder
+    return write_data_set(Path(folder), SPLITS, render_scene, seed)
 
 
-def render_scene(rng: Rng) -> tuple[Array, list[tuple[int, int, int, int, int]]]:
+def render_scene(rng: Rng) -> tuple[Array, list[Object]]:
     """Return one BGR image, uint8 ``(H, W, 3)``, and its objects as (class, left, top, right, bottom) in px.
 
     Example:
@@ -99,28 +82,6 @@ def render_scene(rng: Rng) -> tuple[Array, list[tuple[int, int, int, int, int]]]
     return np.clip(image * rng.uniform(0.8, 1.1) + noise, 0, 255).astype(np.uint8), objects
 
 
-def _write(root: Path, split: str, index: int, image: Array, objects: list[tuple[int, int, int, int, int]]) -> None:
-    height, width = image.shape[:2]
-    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
-    (root / "images" / split / f"{index:04}.jpg").write_bytes(encoded.tobytes())
-    lines = (
-        f"{label} {(left + right) / 2 / width:.6f} {(top + bottom) / 2 / height:.6f} "
-        f"{(right - left) / width:.6f} {(bottom - top) / height:.6f}\n"
-        for label, left, top, right, bottom in objects
-    )
-    (root / "labels" / split / f"{index:04}.txt").write_text("".join(lines), encoding="utf-8")
-
-
-def _is_finished(folder: Path) -> bool:
-    # A folder gets its name only when it is complete, but a user may have deleted files since.
-    return all(
-        (folder / kind / split / f"{index:04}{suffix}").is_file()
-        for kind, suffix in (("images", ".jpg"), ("labels", ".txt"))
-        for split, count in SPLITS.items()
-        for index in range(count)
-    )
-
-
 def _background(rng: Rng, height: int, width: int) -> Array:
     """Return a ground of two dull colours, mixed by noise of several scales, at times in planks, under uneven light."""
     mix = np.zeros((height, width), np.float32)
@@ -131,19 +92,12 @@ def _background(rng: Rng, height: int, width: int) -> Array:
     if rng.random() < 0.3:
         gaps = np.arange(height) % int(rng.integers(18, 40)) < 2
         mix[gaps] *= 0.3
-    dark = _colour(rng, hue=(0, 180), saturation=(10, 70), value=(50, 120))
-    light = _colour(rng, hue=(0, 180), saturation=(10, 60), value=(120, 200))
+    dark = hsv_to_bgr(rng, hue=(0, 180), saturation=(10, 70), value=(50, 120))
+    light = hsv_to_bgr(rng, hue=(0, 180), saturation=(10, 60), value=(120, 200))
     ground = mix[..., None] * light + (1 - mix[..., None]) * dark
     left, right = rng.uniform(0.8, 1.15, 2)
     slope = np.linspace(left, right, width)[None, :, None]
     return np.asarray(ground * slope, np.float32)
-
-
-def _colour(rng: Rng, hue: tuple[int, int], saturation: tuple[int, int], value: tuple[int, int]) -> Array:
-    """Return a random BGR colour; OpenCV's hue goes from 0 to 180."""
-    hsv = [int(rng.integers(*band)) for band in (hue, saturation, value)]
-    bgr = cv2.cvtColor(np.array([[[hsv[0] % 180, *hsv[1:]]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0]
-    return np.asarray(bgr, np.float32)
 
 
 def _grass(rng: Rng, image: Array, blades: int, drawn: Array | None = None) -> None:
@@ -154,7 +108,7 @@ def _grass(rng: Rng, image: Array, blades: int, drawn: Array | None = None) -> N
         along = np.linspace(0, 1, 12)
         curve = np.stack([foot + lean * along**2, height - length * along], axis=1)
         points = np.round(curve * 16).astype(np.int32)  # fixed point, 4 binary digits
-        colour = _colour(rng, hue=(25, 75), saturation=(60, 150), value=(60, 150)).tolist()
+        colour = hsv_to_bgr(rng, hue=(25, 75), saturation=(60, 150), value=(60, 150)).tolist()
         thickness = int(rng.integers(1, 4))
         cv2.polylines(image, [points], False, colour, thickness, cv2.LINE_AA, 4)
         if drawn is not None:
@@ -195,8 +149,8 @@ def _lit(nx: Array, ny: Array, nz: Array) -> Array:
 
 def _ball(rng: Rng, x: Array, y: Array) -> tuple[Array, Array]:
     hue = int(rng.integers(180))
-    one = _colour(rng, hue=(hue, hue + 1), saturation=(150, 240), value=(150, 240))
-    other = _colour(rng, hue=(0, 180), saturation=(0, 60), value=(190, 250))
+    one = hsv_to_bgr(rng, hue=(hue, hue + 1), saturation=(150, 240), value=(150, 240))
+    other = hsv_to_bgr(rng, hue=(0, 180), saturation=(0, 60), value=(190, 250))
     u, v = _turned(rng, x, y)
     sectors = np.floor(np.arctan2(v, u + 0.3) * 3 / np.pi) % 2 == 0
     r2 = x**2 + y**2
@@ -218,7 +172,7 @@ def _cube(rng: Rng, x: Array, y: Array) -> tuple[Array, Array]:
         axis=0,
     )
     brightness = np.where((face_edge < 0.05) | (reach > 0.78), brightness * 0.6, brightness)
-    colour = _colour(rng, hue=(85, 150), saturation=(90, 200), value=(140, 220))
+    colour = hsv_to_bgr(rng, hue=(85, 150), saturation=(90, 200), value=(140, 220))
     return colour * brightness[..., None], reach <= 0.85
 
 
@@ -226,7 +180,7 @@ def _leaf(rng: Rng, x: Array, y: Array) -> tuple[Array, Array]:
     u, v = _turned(rng, x, y)
     half_width = rng.uniform(0.38, 0.5) * np.clip(1 - u**2, 0, 1) ** 0.8 * (1 - 0.25 * u)
     veins = np.abs((u * 5 + np.abs(v) * 4) % 1 - 0.5) < 0.08
-    colour = _colour(rng, hue=(5, 75), saturation=(120, 230), value=(120, 210))
+    colour = hsv_to_bgr(rng, hue=(5, 75), saturation=(120, 230), value=(120, 210))
     tone = 0.85 + 0.3 * (v > 0) - 0.3 * veins - 0.4 * (np.abs(v) < 0.04)
     return colour * tone[..., None], np.abs(v) <= half_width
 
@@ -238,7 +192,7 @@ def _ring(rng: Rng, x: Array, y: Array) -> tuple[Array, Array]:
     middle, half = 0.76, 0.2
     across = np.clip((r - middle) / half, -1, 1)
     light = _lit(across * x / (r + 1e-6), across * y / (r + 1e-6), np.sqrt(1 - across**2))
-    colour = _colour(rng, hue=(12, 32), saturation=(20, 190), value=(150, 235))
+    colour = hsv_to_bgr(rng, hue=(12, 32), saturation=(20, 190), value=(150, 235))
     return colour * light[..., None], np.abs(r - middle) <= half
 
 
@@ -251,7 +205,7 @@ def _star(rng: Rng, x: Array, y: Array) -> tuple[Array, Array]:
     normal = np.array([tip[1], inner - tip[0]])
     edge = inner * normal[0] / (np.cos(turn) * normal[0] + np.abs(np.sin(turn)) * normal[1])
     facet = np.where(turn > 0, 1.1, 0.75)
-    colour = _colour(rng, hue=(0, 30), saturation=(170, 250), value=(190, 250))
+    colour = hsv_to_bgr(rng, hue=(0, 30), saturation=(170, 250), value=(190, 250))
     return colour * facet[..., None], np.hypot(u, v) <= 0.98 * edge
 
 
