@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from ela_yolo.errors import RegistrationError as RegistrationError
     from ela_yolo.errors import RenderError as RenderError
     from ela_yolo.errors import RowError as RowError
+    from ela_yolo.gates.ablation import AblationReport as AblationReport
+    from ela_yolo.gates.ablation import ablate as ablate
     from ela_yolo.gates.attention import attention as attention
-    from ela_yolo.gates.attention import gate_health as gate_health
     from ela_yolo.gates.capture import capture_gates as capture_gates
-    from ela_yolo.gates.health import GateReport as GateReport
     from ela_yolo.gates.picture import plot_attention as plot_attention
     from ela_yolo.host.blocks import register_block as register_block
     from ela_yolo.host.weight_matching import WeightTransfer as WeightTransfer
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from ela_yolo.study.result import CompareResult as CompareResult
 
 _HOME = {
+    "AblationReport": "gates.ablation",
     "CheckpointError": "errors",
     "CompareError": "errors",
     "CompareResult": "study.result",
     "ELA": "ela",
     "ELAError": "errors",
     "ExportError": "errors",
-    "GateReport": "gates.health",
     "InputError": "errors",
     "Insertion": "edit.insert",
     "InsertionError": "errors",
@@ -58,11 +58,11 @@ _HOME = {
     "RenderError": "errors",
     "RowError": "errors",
     "WeightTransfer": "host.weight_matching",
+    "ablate": "gates.ablation",
     "attention": "gates.attention",
     "capture_gates": "gates.capture",
     "compare": "study.compare",
     "export": "parity.export",
-    "gate_health": "gates.attention",
     "insert": "edit.insert",
     "layer_map": "edit.insert",
     "plot_attention": "gates.picture",

@@ -15,8 +15,8 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 import ela_yolo
 from ela_yolo.data.scenes import render
 from ela_yolo.errors import InputError
-from ela_yolo.gates.attention import attention, gate_health
-from ela_yolo.gates.capture import Gates
+from ela_yolo.gates.ablation import ablate
+from ela_yolo.gates.attention import attention
 from ela_yolo.gates.picture import plot_attention
 from ela_yolo.plugin import register
 
@@ -68,7 +68,7 @@ def test_pictures_and_numbers_of_a_grey_model(grey, scenes, tmp_path):
     image = sorted((scenes / "images/val").iterdir())[0]
     (file,) = attention(weights, image, tmp_path / "pictures", imgsz=64)
     assert cv2.imread(str(file)).std() > 10
-    report = gate_health(weights, str(data), imgsz=64)
+    report = ablate(weights, data, imgsz=64)
     assert [block.layer for block in report.blocks] == LAYERS
 
 
@@ -88,18 +88,15 @@ def test_more_channels_are_drawn_and_others_are_refused_in_one_line(four, scenes
     with pytest.raises(InputError, match=message):
         attention(weights, photograph, tmp_path / "others", imgsz=64)
     assert not (tmp_path / "others").exists()
-    with pytest.raises(InputError, match=message):
-        gate_health(weights, "scenes.yaml", imgsz=64)
 
 
 @pytest.mark.parametrize("shape", [(30, 50), (30, 50, 1), (30, 50, 2), (30, 50, 3), (30, 50, 4)])
 def test_images_of_any_channels_are_drawn(shape):
     image = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
-    gates = Gates(torch.rand(1, 4, 3), torch.rand(1, 4, 5), "paper", "B", torch.rand(1, 3, 5))
-    figure, panels = plot_attention(image, {"3": gates})
+    figure, panels = plot_attention(image, [])
     figure.canvas.draw()
     shown = panels[0].images[0].get_array()
-    assert shown.shape == (30, 50, 3) and shown.std() > 10
+    assert shown.shape == (384, 640, 3) and shown.std() > 10
 
 
 def test_a_grey_checkpoint_keeps_its_channel_when_ela_goes_and_comes(grey, tmp_path):

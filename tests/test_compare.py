@@ -215,7 +215,7 @@ def test_a_run_without_numbers_reads_back_as_one_and_is_refused(tmp_path):
     """As it is written: null, which JSON has, and not NaN, which it has not."""
     nan = float("nan")
     sizes, objects = {"small": 0.5, "medium": nan, "large": nan}, {"small": 3, "medium": 0, "large": 0}
-    run = SeedRun("a", 0, nan, nan, 0.8, 0.7, {"cat": nan}, sizes, objects, (nan, 0.5), (nan,), 60, 64, 8)
+    run = SeedRun("a", 0, nan, nan, nan, 0.8, 0.7, {"cat": nan}, sizes, objects, (nan, 0.5), (nan,), 60, 64, 8)
     numbers = {key: value for key, value in asdict(run).items() if key not in ("model", "seed")}
     (tmp_path / "runs/a-0").mkdir(parents=True)
     write_json(tmp_path / "runs/a-0/run.json", {"schema": SCHEMA, **numbers})
@@ -360,7 +360,7 @@ def test_bad_input_is_one_line(changed, error, message, tmp_path):
     ],
 )
 def test_runs_that_are_not_alike_are_not_compared(change, message):
-    run = SeedRun("a", 0, 0.9, 0.5, 0.8, 0.7, {}, {}, {}, (), (), 60, 64, 8)
+    run = SeedRun("a", 0, 0.9, 0.5, 0.5, 0.8, 0.7, {}, {}, {}, (), (), 60, 64, 8)
     refuse_unlike([run, replace(run, seed=1)])
     with pytest.raises(CompareError, match=message):
         refuse_unlike([run, replace(run, model="b", **change)])

@@ -14,7 +14,6 @@ from ultralytics.utils import ASSETS, LOGGER
 
 import ela_yolo
 from ela_yolo import ELA
-from ela_yolo.gates.health import ALIKE
 from ela_yolo.parity.export import export_and_compare
 from ela_yolo.plugin import register
 
@@ -24,7 +23,7 @@ LAYERS = ["3", "6", "9", "12"]
 
 @pytest.fixture
 def teach(retrained, tmp_path, caplog):
-    """Train a student beside a teacher whose blocks are alive; return the run's folder and the verdicts."""
+    """Train a student beside a teacher whose gates vary; return the run's folder and what is said of ELA."""
 
     def train(student):
         teacher = shutil.copy(retrained / "weights/best.pt", tmp_path / "teacher.pt")
@@ -38,7 +37,7 @@ def teach(retrained, tmp_path, caplog):
         LOGGER.removeHandler(caplog.handler)
         assert wrapped == [DistillationModel]
         (tmp_path / "teacher.pt").unlink()
-        return model.trainer.save_dir, [line for line in caplog.messages if line.startswith("ELA ")]
+        return model.trainer.save_dir, [line for line in caplog.messages if line.startswith("ELA: to measure")]
 
     return train
 
@@ -49,9 +48,8 @@ def test_the_gates_of_the_student_count_and_its_checkpoint_stands_alone(plain, t
     with (folder / "ela.csv").open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert {key.split("/")[1] for key in row if key != "epoch"} == {*LAYERS}
-    assert all(float(row[f"ela/{layer}/spread"]) < ALIKE for layer in LAYERS)
-    assert [line.split(":")[0] for line in said] == [f"ELA {layer}" for layer in LAYERS]
-    assert all("looks everywhere alike" in line for line in said)
+    assert all(float(row[f"ela/{layer}/spread"]) < 0.005 for layer in LAYERS)  # those of the teacher vary more
+    assert len(said) == 1
 
     student = YOLO(folder / "weights/best.pt")
     assert type(student.model).__name__ == "DetectionModel"

@@ -9,7 +9,7 @@ import pytest
 from conftest import HOME
 
 from ela_yolo.data.scenes import render
-from ela_yolo.gates.attention import attention, gate_health
+from ela_yolo.gates.attention import attention
 from ela_yolo.gates.page import MOST, Page
 from ela_yolo.gates.placement import WHOLE
 
@@ -26,8 +26,7 @@ def folder(retrained, tmp_path_factory):
         image = cv2.resize(read(scene), (640, 512))
         cv2.imwrite(str(folder / f"scene-{number:02}.jpg"), image)
     weights = retrained / "weights/best.pt"
-    report = gate_health(weights, "scenes.yaml", imgsz=64)
-    attention(weights, folder / "*.jpg", folder / "out", imgsz=640, report=report)
+    attention(weights, folder / "*.jpg", folder / "out", imgsz=160, max_det=3)
     return folder / "out"
 
 
@@ -72,41 +71,50 @@ def test_twenty_images_make_less_than_three_megabytes_in_one_file(folder):
     assert {file.suffix for file in folder.iterdir()} == {".png", ".html"}
 
 
-def test_it_draws_and_the_keys_walk_blocks_images_and_views(opened, folder):
-    gain = shot(opened)
-    assert gain.std() > 20 and len(np.unique(gain.reshape(-1, 3), axis=0)) > 1000
+def test_it_draws_and_the_keys_walk_detections_blocks_and_images(opened):
+    first = shot(opened)
+    assert first.std() > 20 and len(np.unique(first.reshape(-1, 3), axis=0)) > 500
     assert opened.locator("#strip button").count() == 20
-    opened.keyboard.press("ArrowRight")
-    assert opened.locator("#blocks [aria-pressed=true]").inner_text() == "layer 6"
-    assert difference(gain, shot(opened)) > 1
-    opened.keyboard.press("ArrowLeft")
-    assert difference(gain, shot(opened)) == 0
-    opened.keyboard.press("ArrowDown")
-    assert "scene-01" in opened.locator("#told").inner_text()
-    opened.keyboard.press("ArrowUp")
-    opened.keyboard.press(" ")
-    assert opened.locator("#views [aria-pressed=true]").inner_text() == "image"
-    shown = shot(opened)
-    width = round((shown.shape[0] - MARGIN) * 640 / 512)
-    scene = cv2.resize(read(folder.parent / "scene-00.jpg"), (width, shown.shape[0] - MARGIN))
-    assert difference(scene, shown[:-MARGIN, MARGIN : MARGIN + width]) < 20 < difference(scene, 255)
-
-
-def test_the_pointer_tells_gates_and_gain(opened):
-    box = opened.locator("#large").bounding_box()
-    opened.mouse.move(box["x"] + 200, box["y"] + 100)
+    assert opened.locator("#detections button").count() == 3
     told = opened.locator("#told").inner_text()
-    found = re.fullmatch(r"layer 3, row (\d+), column (\d+): H gate ([\d.]+)x, W gate ([\d.]+)x, gain ([\d.]+)x", told)
-    assert found and int(found[1]) > 5 and int(found[2]) > 5 and 0.25 < float(found[5]) < 4
-    opened.mouse.move(5, 5)
-    assert opened.locator("#told").inner_text().startswith("scene-00, layer 3: ELA-B paper")
+    assert re.fullmatch(r"\w+ [\d.]+, without attention [\d.]+\nlayer \d+ (raises|lowers|makes) .*", told)
+    opened.keyboard.press("ArrowRight")
+    assert opened.locator("#detections button").nth(1).get_attribute("aria-pressed") == "true"
+    assert difference(first, shot(opened)) > 0
+    opened.keyboard.press("ArrowLeft")
+    assert difference(first, shot(opened)) == 0
+    chosen = opened.locator("#blocks [aria-pressed=true]").inner_text()
+    opened.keyboard.press(" ")
+    other = opened.locator("#blocks [aria-pressed=true]").inner_text()
+    assert chosen != other and opened.locator("#change").inner_text().startswith(other)
+    opened.keyboard.press("ArrowDown")
+    assert opened.locator("#strip button").nth(1).get_attribute("aria-pressed") == "true"
 
 
-def test_hovering_chooses_a_block_and_the_table_marks_it(opened):
-    opened.locator("#blocks button").nth(2).hover()
-    marked = opened.locator("#table tr[aria-selected=true]")
-    assert marked.locator("td").first.inner_text() == "9"
-    assert "random gates" in marked.inner_text()
+def test_a_click_on_a_detection_chooses_it(opened):
+    for number in range(3):
+        place = opened.evaluate(
+            """number => {
+                const outline = data.images[0].detections[number].outline, {inner, height} = state.frame;
+                const middle = axis => (outline[0][axis] + outline[2][axis]) / 2;
+                return [MARGIN + middle(0) * inner, middle(1) * height];
+            }""",
+            number,
+        )
+        box = opened.locator("#large").bounding_box()
+        opened.mouse.click(box["x"] + place[0], box["y"] + place[1])
+        assert opened.locator("#detections [aria-pressed=true]").count() == 1
+        label = opened.locator("#detections [aria-pressed=true]").inner_text()
+        assert opened.locator("#head").inner_text().startswith(label)
+
+
+def test_the_map_and_the_gates_are_drawn(opened):
+    """Red where the data say so, and lines beside the image."""
+    opened.evaluate("const d = data.images[0].detections[0]; const t = d.traces[d.strongest]; t.map.fill(255); draw()")
+    red = shot(opened)[: -MARGIN - 4, MARGIN + 4 : MARGIN + 100].reshape(-1, 3).mean(0)
+    assert red[2] > red[0] + 60
+    beside = shot(opened)[:, : MARGIN - 8]
+    assert len(np.unique(beside.reshape(-1, 3), axis=0)) > 5
 
 
 def test_light_and_dark(opened):
@@ -124,7 +132,7 @@ def test_names_cannot_break_the_page(tmp_path):
     page = Page()
     grey = np.full((32, 32, 3), 90, np.uint8)
     for _ in range(MOST + 1):
-        page.add("</script><b>", grey, {}, [], WHOLE, {})
-    page.write(tmp_path / "index.html", None)
+        page.add("</script><b>", grey, {}, [], WHOLE)
+    page.write(tmp_path / "index.html")
     content = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert content.count("</script>") == 2 and content.count('"name":') == MOST

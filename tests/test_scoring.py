@@ -12,7 +12,7 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils.checks import check_version
 
-from ela_yolo.study.scoring import SIZES, draw_images, validate
+from ela_yolo.host.scoring import SIZES, draw_images, validate
 
 KEYS = {"imgsz": 128, "batch": 1, "workers": 0, "plots": False, "verbose": False}  # one by one, each in its own shape
 NAMES = dict(enumerate(("ball", "cube", "leaf", "ring", "star")))
@@ -43,7 +43,9 @@ def data_set(folder, pictures):
 
 
 def scored(weights, data, **keys):
-    metrics, scores = validate(YOLO(weights), data=str(data), **{**KEYS, "project": str(data.parent), **keys})
+    metrics, scores = validate(
+        YOLO(weights), by_size=True, data=str(data), **{**KEYS, "project": str(data.parent), **keys}
+    )
     assert np.shape(scores.resampled) == (300,) and list(scores.sizes) == list(scores.objects) == list(SIZES)
     return metrics, scores
 

@@ -153,8 +153,8 @@ def test_the_model_that_a_file_of_settings_names_is_looked_at(tmp_path):
 
 
 COMMANDS = [
-    *("train", "val", "predict", "track", "benchmark", "tune", "export format=onnx", "quickstart"),
-    *("insert after=P3", "profile", "attention source=none.jpg", "verify against=none.onnx"),
+    *("train", "val", "predict", "track", "benchmark", "tune", "export format=onnx"),
+    *("insert after=P3", "profile", "attention source=none.jpg", "ablate data=scenes.yaml", "verify against=none.onnx"),
     *("compare data=none.yaml seeds=0", "doctor"),
 ]
 EVERY_COMMAND = """

@@ -28,9 +28,21 @@ MODELS: dict[str, dict[str, Any]] = {
     "whole-100": {"block": "WholeELA"},
     "se-100": {"block": "IdentitySE"},
     "eca-100": {"block": "IdentityECA"},
+    **{f"neck-identity-{rate}": {"gate": "identity", "lr_mult": rate, "where": "neck"} for rate in (1, 10, 100)},
+    "neck-paper": {"gate": "paper", "where": "neck"},
+    "neck-scale-100": {"block": "ChannelScale", "lr_mult": 100, "where": "neck"},
     "neck-100": {"gate": "identity", "lr_mult": 100, "where": "neck"},
     "P3P4P5-100": {"gate": "identity", "lr_mult": 100, "after": "P3,P4,P5"},
 }
+ROWS = {
+    **{"data": "rows.yaml", "imgsz": 128, "batch": 4, "nbs": 4, "cache": "ram", "optimizer": "AdamW", "lr0": 0.002},
+    **{"momentum": 0.9, "cos_lr": True, "warmup_epochs": 1, "warmup_bias_lr": 0.0, "cls": 3.0},
+    **{"mosaic": 0, "close_mosaic": 0, "translate": 0, "scale": 0, "workers": 0},
+}
+ON_ROWS = (
+    *("plain", "identity-100", "scale-100", "paper", "identity-1", "identity-10"),
+    *("neck-identity-100", "neck-scale-100", "neck-paper", "neck-identity-1", "neck-identity-10"),
+)
 BCCD = {"data": f"{SHARED}/data/bccd/bccd.yaml", "imgsz": 192, "batch": 16, "cache": "ram"}
 BOARDS = {"data": f"{SHARED}/data/deeppcb/deeppcb.yaml", "imgsz": 256, "batch": 16, "cache": "ram"}
 SCENES = {
@@ -40,6 +52,8 @@ SCENES = {
 BY_HAND = {"optimizer": "AdamW", "momentum": 0.9, "warmup_bias_lr": 0.0}  # what optimizer=auto takes, but for its rate
 # Name -> source of the models, models (the baseline first), train keys; the decisive ones first.
 COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    "rows-short": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 5}),
+    "rows-long": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 10}),
     "bccd-short": (
         "yolov8n.pt",
         ("plain", *(f"identity-{rate}" for rate in RATES), "scale-100", "paper"),
@@ -108,7 +122,7 @@ def main(names: list[str]) -> None:
     for name in names or ON_CPU:
         source, models, keys = COMPARISONS[name]
         files = make_models(source, models)
-        result = compare(files, seeds=SEEDS, out=OUT / name, engine="ray", workers=1, **keys)
+        result = compare(files, seeds=SEEDS, out=OUT / name, engine="ray", **{"workers": 1, **keys})
         result.save(OUT / name)
 
 

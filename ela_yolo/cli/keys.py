@@ -112,6 +112,21 @@ def fraction(written: str) -> float:
     return value
 
 
+def share(written: str) -> float:
+    """Return a number above 0 and at most 1."""
+    value = _number(written)
+    if not 0 < value <= 1:
+        raise ValueError("a number above 0 and at most 1")
+    return value
+
+
+def count(written: str) -> int:
+    """Return a positive whole number."""
+    if not written.isdecimal() or int(written) == 0:
+        raise ValueError("a positive whole number")
+    return int(written)
+
+
 def _number(written: str) -> float:
     try:
         return float(written)
@@ -135,6 +150,14 @@ def choice_of(name: str) -> Callable[[str], str]:
 def without_brackets(written: str) -> str:
     """Return a list as ``insert`` takes it: ``[4, 6]`` and ``['C2f']`` are ``4, 6`` and ``C2f``."""
     return re.sub(r"[\[\]()'\"]", "", written)
+
+
+def layer_numbers(written: str) -> list[int]:
+    """Return the layer numbers in a list: ``6,9`` or ``[6, 9]``."""
+    numbers = [number.strip() for number in without_brackets(written).split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise ValueError("layer numbers such as 6,9")
+    return [int(number) for number in numbers]
 
 
 def export_format(written: str) -> str:

@@ -1,8 +1,9 @@
-"""Renders a data set in which attention along rows and columns matters: planning boards with round magnets.
+"""Renders a data set in which attention along rows and columns matters: boards with round magnets.
 
-A magnet is "flagged" if there is a red flag at the left end of its row or at the top end of its column, and "free"
-otherwise. Flags are drawn after the magnets and independently of them, so a magnet and its surroundings say nothing
-about its class. Rows and columns lie 10 px apart, which is finer than the coarsest feature maps of a detector.
+Red flags at the left edge of a board mark rows, or flags at its top edge mark columns. A magnet is "flagged" if a flag
+marks its row or its column, and "free" otherwise. Rows lie in pairs, 8 px apart, and the flag of a pair marks either
+row at random. So neither a magnet nor the places of all magnets tell anything about the classes, and 8 px are finer
+than the coarsest feature maps of a detector.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ import numpy as np
 from ela_yolo.data.render import Array, Object, Rng, hsv_to_bgr, write_data_set
 
 CLASSES = ("free", "flagged")
-SPLITS = {"train": 256, "val": 96}  # images
+SPLITS = {"train": 256, "val": 64}  # images
 SIDE = 128  # px
-CELLS = 9  # rows, and columns
-PITCH = 10  # px from row to row, and from column to column
-HEADER = 33  # px left of the first column, and above the first row
-FLAGS = 4  # flagged rows or columns
-MAGNETS = (10, 15)
-DIAMETER=(8,11)
+PAIRS = 4  # pairs of rows
+SPACING = (24, 29)  # px from pair to pair
+APART = 8  # px from row to row in a pair
+MAGNETS = (12, 19)
+DIAMETERS = (8, 11)  # px
 FLAG = (24, 7)  # px, along and across the row
+EDGE = 40  # px that magnets stay away from the edge with the flags
 
 
 def render(folder: str | Path, seed: int = 0) -> Path:
     """Render the data set into a new folder; a folder that holds the finished data set is left as it is.
 
     Args:
-        folder: The folder for ``images/`` and ``labels/``, each with ``train/`` (384 images) and ``val/`` (96 images).
+        folder: The folder for ``images/`` and ``labels/``, each with ``train/`` (256 images) and ``val/`` (64 images).
         seed: The seed of the boards.
 
     Returns:
@@ -51,69 +52,65 @@ def render_board(rng: Rng) -> tuple[Array, list[Object]]:
         ((128, 128, 3), True)
     """
     image = _board(rng)
-    cells = rng.choice(CELLS * CELLS, size=int(rng.integers(*MAGNETS)), replace=False)
-    boxes = [_magnet(rng, image, cell // CELLS, cell % CELLS) for cell in cells.tolist()]
-    by_row = bool(rng.integers(2))
-    rows, columns = (_apart(rng), []) if by_row else ([], _apart(rng))
-    for row in rows:
-        _flag(rng, image, row, along_row=True)
-    for column in columns:
-        _flag(rng, image, column, along_row=False)
-    flagged = [cell // CELLS in rows or cell % CELLS in columns for cell in cells.tolist()]
-    light = np.linspace(*rng.uniform(0.85, 1.1, 2), SIDE)[None, :, None]
+    rows = _rows(rng)
+    magnets = _magnets(rng, image, rows)
+    flagged = rng.integers(2, size=len(rows))  # which row of each pair, whatever the magnets
+    for pair, which in zip(rows, flagged, strict=True):
+        _flag(rng, image, pair[which])
+    objects = [(int(which == flagged[pair]), *box) for pair, which, box in magnets]
+    if rng.integers(2):  # the flags mark columns
+        image = image.transpose(1, 0, 2)
+        objects = [(label, top, left, bottom, right) for label, left, top, right, bottom in objects]
+    light = np.linspace(rng.uniform(0.9, 1.1), rng.uniform(0.9, 1.1), SIDE)[None, :, None]
     noise = rng.normal(0, rng.uniform(3, 8), image.shape)
-    shown = np.clip(image * light + noise, 0, 255).astype(np.uint8)
-    return shown, [(int(flag), *box) for flag, box in zip(flagged, boxes, strict=True)]
+    return np.clip(image * light + noise, 0, 255).astype(np.uint8), objects
 
 
-def _centre(number: int) -> int:
-    return HEADER + PITCH * number + PITCH // 2
-
-
-def _apart(rng: Rng) -> list[int]:
-    """Return the flagged rows or columns; no two are neighbours, so each has rows without a flag beside it."""
-    gaps = np.sort(rng.choice(CELLS - FLAGS + 1, size=FLAGS, replace=False))
-    return (gaps + np.arange(FLAGS)).tolist()
+def _rows(rng: Rng) -> list[tuple[int, int]]:
+    """Return the middles of both rows of each pair, in px."""
+    spaces = rng.integers(*SPACING, size=PAIRS - 1)
+    first = int(rng.integers(8, SIDE - 8 - APART - spaces.sum()))
+    starts = first + np.concatenate([[0], spaces.cumsum()])
+    return [(int(start), int(start) + APART) for start in starts]
 
 
 def _board(rng: Rng) -> Array:
-    """Return an empty board: paper, ruled lines, and a word or two of handwriting at the head of each row and column."""
-    image = np.full((SIDE, SIDE, 3), hsv_to_bgr(rng, hue=(10, 110), saturation=(5, 40), value=(190, 240)), np.float32)
-    blotches = cv2.resize(rng.random((6, 6), dtype=np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-    image *= 0.9 + 0.15 * blotches[..., None]
-    ruled = image.mean() * rng.uniform(0.8, 0.9)
-    end = HEADER + CELLS * PITCH
-    for number in range(CELLS + 1):
-        place = HEADER + number * PITCH
-        image[place, 4:end] = ruled
-        image[4:end, place] = ruled
-    ink = hsv_to_bgr(rng, hue=(0, 180), saturation=(0, 80), value=(40, 110))
-    for number in range(CELLS):
-        for along_row in (True, False):
-            _word(rng, image if along_row else image.transpose(1, 0, 2), ink, 4, _centre(number))
-    return image
+    """Return an empty board: gray metal with blotches."""
+    color = hsv_to_bgr(rng, hue=(90, 130), saturation=(0, 20), value=(120, 180))
+    mix = np.ones((SIDE, SIDE), np.float32)
+    for cells, share in ((4, 0.2), (16, 0.2)):
+        blotches = rng.random((cells, cells), dtype=np.float32) - 0.5
+        mix += share * cv2.resize(blotches, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(color * mix[..., None], np.float32)
 
 
-def _word(rng: Rng, image: Array, ink: Array, left: int, middle: int) -> None:
-    length = int(rng.integers(8, 16))
-    heights = np.convolve(rng.uniform(-3, 3, length), [0.25, 0.5, 0.25], mode="same")
-    for step, height in enumerate(heights):
-        y = round(middle + height)
-        image[y - (step % 3 == 0) : y + 1, left + step] = ink
+def _magnets(rng: Rng, image: Array, rows: list[tuple[int, int]]) -> list[tuple[int, int, tuple[int, int, int, int]]]:
+    """Draw magnets into the rows; return for each the number of its pair, its row in the pair, and its box."""
+    magnets: list[tuple[int, int, tuple[int, int, int, int]]] = []
+    taken: list[tuple[int, int]] = []
+    count = int(rng.integers(*MAGNETS))
+    for _ in range(20 * count):
+        pair, which, x = int(rng.integers(PAIRS)), int(rng.integers(2)), int(rng.integers(EDGE, SIDE - 7))
+        if all(pair != other or abs(x - place) > DIAMETERS[1] for other, place in taken):
+            taken.append((pair, x))
+            magnets.append((pair, which, _magnet(rng, image, x, rows[pair][which] + int(rng.integers(-1, 2)))))
+        if len(magnets) == count:
+            break
+    return magnets
 
 
-def _magnet(rng: Rng, image: Array, row: int, column: int) -> tuple[int, int, int, int]:
-    """Draw a round magnet with a shade and a highlight into a cell, and return its box."""
-    diameter = int(rng.integers(*DIAMETER))
-    left, top = (_centre(number) - diameter // 2 + int(rng.integers(-1, 2)) for number in (column, row))
+def _magnet(rng: Rng, image: Array, x: int, y: int) -> tuple[int, int, int, int]:
+    """Draw a round magnet with a shade and a highlight, and return its box."""
+    diameter = int(rng.integers(*DIAMETERS))
+    left, top = x - diameter // 2, y - diameter // 2
     steps = (np.arange(diameter * 4) + 0.5) / (diameter * 2) - 1
-    x, y = np.meshgrid(steps, steps)
-    radius = np.hypot(x, y)
-    colour = hsv_to_bgr(rng, hue=(15, 165), saturation=(0, 220), value=(40, 230))
-    light = 0.85 - 0.25 * (x + y) / 2 - 0.25 * (radius > 0.8) + 0.5 * (np.hypot(x + 0.35, y + 0.35) < 0.25)
+    u, v = np.meshgrid(steps, steps)
+    radius = np.hypot(u, v)
+    color = hsv_to_bgr(rng, hue=(15, 165), saturation=(0, 220), value=(40, 240))
+    light = 0.85 - 0.25 * (u + v) / 2 - 0.25 * (radius > 0.8) + 0.5 * (np.hypot(u + 0.35, v + 0.35) < 0.25)
     size = (diameter, diameter)
     cover = cv2.resize((radius <= 1).astype(np.float32), size, interpolation=cv2.INTER_AREA)[..., None]
-    paint = cv2.resize((light[..., None] * colour).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    paint = cv2.resize((light[..., None] * color).astype(np.float32), size, interpolation=cv2.INTER_AREA)
     below = image[top + 1 : top + diameter + 1, left + 1 : left + diameter + 1]
     below *= 1 - 0.3 * cover
     area = image[top : top + diameter, left : left + diameter]
@@ -121,9 +118,9 @@ def _magnet(rng: Rng, image: Array, row: int, column: int) -> tuple[int, int, in
     return left, top, left + diameter, top + diameter
 
 
-def _flag(rng: Rng, image: Array, number: int, along_row: bool) -> None:
+def _flag(rng: Rng, image: Array, y: int) -> None:
+    """Draw a flag at the left edge."""
     length, width = FLAG
-    first = _centre(number) - width // 2 + int(rng.integers(-1, 2))
-    start = int(rng.integers(3, 7))
-    area = (slice(first, first + width), slice(start, start + length))
-    image[area if along_row else area[::-1]] = hsv_to_bgr(rng, hue=(175, 185), saturation=(190, 250), value=(190, 250))
+    left, top = int(rng.integers(1, 5)), y - width // 2
+    color = hsv_to_bgr(rng, hue=(177, 183), saturation=(200, 230), value=(210, 240))
+    image[top : top + width, left : left + length] = color

@@ -137,13 +137,20 @@ def insert(
     return _edit(file, edit, save, exist_ok)
 
 
-def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool = False) -> Insertion:
-    """Remove ELA and all other known blocks from a model, and keep all other weights of a checkpoint.
+def remove(
+    model: str | Path,
+    *,
+    layers: Iterable[int] | None = None,
+    save: str | Path | None = None,
+    exist_ok: bool = False,
+) -> Insertion:
+    """Remove ELA and all other known blocks from a model, or some of them, and keep all other weights of a checkpoint.
 
     The readers of a block then read the stage before it, as in the model without blocks.
 
     Args:
         model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it.
+        layers: The layer numbers of the blocks to remove, such as ``[6, 9]``; None means all blocks.
         save: The file to write; None writes nothing.
         exist_ok: Whether an existing file may be replaced.
 
@@ -152,7 +159,7 @@ def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool 
 
     Raises:
         InputError: If there is no such YAML.
-        InsertionError: If there is no row of a block, or the file cannot be written.
+        InsertionError: If there is no row of a block, one of the layers is not a block, or the file cannot be written.
         ModelYamlError: If the YAML is not a model YAML.
         CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
         RegistrationError: If Ultralytics is not as this package expects.
@@ -163,7 +170,8 @@ def remove(model: str | Path, *, save: str | Path | None = None, exist_ok: bool 
     """
     require_registered()
     file = find_model(model)
-    return _edit(file, lambda text, _: remove_rows(text, file.name), save, exist_ok)
+    chosen = None if layers is None else [*layers]
+    return _edit(file, lambda text, _: remove_rows(text, file.name, chosen), save, exist_ok)
 
 
 def layer_map(model: str | Path) -> dict[int, int]:

@@ -87,19 +87,27 @@ def insert_rows(
     )
 
 
-def remove_rows(text: str, name: str) -> EditedYaml:
-    """Remove the rows of all blocks; the readers of a block then read its source, as before the block was inserted.
+def remove_rows(text: str, name: str, layers: Collection[int] | None = None) -> EditedYaml:
+    """Remove the rows of blocks; the readers of a block then read its source, as before the block was inserted.
 
     Args:
         text: The model YAML.
         name: The name of the YAML in errors and in the diff, such as its file.
+        layers: The layer numbers of the blocks to remove; None means all blocks.
 
     Raises:
-        InsertionError: If there is no row of a block, or a later layer reads a block that reads the image.
+        InsertionError: If there is no row of a block, a layer is not a block, or a later layer reads a block that reads
+            the image.
         ModelYamlError: If the text is not a model YAML.
     """
     rows = read_rows(text, name)
     blocks = tuple(row.layer for row in rows if names_block(row.module))
+    if layers is not None and blocks:
+        for layer in layers:
+            if layer not in blocks:
+                there = ", ".join(map(str, blocks))
+                raise InsertionError(f"{name}: layer {layer} is not a block; layers= takes {there}")
+        blocks = tuple(sorted({*layers}))
     several = [layer for layer in blocks if len(rows[layer].sources) != 1]
     if several:
         module = rows[several[0]].module

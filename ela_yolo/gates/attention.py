@@ -1,48 +1,44 @@
-"""Runs a model on images for pictures of its gates, and on a data set for the statistics of its gates."""
+"""Runs a model on images, and draws what each detection gets through attention."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+import torch
 from torch import Tensor, nn
 from ultralytics.utils import TQDM
 
-from ela_yolo.ela import ELA
 from ela_yolo.errors import InputError
+from ela_yolo.gates.attribution import trace
 from ela_yolo.gates.capture import capture_gates
-from ela_yolo.gates.focus import DRAWS, FocusMeter, Objects
-from ela_yolo.gates.health import GateReport, HealthMeter
-from ela_yolo.gates.page import PAGE, Page, detected
-from ela_yolo.gates.picture import bgr, plot_attention
+from ela_yolo.gates.page import PAGE, Page
+from ela_yolo.gates.picture import Detection, bgr, plot_attention
 from ela_yolo.gates.placement import Array, Part, covered
-from ela_yolo.host.heat_map import HeatMaps
-from ela_yolo.host.lookup import check_model, data_images, find_model, open_model
-from ela_yolo.host.objects import labelled_objects
+from ela_yolo.host.detector import Detector
+from ela_yolo.host.lookup import check_model, find_model, open_model
+from ela_yolo.host.model_blocks import named_blocks
 from ela_yolo.host.patches import require_registered
+from ela_yolo.host.versions import network_of
 from ela_yolo.util.files import written_whole
 
-SMALL = 320  # px; thin lines are drawn in images below it
+MAX_DET = 6
+SMALL = 320  # px
 
 
 def attention(
     model: str | Path,
-    source: str | Path | list[Path],
+    source: Any,
     save: str | Path | None = None,
     imgsz: int | None = None,
-    stretch: bool = False,
-    classes: str | None = None,
-    beside: str | Path | None = None,
-    report: GateReport | None = None,
+    max_det: int = MAX_DET,
 ) -> list[Path]:
-    """Draw what a model's ELA blocks do to images, a picture for each image, and return the files.
+    """Draw what the detections of images get through attention, a picture for each image, and return the files.
 
     :func:`plot_attention` describes the pictures. A picture has the name of its image. The frames of a video are
     numbered, and so are images of the same name. Beside them lies ``index.html``, a page of one file that shows the
@@ -54,14 +50,11 @@ def attention(
             images, a video.
         save: The folder of the pictures; None means ``MODEL-attention`` in the current folder.
         imgsz: The side of the network's input, in px; None means the size of the model's training.
-        stretch: Whether colours span the values of each picture, not 1/2 to 2 in all pictures.
-        classes: Names or numbers of classes, separated by commas: Ultralytics' heat map of these is drawn too.
-        beside: Another model, such as the one without ELA, whose heat map is drawn beside this model's.
-        report: What :func:`gate_health` returned, for the page.
+        max_det: The number of detections to show for each image, those with the highest scores.
 
     Raises:
-        InputError: If the model has no ELA, ``save`` is a file, no image can be read, the images have more or fewer
-            channels than the model takes, the model has no such class, or this Ultralytics has no heat map.
+        InputError: If the model has no ELA or another head than those of detect, segment, pose, OBB and classify,
+            ``save`` is a file, no image can be read, or the images have more or fewer channels than the model takes.
         CheckpointError: If there is no such checkpoint.
         RegistrationError: If Ultralytics is not as this package expects.
 
@@ -74,11 +67,7 @@ def attention(
     page = Page()
     taken: set[str] = set()
     frames: Counter[str] = Counter()
-    with _prediction(model, source, imgsz) as run, capture_gates(run.predictor.model) as gates:
-        compared = {"heat map": model} if classes is not None or beside else {}
-        if beside:
-            compared[f"heat map of {Path(beside).stem}"] = beside
-        heat_maps = {title: HeatMaps(each, classes) for title, each in compared.items()}
+    with _prediction(model, source, imgsz) as run:
         for result in run.results:
             folder.mkdir(parents=True, exist_ok=True)
             name = Path(result.path).stem
@@ -86,16 +75,17 @@ def attention(
                 frames[result.path] += 1
                 name = f"{name}-{frames[result.path]:05d}"
             files.append(folder / f"{_unique(name, taken)}.png")
-            parts, image = run.parts(result), bgr(result.orig_img)
-            thin = 1 if max(result.orig_shape) < SMALL else None  # or the labels would hide a small image
-            drawn = {title: _cut(maps.draw(result.orig_img, imgsz), image, run) for title, maps in heat_maps.items()}
-            figure, _ = plot_attention(image, gates, result.plot(line_width=thin), parts, stretch, drawn)
+            image, parts = bgr(result.orig_img), run.parts(result)
+            gates, detections = run.traced(result, max_det)
+            small = max(result.orig_shape) < SMALL  # labels would hide the image
+            drawn = result.plot(line_width=1, labels=False) if small else result.plot()
+            figure, _ = plot_attention(image, detections, parts, drawn)
             with written_whole(files[-1]) as part:
                 figure.savefig(part, format="png", dpi=100)
-            page.add(files[-1].stem, image, gates, detected(result), parts, drawn)
+            page.add(files[-1].stem, image, gates, detections, parts)
     if not files:
         raise InputError(f"source={source} has no image that can be read; name others")
-    page.write(folder / PAGE, report.table() if report else None)
+    page.write(folder / PAGE)
     return files
 
 
@@ -111,19 +101,6 @@ def attention_folder(model: str | Path, save: str | Path | None) -> Path:
     return folder
 
 
-def _cut(drawn: Array, image: Array, run: _Run) -> Array:
-    """Return the part of a picture of the network's input that shows the image, in the size of the image."""
-    (top, tall), (left, wide) = (
-        (part.start * pixels, part.length * pixels)
-        for part, pixels in zip(covered(image.shape[:2], drawn.shape[:2], run.fit), drawn.shape[:2], strict=True)
-    )
-    corners = np.array([[left, top], [left + wide, top], [left, top + tall]], np.float32)
-    height, width = image.shape[:2]
-    to = np.array([[0, 0], [width, 0], [0, height]], np.float32)
-    cut: Array = cv2.warpAffine(drawn, cv2.getAffineTransform(corners, to), (width, height))
-    return cut
-
-
 def _unique(name: str, taken: set[str]) -> str:
     free, number = name, 1
     while free.lower() in taken:  # one file to some file systems
@@ -133,107 +110,107 @@ def _unique(name: str, taken: set[str]) -> str:
     return free
 
 
-def gate_health(model: str | Path, data: str, split: str = "val", imgsz: int | None = None) -> GateReport:
-    """Return statistics of a model's gates over the images of a data set, with a verdict for each ELA block.
-
-    Where the labels are boxes or masks, each block has a :class:`~ela_yolo.gates.focus.Focus`: whether it favours
-    objects, beside random gates.
-
-    Args:
-        model: A checkpoint (.pt) or a model YAML with ELA, found as Ultralytics finds it.
-        data: A data set's YAML, or for classification a folder, found as Ultralytics finds it.
-        split: The split of the data set: ``train``, ``val`` or ``test``.
-        imgsz: The side of the network's input, in px; None means the size of the model's training.
-
-    Raises:
-        InputError: If the model has no ELA, the split has no images, or the images have more or fewer channels than the
-            model takes.
-        CheckpointError: If there is no such checkpoint.
-        RegistrationError: If Ultralytics is not as this package expects.
-
-    Example:
-        >>> print(gate_health("best.pt", data="scenes.yaml"))  # doctest: +SKIP
-        | layer | block | gate mean | spread | saturated | scale | focus (95%) | random gates | verdict |
-        |---|---|---|---|---|---|---|---|---|
-        ...
-    """
-    with tempfile.TemporaryDirectory() as name:
-        listed = Path(name) / "images.txt"
-        with _prediction(model, listed, imgsz) as run, HealthMeter(run.predictor.model) as meter:
-            task = run.predictor.args.task
-            images = data_images(data, split, task)
-            objects = labelled_objects(data, split, task)
-            listed.write_text("\n".join(map(str, images)), encoding="utf-8")
-            with FocusMeter(run.predictor.model, DRAWS if objects else 0) as focus:
-                for result in run.results:
-                    outlines = objects.get(Path(result.path).absolute())
-                    if outlines:
-                        of_image = Objects(outlines, result.orig_shape)
-                        focus.update([of_image], [run.parts(result)], run.latest.size)
-    found = focus.result()
-    return GateReport(tuple(replace(each, focus=found.get(each.layer)) for each in meter.result()), meter.images)
-
-
-class _Latest:
-    """A hook that stores the size of a network's latest input, and raises an error if its channels do not fit."""
+class _Inputs:
+    """A hook that stores the latest batch of a network, and raises an error if its channels do not fit."""
 
     def __init__(self, model: str | Path, channels: int) -> None:
         self._model = model
         self._channels = channels
-        self.size = (0, 0)  # px
+        self.waiting: list[Tensor] = []  # (1, channels, H, W) each, of images whose results come next
 
     def __call__(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        _, channels, *size = inputs[0].shape
-        if channels != self._channels:
+        found = inputs[0].shape[1]
+        if found != self._channels:
             raise InputError(
                 f"model={self._model} takes images with channels: {self._channels}, and Ultralytics reads these with "
-                f"{channels}; name images that have {self._channels}"
+                f"{found}; name images that have {self._channels}"
             )
-        self.size = (size[0], size[1])
+        self.waiting = [image[None] for image in inputs[0]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     """A prediction that goes on.
 
     Attributes:
         predictor: The predictor of Ultralytics.
-        results: An iterator that computes the results.
-        latest: The size of the latest input of the network.
+        results: An iterator that computes the results; a batch of images gives one result after the other.
+        inputs: The inputs of the network.
+        detector: The network.
         fit: How Ultralytics fits the images into the input.
     """
 
     predictor: Any
     results: Iterator[Any]
-    latest: _Latest
+    inputs: _Inputs
+    detector: Detector
     fit: str
 
     def parts(self, result: Any) -> tuple[Part, Part]:
         """Return the parts of the network's input that the image of the latest result covers."""
-        return covered(result.orig_shape, self.latest.size, self.fit)
+        height, width = self.inputs.waiting[0].shape[2:]
+        return covered(result.orig_shape, (height, width), self.fit)
+
+    def traced(self, result: Any, count: int) -> tuple[dict[str, Any], list[Detection]]:
+        """Return layer -> gates, and the strongest detections of the latest result."""
+        network = network_of(self.predictor.model)
+        found = _detected(result)[:count]
+        (top, tall), (left, wide) = ((part.start, part.length) for part in self.parts(result))
+        targets = []
+        for label, score, outline in found:
+            x, y = (0.5, 0.5) if outline is None else (outline.min(0) + outline.max(0)) / 2
+            targets.append((label, score, left + wide * float(x), top + tall * float(y)))
+        image = self.inputs.waiting.pop(0)
+        with capture_gates(network) as gates, torch.inference_mode():
+            network(image)
+        traces = trace(self.detector, named_blocks(network), image, targets)
+        return gates, [
+            Detection(result.names[label], score, outline, each)
+            for (label, score, outline), each in zip(found, traces, strict=True)
+        ]
+
+
+def _detected(result: Any) -> list[tuple[int, float, Array | None]]:
+    """Return class, score and outline, as shares of the image, of each detection, the highest score first."""
+    if result.probs is not None:
+        return [(label, float(result.probs.data[label]), None) for label in result.probs.top5]
+    boxes = result.boxes if result.obb is None else result.obb
+    if boxes is None:
+        return []
+    if result.obb is not None:
+        outlines = [*boxes.xyxyxyxyn.cpu().numpy()]
+    elif result.masks is not None:
+        outlines = [outline[:: 1 + len(outline) // 60] for outline in result.masks.xyn]
+    else:
+        outlines = [box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2) for box in boxes.xyxyn.cpu().numpy()]
+    found = zip(boxes.cls.int().tolist(), boxes.conf.tolist(), map(np.asarray, outlines), strict=True)
+    return sorted(found, key=lambda each: -each[1])
 
 
 @contextmanager
-def _prediction(model: str | Path, source: str | Path | list[Path], imgsz: int | None) -> Iterator[_Run]:
+def _prediction(model: str | Path, source: Any, imgsz: int | None) -> Iterator[_Run]:
     require_registered()
     check_model(str(model))
     opened = open_model(find_model(model))
-    module: nn.Module = opened.model
-    if not any(isinstance(each, ELA) for each in module.modules()):
+    if not named_blocks(opened):
         raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
     size = {} if imgsz is None else {"imgsz": imgsz}
-    named = [*map(str, source)] if isinstance(source, list) else str(source)
+    named = str(source) if isinstance(source, Path) else source
+    if isinstance(source, list):
+        named = [str(each) if isinstance(each, Path) else each for each in source]
     results = opened.predict(named, stream=True, batch=1, save=False, verbose=False, **size)
     predictor = opened.predictor
     predictor.done_warmup = True  # on a GPU the warm-up is one more forward, which would count as an image
-    latest = _Latest(model, opened.model.yaml.get("channels", 3))
-    predictor.model.register_forward_pre_hook(latest)
+    network = network_of(predictor.model)
+    inputs = _Inputs(model, opened.model.yaml.get("channels", 3))
+    handle = predictor.model.register_forward_pre_hook(inputs)
     # Older releases of Ultralytics have no such attribute, and RT-DETR alone stretches its images.
     stretched = getattr(predictor, "scale_fill", type(predictor).__name__ == "RTDETRPredictor")
     fit = "stretch" if stretched else "crop" if predictor.args.task == "classify" else "letterbox"
     try:
-        yield _Run(predictor, _with_progress(results, predictor), latest, fit)
+        yield _Run(predictor, _with_progress(results, predictor), inputs, Detector(network), fit)
     finally:
+        handle.remove()
         results.close()
 
 

@@ -27,15 +27,12 @@ class Gates:
         along_w: The gate along the width, ``(B, C, W)``.
         form: The gate form.
         variant: The block's variant.
-        gain: The factor by which the block multiplies what is in the map, ``(B, H, W)``: at each place the mean of the
-            channels' factors, weighted by the size of their values there.
     """
 
     along_h: Tensor
     along_w: Tensor
     form: str
     variant: str
-    gain: Tensor
 
     @property
     def block(self) -> str:
@@ -52,15 +49,6 @@ class Gates:
         doubled = 2 if self.form == "identity" else 1
         return self.along_h / doubled, self.along_w / doubled
 
-    def channel_maps(self) -> Tensor:
-        """Return the factor by which the block multiplies each place of each channel.
-
-        Shape:
-            - Output: ``(B, C, H, W)``
-        """
-        product = self.along_h[..., None] * self.along_w[..., None, :]
-        return 1 + product if self.form == "residual" else product
-
     def scale_map(self) -> Tensor:
         """Return the factor by which the block multiplies each place of the map, as the mean over the channels.
 
@@ -69,14 +57,6 @@ class Gates:
         """
         product = torch.einsum("bch,bcw->bhw", self.along_h, self.along_w) / self.along_h.shape[1]
         return 1 + product if self.form == "residual" else product
-
-    def relative_gain(self) -> Tensor:
-        """Return the gain divided by its mean over the map: above 1 where the block favours what is there.
-
-        Shape:
-            - Output: ``(B, H, W)``
-        """
-        return self.gain / self.gain.mean((1, 2), keepdim=True)
 
 
 @contextmanager
@@ -89,8 +69,7 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
 
     Yields:
         A dict that holds the gates of the latest forward: layer -> ``along_h`` ``(B, C, H)``, ``along_w``
-        ``(B, C, W)``, ``gain`` ``(B, H, W)``, ``form``, ``variant``, and the methods ``scale_map()``,
-        ``channel_maps()``, ``relative_gain()`` and ``sigmoids()``.
+        ``(B, C, W)``, ``form``, ``variant``, and the methods ``scale_map()`` and ``sigmoids()``.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 16, 3, stride=4), ELA(16, gate="identity"))
@@ -125,8 +104,7 @@ def gates_of(block: ELA, x: Tensor) -> Gates:
     Shape:
         - x: ``(B, C, H, W)``
     """
-    along_h, along_w = strip_gates(block, x)
-    return Gates(along_h, along_w, block.gate, block.variant, gain_map(x, along_h, along_w, block.gate))
+    return Gates(*strip_gates(block, x), block.gate, block.variant)
 
 
 def strip_gates(block: ELA, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,24 +114,19 @@ def strip_gates(block: ELA, x: Tensor) -> tuple[Tensor, Tensor]:
         - x: ``(B, C, H, W)``
     """
     with torch.no_grad():
-        along_h, along_w = block._strip_gate(x.mean(dim=3)), block._strip_gate(x.mean(dim=2))
-        return (2 * along_h, 2 * along_w) if block.gate == "identity" else (along_h, along_w)
+        return gates_of_strips(block, x.mean(3), x.mean(2))
 
 
-def gain_map(x: Tensor, along_h: Tensor, along_w: Tensor, form: str) -> Tensor:
-    """Return ``sum_c |x_c| g_c / sum_c |x_c|`` at each place, where ``g_c`` is the factor of a channel.
-
-    Where all channels are 0, they count alike.
+def gates_of_strips(block: ELA, strip_h: Tensor, strip_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gates that a block computes from its strips; gradients flow through them.
 
     Shape:
-        - x: ``(B, C, H, W)``
-        - Output: ``(B, H, W)``, of float32
+        - strip_h: ``(B, C, H)``
+        - strip_w: ``(B, C, W)``
+        - Output: as the strips
     """
-    with torch.no_grad():
-        sizes = x.float().abs()
-        sizes = sizes.where(sizes.sum(1, keepdim=True) > 0, torch.ones_like(sizes))
-        gain = (sizes * along_h[..., None] * along_w[..., None, :]).sum(1) / sizes.sum(1)
-        return 1 + gain if form == "residual" else gain
+    along_h, along_w = block._strip_gate(strip_h), block._strip_gate(strip_w)
+    return (2 * along_h, 2 * along_w) if block.gate == "identity" else (along_h, along_w)
 
 
 def listen(model: nn.Module, hear: Callable[[str, ELA, Tensor, Tensor], None]) -> list[RemovableHandle]:

@@ -67,6 +67,17 @@ def find_model(model: str | Path) -> Path:
     raise InputError(f"there is no {model}, neither here nor among the YAMLs of Ultralytics and ela-yolo{near}")
 
 
+def find_weights(name: str) -> Path | None:
+    """Return the file of a checkpoint of Ultralytics, which it may download; None if it cannot be had."""
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    try:
+        file = Path(attempt_download_asset(name))
+    except Exception:  # of the network or the disk, by many types
+        return None
+    return file if file.is_file() else None
+
+
 def open_model(model: str | Path, task: str | None = None) -> Any:
     """Return the ``YOLO`` or ``RTDETR`` object of a model, by its name.
 

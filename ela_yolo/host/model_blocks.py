@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ela_yolo.ela import ELA
+from ela_yolo.host.blocks import is_block
 from ela_yolo.host.versions import network_of
 
 
@@ -17,11 +18,17 @@ def named_blocks(model: nn.Module) -> dict[str, ELA]:
     Args:
         model: A model, or a wrapper of Ultralytics or PyTorch around it: YOLO, AutoBackend, DDP, ``torch.compile``.
     """
+    return {layer: block for layer, block in attention_blocks(model).items() if isinstance(block, ELA)}
+
+
+def attention_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Return all blocks of a model, ELA and others, by layer; as :func:`named_blocks` does."""
     from ultralytics.nn.tasks import BaseModel
 
     model = _unwrapped(model)
     prefix = "model." if isinstance(model, BaseModel) else ""
-    return {name.removeprefix(prefix): each for name, each in model.named_modules() if isinstance(each, ELA)}
+    found = {name.removeprefix(prefix): each for name, each in model.named_modules()}
+    return {name: each for name, each in found.items() if not isinstance(each, nn.Sequential) and is_block(each)}
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -11,9 +11,9 @@ from statistics import mean
 from typing import Any
 
 from ela_yolo.cost.result import Time
+from ela_yolo.host.scoring import SIZES
 from ela_yolo.study.picture import draw_comparison
 from ela_yolo.study.runs import SeedRun
-from ela_yolo.study.scoring import SIZES
 from ela_yolo.study.statistics import Difference, deviation
 from ela_yolo.study.worker import SCHEMA
 from ela_yolo.util.files import written_whole
@@ -57,7 +57,7 @@ class CompareResult:
 
     Example:
         >>> from dataclasses import replace
-        >>> run = SeedRun("plain", 0, 0.6, 0.400, 0.7, 0.6, {}, {}, {}, (0.40,), (0.39, 0.40), 9.5, 640, 16)
+        >>> run = SeedRun("plain", 0, 0.6, 0.400, 0.395, 0.7, 0.6, {}, {}, {}, (0.40,), (0.39, 0.40), 9.5, 640, 16)
         >>> ela = replace(run, model="ela", map50_95=0.412, epochs=(0.40, 0.412))
         >>> sizes = [ModelSize(name, 3_157_200, 8.9, Time(30, 29, 32)) for name in ("plain", "ela")]
         >>> result = CompareResult("my.yaml", {"epochs": 2}, "AMD EPYC", tuple(sizes), (run, ela), ())
@@ -102,6 +102,7 @@ class CompareResult:
             [
                 size.model,
                 *(_spread([getattr(run, key) for run in self.of(size.model)]) for key in PRINTED),
+                _without_attention(self.of(size.model)),
                 *(_spread([run.sizes[each] for run in self.of(size.model)]) for each in shown),
                 str(self.epochs_to_reach(size.model) or "-"),
                 *_costs(size),
@@ -112,7 +113,14 @@ class CompareResult:
             [each, *(_spread([run.classes[each] for run in self.of(name) if each in run.classes]) for name in names)]
             for each in self.runs[0].classes
         ]
-        head = ["", *(SCORES[key] for key in PRINTED), *titles, f"epochs to reach {names[0]}", *COSTS]
+        head = [
+            "",
+            *(SCORES[key] for key in PRINTED),
+            "mAP50-95 without attention",
+            *titles,
+            f"epochs to reach {names[0]}",
+            *COSTS,
+        ]
         differences = [f"mAP50-95, to {names[0]}", "mean", "95% over seeds", "95% over images", *self._p_titles()]
         return "\n".join(
             [
@@ -144,6 +152,11 @@ class CompareResult:
                 "COCO counts it; in brackets, how many of them the validation images show."
             )
             yield ""
+        yield (
+            "Without attention: the same weights with all gates held constant, per channel, at their mean over the "
+            "validation images. Where that scores the same, attention contributes nothing to the model."
+        )
+        yield ""
         yield (
             f"Epochs to reach {baseline}: the first epoch whose mAP50-95, the mean over the seeds, is at least that of "
             f"{baseline} after its last epoch; - if there is none."
@@ -185,10 +198,11 @@ class CompareResult:
         classes = [*self.runs[0].classes]
         by_class = [f"mAP50-95 of {each}" for each in classes]
         by_size = [*(f"AP {size}" for size in SIZES), *(f"{size} objects" for size in SIZES)]
-        yield ["model", "seed", *SCORES.values(), *by_size, *by_class, "seconds"]
+        yield ["model", "seed", *SCORES.values(), "mAP50-95 without attention", *by_size, *by_class, "seconds"]
         for run in self.runs:
             numbers = [
                 *(getattr(run, key) for key in SCORES),
+                run.without_attention,
                 *map(run.sizes.get, SIZES),
                 *map(run.objects.get, SIZES),
                 *map(run.classes.get, classes),
@@ -206,6 +220,11 @@ class CompareResult:
 
 def _costs(size: ModelSize) -> tuple[str, ...]:
     return f"{size.parameters:,}", f"{size.gflops:.2f}", str(size.latency)
+
+
+def _without_attention(runs: Sequence[SeedRun]) -> str:
+    values = [run.without_attention for run in runs]
+    return _spread(values) if all(map(isfinite, values)) else "-"
 
 
 def _spread(values: Sequence[float]) -> str:

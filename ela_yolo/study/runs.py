@@ -36,6 +36,8 @@ class SeedRun:
         seed: The seed.
         map50: mAP50.
         map50_95: mAP50-95.
+        without_attention: mAP50-95 with the gates of all blocks held constant at their mean over the validation images,
+            per channel; NaN for a model without blocks, or with blocks that are not factors of their input.
         precision: The mean precision of the classes, at the confidence with the best F1.
         recall: The mean recall of the classes, at the same confidence.
         classes: Class -> mAP50-95, for the classes in the validation images.
@@ -53,6 +55,7 @@ class SeedRun:
     seed: int
     map50: float
     map50_95: float
+    without_attention: float
     precision: float
     recall: float
     classes: Mapping[str, float]

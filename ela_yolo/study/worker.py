@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import sys
 import threading
@@ -17,13 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ela_yolo.errors import InputError
 from ela_yolo.util.json import write_json
 
 # Train keys that validation takes too. It reads single_cls from the checkpoint.
 VALIDATION_KEYS = ("device", "workers", "plots", "conf", "iou", "max_det", "agnostic_nms", "classes", "split", "half")
 CURVE = "metrics/mAP50-95(B)"
 RESULT = "run.json"  # in the run's folder; a run is finished when it has this file
-SCHEMA = 2  # of a comparison's JSON files; raised when a key changes its name or meaning
+SCHEMA = 3  # of a comparison's JSON files; raised when a key changes its name or meaning
 
 
 def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +35,6 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
         job: ``model``, ``data``, ``seed``, ``folder`` (of the run) and ``train`` (the train keys of Ultralytics).
     """
     from ela_yolo.host.lookup import open_model
-    from ela_yolo.study.scoring import validate
 
     start = time.time()
     folder = Path(job["folder"])
@@ -47,12 +48,13 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
     keys = {key: job["train"][key] for key in VALIDATION_KEYS if key in job["train"]}
     place = {"project": str(folder), "name": "validation", "exist_ok": True}
     last = open_model(folder / "weights" / "last.pt")
-    shared = {"data": job["data"], "imgsz": trainer.args.imgsz, "batch": trainer.batch_size}
-    metrics, scores = validate(last, **shared, **place, **keys)
+    keys.update(place, data=job["data"], imgsz=trainer.args.imgsz, batch=trainer.batch_size)
+    metrics, scores, without_attention = _validate_twice(last, **keys)
     box = metrics.box
     return {
         "map50": float(box.map50),
         "map50_95": float(box.map),
+        "without_attention": without_attention,
         "precision": float(box.mp),
         "recall": float(box.mr),
         "classes": {metrics.names[int(i)]: float(ap) for i, ap in zip(box.ap_class_index, box.ap, strict=True)},
@@ -64,6 +66,27 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
         "imgsz": int(trainer.args.imgsz),
         "batch": int(trainer.batch_size),
     }
+
+
+def _validate_twice(model: Any, **keys: Any) -> tuple[Any, Any, float]:
+    """Return the metrics, the scores, and the main metric with the gates of all blocks held constant.
+
+    The latter is NaN if the model has no blocks, or has one that is not a factor of its input.
+    """
+    from ela_yolo.gates.ablation import MeanFactors, held_constant
+    from ela_yolo.host.model_blocks import attention_blocks
+    from ela_yolo.host.scoring import validate
+
+    blocks = attention_blocks(model)
+    try:
+        with MeanFactors(blocks) as means:
+            metrics, scores = validate(model, by_size=True, on_start=lambda _: means.collect(), **keys)
+        if not blocks:
+            return metrics, scores, math.nan
+        with held_constant(blocks, means.result()):
+            return metrics, scores, validate(model, **keys)[1].value
+    except InputError:  # a block of another kind
+        return *validate(model, by_size=True, **keys), math.nan
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.cli.keys import Command, Key, choice_of, positive, switch, without_brackets
+from ela_yolo.cli.keys import Command, Key, choice_of, layer_numbers, positive, switch, without_brackets
 
 
 def insert(given: dict[str, Any]) -> int:
@@ -128,7 +128,7 @@ REMOVE = Command(
     "remove",
     "model=best-ela.pt",
     "Take ELA out of a checkpoint or a model YAML again.",
-    "The command takes every ELA row out of a checkpoint (.pt) or a model YAML, renumbers the rows behind, and "
+    "The command takes the ELA rows out of a checkpoint (.pt) or a model YAML, renumbers the rows behind, and "
     "prints what changed. All other weights of a checkpoint stay. The result is a file of its own.",
     (
         Key(
@@ -137,6 +137,13 @@ REMOVE = Command(
             "The model: a checkpoint (.pt) or a model YAML.",
             required=True,
             such_as="model=best.pt or model=yolov8n.yaml",
+        ),
+        Key(
+            "layers",
+            "6,9",
+            "The layer numbers of the blocks to remove, such as those that `ela-yolo ablate` finds not needed. The "
+            "default is all blocks.",
+            layer_numbers,
         ),
         Key("save", "FILE", "The file to write. The default is best-ela-plain.pt for best-ela.pt, in this folder."),
         _DRY_RUN,

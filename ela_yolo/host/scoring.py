@@ -1,10 +1,10 @@
-"""Scores that a validation of Ultralytics does not compute: AP by object size, and mAP50-95 on resampled images."""
+"""Validates a model by Ultralytics, and computes scores that it does not: by object size, and on resampled images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,44 +12,92 @@ SIZES = ("small", "medium", "large")  # COCO's: up to 32² px, up to 96² px, ab
 RESAMPLES = 300
 
 
-@dataclass(frozen=True)
-class Scores:
-    """The further scores of one validation.
+class Metric(NamedTuple):
+    """The main metric of a task.
 
     Attributes:
-        sizes: Size of objects -> AP at IoU 0.5 to 0.95 as COCO counts it; NaN if there is no such object.
-        objects: Size of objects -> the number of them in the validation images.
-        resampled: mAP50-95 of 300 bootstrap draws of the images. The draws depend on the number of images alone, so two
-            models can be compared draw by draw.
+        name: What reports call it.
+        key: Its key in the results of Ultralytics.
+        hits: The key of the matches in the statistics of each image, from which it can be computed for other draws of
+            the images; None where Ultralytics keeps no statistics of each image.
     """
 
-    sizes: Mapping[str, float]
-    objects: Mapping[str, int]
+    name: str
+    key: str
+    hits: str | None = None
+
+
+METRICS: Mapping[str, Metric] = {
+    "detect": Metric("mAP50-95", "metrics/mAP50-95(B)", "tp"),
+    "obb": Metric("mAP50-95", "metrics/mAP50-95(B)", "tp"),
+    "segment": Metric("mask mAP50-95", "metrics/mAP50-95(M)", "tp_m"),
+    "pose": Metric("pose mAP50-95", "metrics/mAP50-95(P)", "tp_p"),
+    "classify": Metric("top-1 accuracy", "metrics/accuracy_top1"),
+    "semantic": Metric("mIoU", "metrics/mIoU"),
+    "depth": Metric("delta1", "metrics/delta1"),
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one validation.
+
+    Attributes:
+        value: The main metric of the task.
+        images: The number of images.
+        resampled: The main metric of 300 bootstrap draws of the images; empty if the metric has no statistics of each
+            image. The draws depend on the number of images alone, so two models can be compared draw by draw.
+        objects: Size of objects -> the number of them in the validation images. Only with ``by_size``.
+        sizes: Size of objects -> AP at IoU 0.5 to 0.95 as COCO counts it; NaN if there is no such object. Likewise.
+    """
+
+    value: float
+    images: int
     resampled: Sequence[float]
+    objects: Mapping[str, int]
+    sizes: Mapping[str, float]
 
 
-def validate(model: Any, **keys: Any) -> tuple[Any, Scores]:
-    """Validate a detector, and return the metrics of Ultralytics and the further scores.
+def validate(
+    model: Any, *, by_size: bool = False, on_start: Callable[[Any], None] | None = None, **keys: Any
+) -> tuple[Any, Scores]:
+    """Validate a model, and return the metrics of Ultralytics and the scores.
 
     Args:
-        model: A ``YOLO`` of the task ``detect``.
+        model: A ``YOLO`` or ``RTDETR``.
+        by_size: Whether to compute the AP by object size, of a detector.
+        on_start: Is called with the validator when its images are loaded, after any warm-up of the device.
         **keys: The keys of ``model.val``.
     """
     recorded: list[Any] = []
+    metric = METRICS[model.task]
 
     class Recorder(_Recorder, model._smart_load("validator")):  # type: ignore[misc]
+        hits = metric.hits
+        sized = by_size
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             recorded.append(self)
 
-    metrics = model.val(validator=Recorder, save_json=True, **keys)
+        def init_metrics(self, network: Any) -> None:
+            super().init_metrics(network)
+            if on_start is not None:
+                on_start(self)
+
+    metrics = model.val(validator=Recorder, **({"save_json": True} if by_size else {}), **keys)
     (validator,) = recorded
-    objects, sizes = _by_size(validator)
-    return metrics, Scores(sizes, objects, _resample(validator.images, draw_images(len(validator.images["tp"]))))
+    resampled = _resample(validator.images, metric.hits) if metric.hits else ()
+    objects, sizes = _by_size(validator) if by_size else ({}, {})
+    count = len(validator.dataloader.dataset)
+    return metrics, Scores(float(metrics.results_dict[metric.key]), count, resampled, objects, sizes)
 
 
 class _Recorder:
     """Stores the data of each image that a validator sees."""
+
+    hits: str | None
+    sized: bool
 
     def init_metrics(self, model: Any) -> None:
         super().init_metrics(model)  # type: ignore[misc]
@@ -61,18 +109,26 @@ class _Recorder:
         self.shapes[batch["im_file"][number]] = tuple(batch["ori_shape"][number])
         return super()._prepare_batch(number, batch)  # type: ignore[misc]
 
-    def pred_to_json(self, found: Mapping[str, Any], image: Mapping[str, Any]) -> None:
+    def pred_to_json(self, found: Any, image: Any) -> None:
         super().pred_to_json(found, image)  # type: ignore[misc]
-        # By file: the image_id of Ultralytics is the file's stem, which two folders may share.
-        self.boxes += [(image["im_file"], box) for box in self.jdict]  # type: ignore[attr-defined]
-        self.jdict.clear()  # type: ignore[attr-defined]
+        if self.sized:
+            # By file: the image_id of Ultralytics is the file's stem, which two folders may share.
+            file = image["im_file"] if isinstance(image, Mapping) else image  # the file itself before 8.3.164
+            self.boxes += [(str(file), box) for box in self.jdict]  # type: ignore[attr-defined]
+            self.jdict.clear()  # type: ignore[attr-defined]
 
     def eval_json(self, stats: Any) -> Any:
-        return stats
+        return stats if self.sized else super().eval_json(stats)  # type: ignore[misc]
 
     def get_stats(self) -> Any:
-        self.images = {key: list(values) for key, values in self.metrics.stats.items()}  # type: ignore[attr-defined]
+        if self.hits:
+            kept = getattr(self, "stats", None) or self.metrics.stats  # type: ignore[attr-defined]  # before 8.3.164
+            self.images = {key: [_array(each) for each in values] for key, values in kept.items()}
         return super().get_stats()  # type: ignore[misc]
+
+
+def _array(values: Any) -> Any:
+    return values.cpu().numpy() if hasattr(values, "cpu") else np.asarray(values)
 
 
 def _by_size(validator: Any) -> tuple[dict[str, int], dict[str, float]]:
@@ -113,11 +169,12 @@ def draw_images(count: int) -> Any:
     return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
 
 
-def _resample(images: Mapping[str, Sequence[Any]], draws: Any) -> tuple[float, ...]:
+def _resample(images: Mapping[str, Sequence[Any]], hits: str) -> tuple[float, ...]:
     """Return mAP50-95 of each draw, as Ultralytics computes it."""
     from ultralytics.utils.metrics import ap_per_class
 
-    keys = ("tp", "conf", "pred_cls", "target_cls")
+    draws = draw_images(len(images[hits]))
+    keys = (hits, "conf", "pred_cls", "target_cls")
     drawn = ([np.concatenate([images[key][i] for i in draw]) for key in keys] for draw in draws)
     return tuple(_mean_ap(ap_per_class(*arrays)[5]) for arrays in drawn)  # type: ignore[arg-type]
 

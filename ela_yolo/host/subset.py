@@ -1,0 +1,49 @@
+"""A part of a data set's images, as a data set of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from ela_yolo.errors import InputError
+from ela_yolo.host.lookup import data_images
+from ela_yolo.host.versions import check_dataset, load_yaml
+
+
+@contextmanager
+def subset_of(data: str, split: str, fraction: float, task: str) -> Iterator[str]:
+    """Give a data set whose split has a share of the images, evenly spread, within a ``with`` block.
+
+    Args:
+        data: The data set's YAML.
+        split: The split.
+        fraction: The share, above 0 and at most 1; with 1 it is the data set itself.
+        task: The task of the model.
+
+    Raises:
+        InputError: If the share is not in this range, or the data set is a folder of classes.
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f"fraction must be above 0 and at most 1, got {fraction}")
+    if fraction == 1:
+        yield data
+        return
+    if task == "classify":
+        raise InputError("fraction= needs a data-set YAML, and a classifier has a folder of classes; leave it out")
+    from ultralytics.utils.checks import check_file
+
+    images = data_images(data, split, task)
+    count = max(1, round(fraction * len(images)))
+    chosen = [images[number * len(images) // count] for number in range(count)]
+    with tempfile.TemporaryDirectory() as name:
+        listed, file = Path(name) / "images.txt", Path(name) / "subset.yaml"
+        listed.write_text("\n".join(map(str, chosen)), encoding="utf-8")
+        content = load_yaml(Path(check_file(data)))
+        content.pop("download", None)
+        content = {**content, "path": str(check_dataset(data, split)["path"]), split: str(listed)}
+        file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+        yield str(file)
