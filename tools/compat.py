@@ -58,7 +58,11 @@ CHECKS = {  # column -> tests, by pytest's names
         "test_insert.py::test_val_gives_the_same_map",
         "test_insert.py::test_the_stock_commands_take_what_insert_wrote",
     ],
-    "export": ["test_formats.py::test_every_task", "test_end_to_end.py::test_quickstart"],
+    "export": [
+        "test_formats.py::test_every_task",
+        "test_end_to_end.py::test_quickstart_without_weights",
+    ],
+    "attention": ["test_ablation.py", "test_attention.py"],
 }
 SMOKE = f"""
 from ultralytics import YOLO, settings

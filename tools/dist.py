@@ -28,6 +28,7 @@ IN_WHEEL = (  # a file of each kind that an installation needs
     "ela_yolo/py.typed",
     "ela_yolo/gates/page.html",
     "ela_yolo/cfg/yolov8-ela.yaml",
+    "ela_yolo/datasets/rows.yaml",
     "ela_yolo/datasets/scenes.yaml",
     ".dist-info/licenses/LICENSE",
 )

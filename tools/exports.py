@@ -6,7 +6,7 @@
     python tools/exports.py model=best.pt data=my.yaml imgsz=320   # of your own detector
     python tools/exports.py "rows=onnx;ncnn, half=True"            # some rows
 
-Without ``model`` the quickstart trains one first. Each runtime is put into .venv/runtimes by pip, alone, so that none
+Without ``model`` one is trained first. Each runtime is put into .venv/runtimes by pip, alone, so that none
 changes what the others or Ultralytics need, and each row has a process of its own. Latency is that of the file beside
 the export of the same model without ELA, at 640 px, alternating: median of the ratios.
 """
@@ -103,10 +103,14 @@ def main(arguments: list[str]) -> int:
 
 
 def train() -> Path:
-    """Return the weights of a quickstart, which is trained if it is not there."""
-    best = FOLDER / "quickstart/ela-quickstart/weights/best.pt"
+    """Return the weights of a detector of scenes, which is trained if it is not there."""
+    from ela_yolo.cli.quickstart import SCENES
+
+    best = FOLDER / "scenes/weights/best.pt"
     if not best.is_file():
-        command = [sys.executable, "-m", "ela_yolo", "quickstart", f"project={FOLDER / 'quickstart'}", "exist_ok=True"]
+        keys = {**SCENES, "model": "yolov8n-ela.yaml", "project": FOLDER, "name": "scenes", "exist_ok": True}
+        words = [f"{key}={value}" for key, value in keys.items()]
+        command = [sys.executable, "-m", "ela_yolo", "train", *words]
         subprocess.run(command, check=True, stdout=sys.stderr, timeout=LIMIT)
     return best
 

@@ -78,7 +78,7 @@ def attention(
             image, parts = bgr(result.orig_img), run.parts(result)
             gates, detections = run.traced(result, max_det)
             small = max(result.orig_shape) < SMALL  # labels would hide the image
-            drawn = result.plot(line_width=1, labels=False) if small else result.plot()
+            drawn = result.plot(line_width=1, labels=False, conf=False) if small else result.plot()
             figure, _ = plot_attention(image, detections, parts, drawn)
             with written_whole(files[-1]) as part:
                 figure.savefig(part, format="png", dpi=100)
