@@ -171,10 +171,11 @@ def test_what_cannot_be_ablated_is_refused(built):
 
 def test_a_small_contribution_is_none_and_a_report_without_need_says_so():
     tiny = Ablation("3", "ELA-B identity", 0.4996, 0.0004, 0.0001, 0.0007)
-    report = AblationReport("best.pt", "my.yaml", "mAP50-95", 9, 0.5, (tiny,), tiny)
+    report = AblationReport("best.pt", "my.yaml", "val", "mAP50-95", 9, 0.5, (tiny,), None, tiny)
     assert tiny.verdict == UNNEEDED
     assert "On these images, the model works as well without attention." in report.summary
-    assert "To drop layer 3: ela-yolo remove model=best.pt layers=3, then" in report.summary
+    remove_it = "To remove it: ela-yolo remove model=best.pt layers=3."
+    assert f"Layer 3 is not needed on these images. {remove_it}" in report.summary
 
 
 def test_the_blocks_that_are_not_needed_can_be_removed(built, tmp_path):

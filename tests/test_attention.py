@@ -68,7 +68,6 @@ def test_the_gates_give_the_output(form, variant):
     product = gates.along_h[:, :, :, None] * gates.along_w[:, :, None, :]
     scale = 1 + product if form == "residual" else product
     torch.testing.assert_close(x * scale, output)
-    torch.testing.assert_close(gates.scale_map(), scale.mean(1))
     assert all((gate > 0).all() and (gate < 1).all() for gate in gates.sigmoids())
 
 
@@ -347,8 +346,8 @@ def test_a_block_without_effect_says_so_and_leaves_the_image_gray():
     detection = Detection("star", 0.9, CORNERS, {"3": Trace(0.9, 0.004, np.full((8, 8), 1e-5))})
     _, panels = plot_attention(np.zeros((64, 64, 3), np.uint8), [detection])
     assert panels[1].get_title(loc="left").splitlines() == [
-        "star 0.90, without attention 0.90",
-        "layer 3 makes no difference (+0.00 logits)",
+        "1: star 0.90, without attention 0.90",
+        "attention at layer 3 makes no difference",
     ]
     assert panels[1].images[1].get_array()[..., 3].max() < 0.01
 

@@ -77,7 +77,7 @@ def test_it_draws_and_the_keys_walk_detections_blocks_and_images(opened):
     assert opened.locator("#strip button").count() == 20
     assert opened.locator("#detections button").count() == 3
     told = opened.locator("#told").inner_text()
-    assert re.fullmatch(r"\w+ [\d.]+, without attention [\d.]+\nlayer \d+ (raises|lowers|makes) .*", told)
+    assert re.fullmatch(r"\w+ [\d.]+, without attention [\d.]+\nattention at layer \d+ (raises|lowers|makes) .*", told)
     opened.keyboard.press("ArrowRight")
     assert opened.locator("#detections button").nth(1).get_attribute("aria-pressed") == "true"
     assert difference(first, shot(opened)) > 0
@@ -86,7 +86,7 @@ def test_it_draws_and_the_keys_walk_detections_blocks_and_images(opened):
     chosen = opened.locator("#blocks [aria-pressed=true]").inner_text()
     opened.keyboard.press(" ")
     other = opened.locator("#blocks [aria-pressed=true]").inner_text()
-    assert chosen != other and opened.locator("#change").inner_text().startswith(other)
+    assert chosen != other and opened.locator("#change").inner_text().startswith(f"attention at {other}")
     opened.keyboard.press("ArrowDown")
     assert opened.locator("#strip button").nth(1).get_attribute("aria-pressed") == "true"
 

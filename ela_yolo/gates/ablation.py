@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,45 +72,55 @@ class AblationReport:
     Attributes:
         model: The model.
         data: The data set.
+        split: The split that was measured on.
         metric: The name of the main metric.
         images: The number of images.
         trained: The metric as trained.
         blocks: The ablation of each block.
+        unneeded: The ablation of all blocks together that are not needed one by one, its layers such as ``"6, 9"``;
+            None if there are fewer than two of them, or no others.
         together: The ablation of all blocks together.
 
     Example:
         >>> block = Ablation("3", "ELA-B identity", 0.591, 0.374, 0.33, 0.41)
         >>> both = Ablation("all", "all blocks", 0.557, 0.408, 0.36, 0.45)
-        >>> print(AblationReport("best.pt", "rows.yaml", "mAP50-95", 96, 0.965, (block,), both))
-        | attention removed from | mAP50-95 | attention contributes | 95% interval | verdict |
+        >>> print(AblationReport("best.pt", "rows.yaml", "val", "mAP50-95", 96, 0.965, (block,), None, both))
+        96 images of rows.yaml (val).
+        Attention is removed by holding the gates constant at their mean over these images.
+        <BLANKLINE>
+        | attention removed from | mAP50-95 | contribution of attention | 95% interval over images | verdict |
         |---|---|---|---|---|
         | nothing (as trained) | 0.965 |  |  |  |
         | layer 3, ELA-B identity | 0.591 | +0.374 | +0.330 to +0.410 | needed |
         | all blocks | 0.557 | +0.408 | +0.360 to +0.450 | needed |
         <BLANKLINE>
         Without attention, best.pt scores 0.557 mAP50-95 instead of 0.965. Layer 3 is needed.
-        <BLANKLINE>
-        96 images of rows.yaml. Attention is removed by holding the gates constant at their mean over these images.
     """
 
     model: str
     data: str
+    split: str
     metric: str
     images: int
     trained: float
     blocks: tuple[Ablation, ...]
+    unneeded: Ablation | None
     together: Ablation
 
     def __str__(self) -> str:
-        head = ["attention removed from", self.metric, "attention contributes", "95% interval", "verdict"]
+        how = (
+            f"{self.images} images of {self.data} ({self.split}).\n"
+            "Attention is removed by holding the gates constant at their mean over these images."
+        )
+        columns = ["contribution of attention", "95% interval over images", "verdict"]
+        head = ["attention removed from", self.metric, *columns]
         rows = [["nothing (as trained)", f"{self.trained:.3f}", "", "", ""]]
-        for each in self._lines():
-            interval = "" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}"
-            what = each.block if each.layer == "all" else f"layer {each.layer}, {each.block}"
+        for each in (*self.blocks, *([self.unneeded] if self.unneeded else []), self.together):
+            interval = "" if each.low is None or each.high is None else f"{_signed(each.low)} to {_signed(each.high)}"
+            what = f"layer {each.layer}, {each.block}" if each in self.blocks else each.block
             verdict = each.verdict or "no interval for this task"
-            rows.append([what, f"{each.score:.3f}", f"{each.contribution:+.3f}", interval, verdict])
-        how = "Attention is removed by holding the gates constant at their mean over these images."
-        return f"{markdown_table(head, rows)}\n\n{self.summary}\n\n{self.images} images of {self.data}. {how}"
+            rows.append([what, f"{each.score:.3f}", _signed(each.contribution), interval, verdict])
+        return f"{how}\n\n{markdown_table(head, rows)}\n\n{self.summary}"
 
     @property
     def summary(self) -> str:
@@ -121,20 +131,22 @@ class AblationReport:
         ]
         if self.together.verdict == UNNEEDED:
             told.append("On these images, the model works as well without attention.")
-        told += [
-            f"{_layers(self._judged(verdict))} {verdict}." for verdict in (NEEDED, HARMFUL) if self._judged(verdict)
-        ]
-        droppable = self._judged(UNNEEDED) + self._judged(HARMFUL)
-        if droppable:
+        for verdict in (NEEDED, HARMFUL):
+            if self._judged(verdict):
+                told.append(f"{_layers(self._judged(verdict))} {verdict}.")
+        # A row that repeats its block is one layer, and its blocks are "3.0" and "3.1".
+        kept = {each.layer.partition(".")[0] for each in self.blocks if each.verdict not in (UNNEEDED, HARMFUL)}
+        layers = dict.fromkeys(each.layer.partition(".")[0] for each in self.blocks)
+        droppable = [layer for layer in layers if layer not in kept]
+        if self.unneeded and self.unneeded.verdict == NEEDED:
+            told.append(f"Each of {self.unneeded.block} can be missing, but not all of them together.")
+        elif droppable:
             told.append(
-                f"To drop {_layers(droppable, verb=False)}: ela-yolo remove model={self.model} "
-                f"layers={','.join(dict.fromkeys(layer.partition('.')[0] for layer in droppable))}, then train for a "
-                "few epochs, since a block also takes its scale per channel with it."
+                f"{_layers(droppable)} not needed on these images. To remove {'them' if droppable[1:] else 'it'}: "
+                f"ela-yolo remove model={self.model} layers={','.join(droppable)}. A block's scale per channel goes "
+                "too, so train for a few epochs and validate again."
             )
         return " ".join(told)
-
-    def _lines(self) -> tuple[Ablation, ...]:
-        return (*self.blocks, self.together)
 
     def _judged(self, verdict: str) -> list[str]:
         return [each.layer for each in self.blocks if each.verdict == verdict]
@@ -145,8 +157,13 @@ class AblationReport:
         Raises:
             OSError: If the file cannot be written.
         """
-        lines = [{**asdict(each), "verdict": each.verdict} for each in self._lines()]
-        content = {**asdict(self), "blocks": lines[:-1], "together": lines[-1], "summary": self.summary}
+        content = {
+            **asdict(self),
+            "blocks": [_with_verdict(each) for each in self.blocks],
+            "unneeded": _with_verdict(self.unneeded),
+            "together": _with_verdict(self.together),
+            "summary": self.summary,
+        }
         write_json(Path(file), {"schema": SCHEMA, **content})
 
 
@@ -219,16 +236,33 @@ def ablate(
         with MeanFactors(blocks) as means:
             trained = measure(start)
         factors = means.result()
-        lines = []
-        for layer, block in blocks.items():
-            with held_constant(blocks, {layer: factors[layer]}):
-                lines.append(_ablation(layer, describe(block), trained, measure()))
-        together = lines[0]
-        if several:
-            with held_constant(blocks, factors):
-                together = _ablation("all", "all blocks", trained, measure())
-    metric = METRICS[opened.task].name
-    return AblationReport(str(model), str(data), metric, trained.images, trained.value, tuple(lines), together)
+
+        def without(layers: Iterable[str], layer: str, block: str) -> Ablation:
+            with held_constant(blocks, {each: factors[each] for each in layers}):
+                return _ablation(layer, block, trained, measure())
+
+        lines = [without([layer], layer, describe(block)) for layer, block in blocks.items()]
+        together = without(blocks, "all", "all blocks") if several else replace(lines[0], block="all blocks")
+        droppable = [each.layer for each in lines if each.verdict == UNNEEDED]
+        unneeded = None
+        if 1 < len(droppable) < len(blocks):
+            bar.total += bar.total // (len(blocks) + 2)
+            unneeded = without(droppable, ", ".join(droppable), _layers(droppable, verb=False))
+    return AblationReport(
+        str(model),
+        str(data),
+        split,
+        METRICS[opened.task].name,
+        trained.images,
+        trained.value,
+        tuple(lines),
+        unneeded,
+        together,
+    )
+
+
+def _with_verdict(ablation: Ablation | None) -> dict[str, Any] | None:
+    return None if ablation is None else {**asdict(ablation), "verdict": ablation.verdict}
 
 
 def _ablation(layer: str, block: str, trained: Scores, constant: Scores) -> Ablation:
@@ -340,6 +374,10 @@ def held_constant(blocks: Mapping[str, nn.Module], factors: Mapping[str, Tensor]
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 3) + 0.0:+.3f}"  # never -0.000
 
 
 def _layers(layers: Sequence[str], verb: bool = True) -> str:

@@ -28,7 +28,6 @@ from ela_yolo.host.versions import network_of
 from ela_yolo.util.files import written_whole
 
 MAX_DET = 6
-SMALL = 320  # px
 
 
 def attention(
@@ -77,9 +76,7 @@ def attention(
             files.append(folder / f"{_unique(name, taken)}.png")
             image, parts = bgr(result.orig_img), run.parts(result)
             gates, detections = run.traced(result, max_det)
-            small = max(result.orig_shape) < SMALL  # labels would hide the image
-            drawn = result.plot(line_width=1, labels=False, conf=False) if small else result.plot()
-            figure, _ = plot_attention(image, detections, parts, drawn)
+            figure, _ = plot_attention(image, detections, parts)
             with written_whole(files[-1]) as part:
                 figure.savefig(part, format="png", dpi=100)
             page.add(files[-1].stem, image, gates, detections, parts)
@@ -152,18 +149,19 @@ class _Run:
         return covered(result.orig_shape, (height, width), self.fit)
 
     def traced(self, result: Any, count: int) -> tuple[dict[str, Any], list[Detection]]:
-        """Return layer -> gates, and the strongest detections of the latest result."""
+        """Return layer -> gates, and the detections of the latest result, the strongest ones with their traces."""
         network = network_of(self.predictor.model)
-        found = _detected(result)[:count]
+        found = _detected(result)
         (top, tall), (left, wide) = ((part.start, part.length) for part in self.parts(result))
         targets = []
-        for label, score, outline in found:
+        for label, score, outline in found[:count]:
             x, y = (0.5, 0.5) if outline is None else (outline.min(0) + outline.max(0)) / 2
             targets.append((label, score, left + wide * float(x), top + tall * float(y)))
         image = self.inputs.waiting.pop(0)
         with capture_gates(network) as gates, torch.inference_mode():
             network(image)
         traces = trace(self.detector, named_blocks(network), image, targets)
+        traces += [{}] * len(found[count:])
         return gates, [
             Detection(result.names[label], score, outline, each)
             for (label, score, outline), each in zip(found, traces, strict=True)

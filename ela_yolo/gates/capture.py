@@ -49,15 +49,6 @@ class Gates:
         doubled = 2 if self.form == "identity" else 1
         return self.along_h / doubled, self.along_w / doubled
 
-    def scale_map(self) -> Tensor:
-        """Return the factor by which the block multiplies each place of the map, as the mean over the channels.
-
-        Shape:
-            - Output: ``(B, H, W)``
-        """
-        product = torch.einsum("bch,bcw->bhw", self.along_h, self.along_w) / self.along_h.shape[1]
-        return 1 + product if self.form == "residual" else product
-
 
 @contextmanager
 def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
@@ -69,7 +60,7 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
 
     Yields:
         A dict that holds the gates of the latest forward: layer -> ``along_h`` ``(B, C, H)``, ``along_w``
-        ``(B, C, W)``, ``form``, ``variant``, and the methods ``scale_map()`` and ``sigmoids()``.
+        ``(B, C, W)``, ``form``, ``variant``, and the method ``sigmoids()``.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 16, 3, stride=4), ELA(16, gate="identity"))
@@ -77,7 +68,7 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
         ...     _ = model(torch.zeros(1, 3, 64, 48))
         >>> gates["1"].block, gates["1"].map_size
         ('ELA-B identity', (16, 12))
-        >>> gates["1"].scale_map().mean()  # a new block in the identity form multiplies by 1
+        >>> gates["1"].along_h.mean()  # a new block in the identity form multiplies by 1
         tensor(1.)
     """
     latest: dict[str, Gates] = {}

@@ -49,9 +49,9 @@ class Detection:
         trace = self.traces[layer]
         head = f"{self.name} {self.score:.2f}, without attention {trace.blank:.2f}"
         if abs(trace.change) < SMALL:
-            return head, f"layer {layer} makes no difference ({trace.change:+.2f} logits)"
+            return head, f"attention at layer {layer} makes no difference"
         verb = "raises" if trace.change > 0 else "lowers"
-        return head, f"layer {layer} {verb} its logit by {abs(trace.change):.2f}"
+        return head, f"attention at layer {layer} {verb} its logit by {abs(trace.change):.2f}"
 
 
 def density(trace: Trace) -> Array:
@@ -67,25 +67,23 @@ def plot_attention(
     image: Array,
     detections: Sequence[Detection],
     parts: tuple[Part, Part] = WHOLE,
-    drawn: Array | None = None,
     layer: str | None = None,
 ) -> tuple[Any, list[Any]]:
     """Draw what each detection of an image gets through attention.
 
-    The first panel shows the image with its detections. Each further panel shows one detection and the block that
-    changes it the most: red places raise its score through this block's attention, and blue places lower it. The title
-    names the score as it is and with blank strips, which is the score without this block's attention. The colors mean
-    the same in every picture, so a block without effect leaves the image gray.
+    The first panel shows the image with its detections, and numbers those that have a panel. Each further panel shows
+    one detection and the block that changes it the most: red places raise its score through this block's attention, and
+    blue places lower it. The title names the score as it is and with blank strips, which is the score without this
+    block's attention. The colors mean the same in every picture, so a block without effect leaves the image gray.
 
     Args:
         image: The image.
-        detections: The detections, with their traces.
+        detections: The detections; those with traces have a panel each.
         parts: The parts of the network's input that the image covers, along height and width.
-        drawn: The image with all detections drawn on it, for the first panel.
         layer: The layer of the block to show; None means for each detection the one that changes it the most.
 
     Shape:
-        - image, drawn: ``(H, W, C)`` of 8 bits: gray, BGR, or with more channels, of which the first three are drawn
+        - image: ``(H, W, C)`` of 8 bits: gray, BGR, or with more channels, of which the first three are drawn
 
     Returns:
         The figure of matplotlib and its panels.
@@ -95,7 +93,7 @@ def plot_attention(
         >>> corners = np.array([[0.1, 0.1], [0.3, 0.1], [0.3, 0.3], [0.1, 0.3]])
         >>> detection = Detection("flagged", 0.98, corners, {"3": trace})
         >>> detection.told("3")
-        ('flagged 0.98, without attention 0.11', 'layer 3 raises its logit by 5.94')
+        ('flagged 0.98, without attention 0.11', 'attention at layer 3 raises its logit by 5.94')
         >>> figure, panels = plot_attention(np.zeros((64, 64, 3), np.uint8), [detection])
         >>> len(panels)
         2
@@ -114,23 +112,27 @@ def plot_attention(
     for unused in panels[count:]:
         unused.remove()
     panels = panels[:count]
-    picture = _enlarged(bgr(image if drawn is None else drawn), cv2.INTER_CUBIC)
+    picture = _enlarged(bgr(image))
+    gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
     panels[0].imshow(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-    panels[0].set_title("the image and its detections", fontsize=8, loc="left")
-    gray = cv2.cvtColor(_enlarged(bgr(image), cv2.INTER_CUBIC), cv2.COLOR_BGR2GRAY)
-    for panel, detection in zip(panels[1:], shown, strict=True):
+    panels[0].set_title(f"the image and its {len(detections)} detections", fontsize=8, loc="left")
+    numbers = {id(each): number for number, each in enumerate(shown, 1)}
+    for detection in detections:
+        _draw_outline(panels[0], detection.outline, gray.shape, numbers.get(id(detection)))
+    for number, (panel, detection) in enumerate(zip(panels[1:], shown, strict=True), 1):
         of = detection.strongest if layer is None else layer
         assert of is not None
         _draw_map(panel, gray, over_image(density(detection.traces[of]), parts, gray.shape), detection.outline)
-        panel.set_title("\n".join(detection.told(of)), fontsize=8, loc="left")
+        head, change = detection.told(of)
+        panel.set_title(f"{number}: {head}\n{change}", fontsize=8, loc="left")
     for panel in panels:
         panel.set_axis_off()
     if shown:
         figure.suptitle(TITLE, fontsize=9.5, x=0.01, ha="left")
         colors = LinearSegmentedColormap.from_list("attribution", [LOWERS, "white", RAISES])
         bar = figure.colorbar(ScalarMappable(Normalize(-FULL, FULL), colors), ax=panels, shrink=0.7, aspect=30)
-        bar.set_ticks([-FULL, 0, FULL], labels=["lowers\nthe score", "no effect", "raises\nthe score"], fontsize=8)
-        bar.set_label(f"full color: {FULL} logits per 0.1% of the image", fontsize=7)
+        bar.set_ticks([-FULL, 0, FULL], labels=[f"lowers\n-{FULL}", "no effect", f"raises\n+{FULL}"], fontsize=8)
+        bar.set_label("change of the logit per 0.1% of the image", fontsize=8)
         bar.outline.set_visible(False)
     else:
         panels[0].set_title("nothing is detected in this image", fontsize=8, loc="left")
@@ -146,11 +148,21 @@ def _draw_map(panel: Any, gray: Array, values: Array, outline: Array | None) -> 
     colors[..., 3] = 0.85 * np.abs(share)  # where a place has no effect, the image shows
     panel.imshow(gray, cmap="gray", vmin=-60, vmax=315)  # paler, so that the colors stand out
     panel.imshow(colors)
-    if outline is not None:
-        closed = np.concatenate([outline, outline[:1]]) * gray.shape[::-1] - 0.5
-        panel.plot(closed[:, 0], closed[:, 1], color="white", linewidth=3)
-        panel.plot(closed[:, 0], closed[:, 1], color="black", linewidth=1.5)
-    panel.set(xlim=(-0.5, gray.shape[1] - 0.5), ylim=(gray.shape[0] - 0.5, -0.5))
+    _draw_outline(panel, outline, gray.shape)
+
+
+def _draw_outline(panel: Any, outline: Array | None, size: tuple[int, ...], number: int | None = None) -> None:
+    """Draw the outline of a detection, and its number beside it, in black and white: colors have another meaning."""
+    panel.set(xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5))
+    if outline is None:
+        return
+    closed = np.concatenate([outline, outline[:1]]) * size[::-1] - 0.5
+    panel.plot(closed[:, 0], closed[:, 1], color="white", linewidth=3)
+    panel.plot(closed[:, 0], closed[:, 1], color="black", linewidth=1.5)
+    if number is not None:
+        x, y = closed[:, 0].max(), closed[:, 1].min()
+        box = {"facecolor": "white", "edgecolor": "black", "pad": 1.5, "linewidth": 0.8}
+        panel.text(x, y, str(number), fontsize=8, bbox=box, ha="left", va="bottom", clip_on=True)
 
 
 def bgr(picture: Array) -> Array:
@@ -161,7 +173,7 @@ def bgr(picture: Array) -> Array:
     return np.ascontiguousarray(np.pad(picture, ((0, 0), (0, 0), (0, missing)))[..., :3])
 
 
-def _enlarged(picture: Array, interpolation: int) -> Array:
+def _enlarged(picture: Array) -> Array:
     gain = SIDE / max(picture.shape[:2])
-    way = interpolation if gain > 1 else cv2.INTER_AREA
+    way = cv2.INTER_CUBIC if gain > 1 else cv2.INTER_AREA
     return cv2.resize(picture, None, fx=gain, fy=gain, interpolation=way)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ela_yolo.errors import InputError
 
@@ -94,8 +94,8 @@ def _class_logits(head: Any) -> Callable[[list[Any]], Tensor]:
     branches: Any = getattr(head, "cv3", None)
     if getattr(head, "end2end", False) and getattr(head, "one2one_cv3", None) is not None:
         branches = head.one2one_cv3
-    last = getattr(branches[0][-1], "out_channels", None) if isinstance(branches, nn.ModuleList) else None
-    if last is None or last != getattr(head, "nc", None):
+    # The branches of YOLO-World end in embeddings, not in classes.
+    if branches is None or getattr(branches[0][-1], "out_channels", None) != head.nc:
         raise InputError(
             f"the head {type(head).__name__} has no class scores that can be traced; attention works for detect, "
             "segment, pose, OBB and classify models"
