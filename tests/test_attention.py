@@ -248,12 +248,14 @@ def test_with_constant_gates_every_map_is_empty(built, tmp_path):
         assert all(np.abs(each.places).max() == 0 for each in of_object.values())
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("model", ["yolov8n", "yolo11n", "yolo26n", "rtdetr-l", "yolov8n-seg", "yolov8n-obb"])
+HEADS = ["yolov8n", "yolo11n", "yolo26n", "rtdetr-l", "yolov8n-seg", "yolov8n-obb"]
+
+
+@pytest.mark.parametrize(
+    ("model", "form"), [*((head, "paper") for head in HEADS), ("yolov8n", "residual"), ("yolo26n", "identity")]
+)
 def test_maps_are_complete_for_every_head(model, form, tmp_path):
     """Of detections of models with random weights, whose logits the gates change."""
-    if form != "paper" and model not in ("yolov8n", "yolo26n"):
-        pytest.skip("the gate form is not the head's business")
     insert(f"{model}.yaml", gate=form, save=tmp_path / f"{model}-here.yaml", after="P3,P4")
     torch.manual_seed(0)
     network: Any = open_model(tmp_path / f"{model}-here.yaml").model.eval()

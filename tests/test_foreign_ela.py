@@ -279,7 +279,7 @@ def test_python_calls_name_it_too(fork):
     with pytest.raises(CheckpointError, match=r"an ELA class of its own .* writes a copy"):
         ela_yolo.verify_export(fork / "fork.pt", "x.onnx")
     with pytest.raises(CheckpointError, match=r"an ELA class of its own .* writes a copy"):
-        ela_yolo.gate_health(fork / "fork.pt", "coco8.yaml")
+        ela_yolo.ablate(fork / "fork.pt", "coco8.yaml")
 
 
 def test_keys_of_an_insertion_have_no_meaning_there(fork):
