@@ -16,6 +16,7 @@ from ela_yolo import ELA, ablate, insert, remove
 from ela_yolo.errors import InputError, InsertionError
 from ela_yolo.gates.ablation import HARMFUL, NEEDED, UNNEEDED, Ablation, AblationReport, MeanFactors, held_constant
 from ela_yolo.host.scoring import validate
+from ela_yolo.study.worker import _validate_twice
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,14 @@ def test_the_block_that_tells_the_classes_apart_is_needed_and_the_other_is_not(b
     assert report.together.verdict == NEEDED and report.together.score == first.score
     assert "Layer 1 is needed." in report.summary and "layers=2" in report.summary
     assert report.trained == pytest.approx(validate(YOLO(weights), data=str(data), imgsz=64, plots=False)[1].value)
+
+
+def test_a_comparison_shows_the_same_score_without_attention(built, tmp_path):
+    keys = {"data": str(built[1]), "imgsz": 64, "batch": 16, "plots": False, "project": str(tmp_path)}
+    _, scores, without = _validate_twice(YOLO(built[0]), **keys)
+    report = ablate(*built, imgsz=64)
+    assert (scores.value, without) == (report.trained, report.together.score) and without < scores.value - 0.3
+    assert np.isnan(_validate_twice(YOLO("yolov8n.yaml"), **keys)[2])
 
 
 def test_the_roles_change_with_the_weights(built, tmp_path):

@@ -125,6 +125,8 @@ def test_what_a_comparison_leaves(compared):
     assert run["classes"].keys() == {"ball", "cube", "leaf", "ring", "star"} and len(run["epochs"]) == 1
     assert run["sizes"].keys() == run["objects"].keys() == {"small", "medium", "large"}
     assert len(run["resampled"]) == 300 and sum(run["objects"].values()) > 100
+    plain = json.loads((out / "runs/yolov8n-0/run.json").read_text(encoding="utf-8"))
+    assert plain["without_attention"] is None and 0 <= run["without_attention"] <= 1
     args = (out / "runs/yolov8n-ela-0/args.yaml").read_text(encoding="utf-8")
     for line in ("patience: 0", "seed: 0", "plots: false", "epochs: 1", "imgsz: 64"):
         assert line in args.splitlines()
