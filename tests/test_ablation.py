@@ -14,7 +14,16 @@ from ultralytics import YOLO
 
 from ela_yolo import ELA, ablate, insert, remove
 from ela_yolo.errors import InputError, InsertionError
-from ela_yolo.gates.ablation import HARMFUL, NEEDED, UNNEEDED, Ablation, AblationReport, MeanFactors, held_constant
+from ela_yolo.gates.ablation import (
+    HARMFUL,
+    NEEDED,
+    UNNEEDED,
+    Ablation,
+    AblationReport,
+    MeanFactors,
+    _removable,
+    held_constant,
+)
 from ela_yolo.host.scoring import validate
 from ela_yolo.study.worker import _validate_twice
 
@@ -33,7 +42,9 @@ def test_the_block_that_tells_the_classes_apart_is_needed_and_the_other_is_not(b
     assert (first.layer, first.verdict, second.layer, second.verdict) == ("1", NEEDED, "2", UNNEEDED)
     assert first.score < 0.6 and first.low > 0.3 and second.contribution == 0
     assert report.together.verdict == NEEDED and report.together.score == first.score
-    assert "Layer 1 is needed." in report.summary and "layers=2" in report.summary
+    assert (
+        "Layer 1 is needed. Layer 2 is not needed on these images." in report.summary and "layers=2." in report.summary
+    )
     assert report.trained == pytest.approx(validate(YOLO(weights), data=str(data), imgsz=64, plots=False)[1].value)
 
 
@@ -180,11 +191,25 @@ def test_what_cannot_be_ablated_is_refused(built):
 
 def test_a_small_contribution_is_none_and_a_report_without_need_says_so():
     tiny = Ablation("3", "ELA-B identity", 0.4996, 0.0004, 0.0001, 0.0007)
-    report = AblationReport("best.pt", "my.yaml", "val", "mAP50-95", 9, 0.5, (tiny,), None, tiny)
+    report = AblationReport("best.pt", "my.yaml", "val", "mAP50-95", 9, 0.5, (tiny,), tiny, tiny)
     assert tiny.verdict == UNNEEDED
     assert "On these images, the model works as well without attention." in report.summary
-    remove_it = "To remove it: ela-yolo remove model=best.pt layers=3."
-    assert f"Layer 3 is not needed on these images. {remove_it}" in report.summary
+    remove = "To remove layer 3: ela-yolo remove model=best.pt layers=3. A block's scale per channel goes too"
+    assert remove in report.summary
+
+
+def test_blocks_that_stand_in_for_each_other_are_not_called_removable():
+    one, other = (Ablation(layer, "ELA-B identity", 0.5, 0.0, -0.01, 0.01) for layer in ("3", "6"))
+    both = Ablation("3, 6", "all blocks", 0.2, 0.3, 0.2, 0.4)
+    report = AblationReport("best.pt", "my.yaml", "val", "mAP50-95", 9, 0.5, (one, other), both, both)
+    assert "Layers 3 and 6 are not needed on these images. But attention is needed in one of these" in report.summary
+    assert "ela-yolo remove" not in report.summary
+
+
+def test_a_repeated_row_is_removed_as_one_layer():
+    kept = Ablation("3.0", "ELA-B paper", 0.2, 0.3, 0.2, 0.4)
+    loose = [Ablation(layer, "ELA-B paper", 0.5, 0.0, -0.01, 0.01) for layer in ("3.1", "6.0", "6.1")]
+    assert _removable([kept, *loose]) == ["6.0", "6.1"]
 
 
 def test_the_blocks_that_are_not_needed_can_be_removed(built, tmp_path):

@@ -299,6 +299,19 @@ def test_a_classifier_is_traced_too():
         assert each.places.sum() == pytest.approx(each.change, rel=0.02, abs=1e-5)
 
 
+def test_a_block_that_reads_the_image_is_traced(tmp_path):
+    rows = "nc: 2\nbackbone:\n  - [-1, 1, ELA, []]\n  - [-1, 1, Conv, [16, 3, 2]]\nhead:\n  - [[1], 1, Detect, [nc]]\n"
+    (tmp_path / "first.yaml").write_text(rows)
+    network: Any = YOLO(tmp_path / "first.yaml").model.eval()
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        detector = Detector(network)
+        score = float(detector.logits(detector.run(x))[0, 5].sigmoid())
+    (found,) = trace(detector, named_blocks(network), x, [(0, score, 0.5, 0.5)])
+    assert found["0"].places.shape == (32, 32)
+    assert found["0"].places.sum() == pytest.approx(found["0"].change, rel=0.02, abs=1e-5)
+
+
 def test_what_the_network_does_not_detect_has_no_trace(built):
     network: Any = YOLO(built).model.eval()
     x = torch.rand(1, 3, 64, 64)

@@ -77,8 +77,8 @@ class AblationReport:
         images: The number of images.
         trained: The metric as trained.
         blocks: The ablation of each block.
-        unneeded: The ablation of all blocks together that are not needed one by one, its layers such as ``"6, 9"``;
-            None if there are fewer than two of them, or no others.
+        removable: The ablation of all blocks together that can be removed one by one, since they are not needed or
+            harmful; its layer is such as ``"6, 9"``. None if there is none.
         together: The ablation of all blocks together.
 
     Example:
@@ -104,7 +104,7 @@ class AblationReport:
     images: int
     trained: float
     blocks: tuple[Ablation, ...]
-    unneeded: Ablation | None
+    removable: Ablation | None
     together: Ablation
 
     def __str__(self) -> str:
@@ -115,7 +115,9 @@ class AblationReport:
         columns = ["contribution of attention", "95% interval over images", "verdict"]
         head = ["attention removed from", self.metric, *columns]
         rows = [["nothing (as trained)", f"{self.trained:.3f}", "", "", ""]]
-        for each in (*self.blocks, *([self.unneeded] if self.unneeded else []), self.together):
+        named = {*(each.block for each in self.blocks), self.together.block}
+        several = [self.removable] if self.removable and self.removable.block not in named else []
+        for each in (*self.blocks, *several, self.together):
             interval = "" if each.low is None or each.high is None else f"{_signed(each.low)} to {_signed(each.high)}"
             what = f"layer {each.layer}, {each.block}" if each in self.blocks else each.block
             verdict = each.verdict or "no interval for this task"
@@ -134,17 +136,16 @@ class AblationReport:
         for verdict in (NEEDED, HARMFUL):
             if self._judged(verdict):
                 told.append(f"{_layers(self._judged(verdict))} {verdict}.")
-        # A row that repeats its block is one layer, and its blocks are "3.0" and "3.1".
-        kept = {each.layer.partition(".")[0] for each in self.blocks if each.verdict not in (UNNEEDED, HARMFUL)}
-        layers = dict.fromkeys(each.layer.partition(".")[0] for each in self.blocks)
-        droppable = [layer for layer in layers if layer not in kept]
-        if self.unneeded and self.unneeded.verdict == NEEDED:
-            told.append(f"Each of {self.unneeded.block} can be missing, but not all of them together.")
-        elif droppable:
+        if self._judged(UNNEEDED) and self.together.verdict != UNNEEDED:
+            told.append(f"{_layers(self._judged(UNNEEDED))} {UNNEEDED}.")
+        if self.removable and self.removable.verdict == NEEDED:
+            told.append("But attention is needed in one of these: without all of them the score falls.")
+        elif self.removable:
+            layers = [*dict.fromkeys(layer.partition(".")[0] for layer in self.removable.layer.split(", "))]
             told.append(
-                f"{_layers(droppable)} not needed on these images. To remove {'them' if droppable[1:] else 'it'}: "
-                f"ela-yolo remove model={self.model} layers={','.join(droppable)}. A block's scale per channel goes "
-                "too, so train for a few epochs and validate again."
+                f"To remove {_layers(layers, verb=False)}: ela-yolo remove model={self.model} "
+                f"layers={','.join(layers)}. A block's scale per channel goes too, so train for a few epochs and "
+                "validate again."
             )
         return " ".join(told)
 
@@ -160,7 +161,7 @@ class AblationReport:
         content = {
             **asdict(self),
             "blocks": [_with_verdict(each) for each in self.blocks],
-            "unneeded": _with_verdict(self.unneeded),
+            "removable": _with_verdict(self.removable),
             "together": _with_verdict(self.together),
             "summary": self.summary,
         }
@@ -203,7 +204,7 @@ def ablate(
 
     Example:
         >>> print(ablate("best.pt", data="my.yaml"))  # doctest: +SKIP
-        | attention removed from | mAP50-95 | attention contributes | 95% interval | verdict |
+        64 images of my.yaml (val).
         ...
     """
     require_registered()
@@ -242,12 +243,18 @@ def ablate(
                 return _ablation(layer, block, trained, measure())
 
         lines = [without([layer], layer, describe(block)) for layer, block in blocks.items()]
-        together = without(blocks, "all", "all blocks") if several else replace(lines[0], block="all blocks")
-        droppable = [each.layer for each in lines if each.verdict == UNNEEDED]
-        unneeded = None
-        if 1 < len(droppable) < len(blocks):
+        together = (
+            without(blocks, "all", "all blocks") if several else replace(lines[0], layer="all", block="all blocks")
+        )
+        removable = None
+        chosen = _removable(lines)
+        if len(chosen) == len(blocks):
+            removable = replace(together, layer=", ".join(chosen))
+        elif len(chosen) == 1:
+            removable = next(each for each in lines if each.layer == chosen[0])
+        elif chosen:
             bar.total += bar.total // (len(blocks) + 2)
-            unneeded = without(droppable, ", ".join(droppable), _layers(droppable, verb=False))
+            removable = without(chosen, ", ".join(chosen), _layers(chosen, verb=False))
     return AblationReport(
         str(model),
         str(data),
@@ -256,9 +263,18 @@ def ablate(
         trained.images,
         trained.value,
         tuple(lines),
-        unneeded,
+        removable,
         together,
     )
+
+
+def _removable(lines: Sequence[Ablation]) -> list[str]:
+    """Return the blocks that can be removed one by one.
+
+    A row that repeats its block is one layer with the blocks ``3.0`` and ``3.1``, which are removed together.
+    """
+    kept = {each.layer.partition(".")[0] for each in lines if each.verdict not in (UNNEEDED, HARMFUL)}
+    return [each.layer for each in lines if each.layer.partition(".")[0] not in kept]
 
 
 def _with_verdict(ablation: Ablation | None) -> dict[str, Any] | None:
@@ -267,10 +283,14 @@ def _with_verdict(ablation: Ablation | None) -> dict[str, Any] | None:
 
 def _ablation(layer: str, block: str, trained: Scores, constant: Scores) -> Ablation:
     low = high = None
-    if trained.resampled:
+    if trained.resampled and constant.resampled:
         differences = np.subtract(trained.resampled, constant.resampled)
         low, high = (float(end) for end in np.quantile(differences, (0.025, 0.975)))
     return Ablation(layer, block, constant.value, trained.value - constant.value, low, high)
+
+
+class NoFactorError(InputError):
+    """A block does not multiply its input by factors."""
 
 
 class MeanFactors:
@@ -306,7 +326,10 @@ class MeanFactors:
     def result(self) -> dict[str, Tensor]:
         """Return layer -> factor per channel, ``(C,)`` of float32."""
         factors = {}
-        for layer, sums in self._sums.items():
+        for layer in self._blocks:
+            if layer not in self._sums:
+                raise NoFactorError(f"layer {layer} does not run in this model; remove it first")
+            sums = self._sums[layer]
             mean = torch.stack(sums).sum(0) / self._images[layer]
             block = self._blocks[layer]
             if isinstance(block, ELA):
@@ -350,7 +373,7 @@ def _check_factor(layer: str, block: nn.Module, x: Tensor) -> None:
         kept = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x) > 0.5
         output = block.forward(x * kept)
     if output[~kept].abs().max() > 1e-6 * output.abs().max():
-        raise InputError(
+        raise NoFactorError(
             f"layer {layer} {type(block).__name__} does not multiply its input by factors, so it has no attention that "
             "could be held constant; remove the layer from a copy and compare the two with ela-yolo compare"
         )

@@ -102,6 +102,7 @@ def _bytes(shares: Array) -> str:
 def _jpeg(image: Array) -> str:
     gain = SIDE / max(image.shape[:2])
     way = cv2.INTER_AREA if gain < 1 else cv2.INTER_CUBIC
-    resized = cv2.resize(image, None, fx=gain, fy=gain, interpolation=way)
+    height, width = (max(1, round(side * gain)) for side in image.shape[:2])
+    resized = cv2.resize(image, (width, height), interpolation=way)
     _, coded = cv2.imencode(".jpg", resized, [cv2.IMWRITE_JPEG_QUALITY, 80])
     return f"data:image/jpeg;base64,{base64.b64encode(coded.tobytes()).decode()}"

@@ -115,7 +115,8 @@ def plot_attention(
     picture = _enlarged(bgr(image))
     gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
     panels[0].imshow(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-    panels[0].set_title(f"the image and its {len(detections)} detections", fontsize=8, loc="left")
+    what = "classes" if detections and detections[0].outline is None else "detections"
+    panels[0].set_title(f"the image and its {len(detections)} {what}", fontsize=8, loc="left")
     numbers = {id(each): number for number, each in enumerate(shown, 1)}
     for detection in detections:
         _draw_outline(panels[0], detection.outline, gray.shape, numbers.get(id(detection)))
@@ -134,7 +135,7 @@ def plot_attention(
         bar.set_ticks([-FULL, 0, FULL], labels=[f"lowers\n-{FULL}", "no effect", f"raises\n+{FULL}"], fontsize=8)
         bar.set_label("change of the logit per 0.1% of the image", fontsize=8)
         bar.outline.set_visible(False)
-    else:
+    elif not detections:
         panels[0].set_title("nothing is detected in this image", fontsize=8, loc="left")
     return figure, panels
 
@@ -176,4 +177,5 @@ def bgr(picture: Array) -> Array:
 def _enlarged(picture: Array) -> Array:
     gain = SIDE / max(picture.shape[:2])
     way = cv2.INTER_CUBIC if gain > 1 else cv2.INTER_AREA
-    return cv2.resize(picture, None, fx=gain, fy=gain, interpolation=way)
+    height, width = (max(1, round(side * gain)) for side in picture.shape[:2])
+    return cv2.resize(picture, (width, height), interpolation=way)

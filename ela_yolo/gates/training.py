@@ -103,6 +103,10 @@ def on_train_start(trainer: Any) -> None:
     if trainer.args.resume and table.is_file():
         with table.open(encoding="utf-8") as file:
             rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = [row for row in rows if row["epoch"] <= trainer.start_epoch]  # the others are trained again
+    else:
+        for name in (TABLE, PICTURE):  # of an earlier run in this folder
+            table.with_name(name).unlink(missing_ok=True)
     setattr(trainer, _RECORDER, _Recorder(model, rows))
 
 

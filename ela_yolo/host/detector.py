@@ -29,6 +29,7 @@ class Detector:
         self._layers: list[Any] = list(network.model)
         self._head: Any = self._layers[-1]
         self._logits: Callable[[list[Any]], Tensor] = _class_logits(self._head)
+        self._image: Tensor | None = None
 
     def run(self, image: Tensor) -> list[Any]:
         """Return the output of each layer before the head.
@@ -38,12 +39,13 @@ class Detector:
         """
         if isinstance(self._logits, _Queries):
             self._logits.selected = None
-        return self._run([], image)
+        self._image = image
+        return self._run([])
 
-    def _run(self, outputs: list[Any], x: Any) -> list[Any]:
+    def _run(self, outputs: list[Any]) -> list[Any]:
         outputs = [*outputs]
         for layer in self._layers[len(outputs) : -1]:
-            outputs.append(layer(_inputs(layer, outputs, x)))
+            outputs.append(layer(_inputs(layer, outputs, self._image)))
         return outputs
 
     def logits(self, outputs: list[Any], start: int | None = None) -> Tensor:
@@ -58,8 +60,8 @@ class Detector:
             - Output: ``(classes, places)``
         """
         if start is not None:
-            outputs = self._run(outputs[:start], outputs[start - 1])
-        features = _inputs(self._head, outputs, outputs[-1])
+            outputs = self._run(outputs[:start])
+        features = _inputs(self._head, outputs, self._image)
         return self._logits(features if isinstance(features, list) else [features])[0]
 
     def places(self, outputs: list[Any]) -> Tensor | None:
@@ -71,7 +73,7 @@ class Detector:
         if not hasattr(self._head, "cv3"):
             return None
         centers = []
-        for features in _inputs(self._head, outputs, outputs[-1]):
+        for features in _inputs(self._head, outputs, self._image):
             height, width = features.shape[2:]
             y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
             centers.append(torch.stack([(x + 0.5) / width, (y + 0.5) / height], -1).flatten(0, 1))

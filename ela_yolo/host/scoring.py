@@ -87,9 +87,13 @@ def validate(
 
     metrics = model.val(validator=Recorder, **({"save_json": True} if by_size else {}), **keys)
     (validator,) = recorded
-    resampled = _resample(validator.images, metric.hits) if metric.hits else ()
-    objects, sizes = _by_size(validator) if by_size else ({}, {})
     count = len(validator.dataloader.dataset)
+    resampled: tuple[float, ...] = ()
+    if metric.hits and len(validator.images.get(metric.hits, ())) == count:
+        resampled = _resample(validator.images, metric.hits)
+    elif by_size:  # before 8.3.164, Ultralytics leaves out an image without objects and detections
+        resampled = (float("nan"),) * RESAMPLES
+    objects, sizes = _by_size(validator) if by_size else ({}, {})
     return metrics, Scores(float(metrics.results_dict[metric.key]), count, resampled, objects, sizes)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ela_yolo.errors import InputError
-from ela_yolo.host.lookup import data_images
+from ela_yolo.host.lookup import YAML, data_images
 from ela_yolo.host.versions import check_dataset, load_yaml
 
 
@@ -25,15 +25,15 @@ def subset_of(data: str, split: str, fraction: float, task: str) -> Iterator[str
         task: The task of the model.
 
     Raises:
-        InputError: If the share is not in this range, or the data set is a folder of classes.
+        InputError: If the share is not in this range, or the data set is not a YAML.
     """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction must be above 0 and at most 1, got {fraction}")
     if fraction == 1:
         yield data
         return
-    if task == "classify":
-        raise InputError("fraction= needs a data-set YAML, and a classifier has a folder of classes; leave it out")
+    if Path(data).suffix not in YAML:
+        raise InputError(f"fraction= needs a data-set YAML, and data={data} is none; name one, or leave it out")
     from ultralytics.utils.checks import check_file
 
     images = data_images(data, split, task)

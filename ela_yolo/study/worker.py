@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.errors import InputError
 from ela_yolo.util.json import write_json
 
 # Train keys that validation takes too. It reads single_cls from the checkpoint.
@@ -73,7 +72,7 @@ def _validate_twice(model: Any, **keys: Any) -> tuple[Any, Any, float]:
 
     The latter is NaN if the model has no blocks, or has one that is not a factor of its input.
     """
-    from ela_yolo.gates.ablation import MeanFactors, held_constant
+    from ela_yolo.gates.ablation import MeanFactors, NoFactorError, held_constant
     from ela_yolo.host.model_blocks import attention_blocks
     from ela_yolo.host.scoring import validate
 
@@ -84,8 +83,8 @@ def _validate_twice(model: Any, **keys: Any) -> tuple[Any, Any, float]:
         if not blocks:
             return metrics, scores, math.nan
         with held_constant(blocks, means.result()):
-            return metrics, scores, validate(model, **keys)[1].value
-    except InputError:  # a block of another kind
+            return metrics, scores, validate(model, **{**keys, "plots": False, "name": "without-attention"})[1].value
+    except NoFactorError:
         return *validate(model, by_size=True, **keys), math.nan
 
 

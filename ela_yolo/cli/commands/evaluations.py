@@ -30,7 +30,7 @@ ABLATE = Command(
     "image is removed. The difference is what attention contributes.\n\n"
     "For detect, segment, pose and OBB the difference has a 95% interval over images (a paired bootstrap). A block is "
     "needed if the interval lies above 0, harmful if it lies below 0, and otherwise not needed on these images. The "
-    "command takes one validation for each block, and two more.",
+    "command takes one validation for each block, and at most three more.",
     (
         Key("model", "best.pt", "A checkpoint (.pt) with ELA or other blocks.", required=True),
         Key("data", "my.yaml", "A data-set YAML, or for classification a folder.", required=True),
