@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ela_yolo.gates.capture import Gates
-from ela_yolo.gates.picture import FULL, Detection, density
+from ela_yolo.gates.picture import FULL, Detection, density, resized
 from ela_yolo.gates.placement import Array, Part
 from ela_yolo.util.files import written_whole
 
@@ -100,9 +100,5 @@ def _bytes(shares: Array) -> str:
 
 
 def _jpeg(image: Array) -> str:
-    gain = SIDE / max(image.shape[:2])
-    way = cv2.INTER_AREA if gain < 1 else cv2.INTER_CUBIC
-    height, width = (max(1, round(side * gain)) for side in image.shape[:2])
-    resized = cv2.resize(image, (width, height), interpolation=way)
-    _, coded = cv2.imencode(".jpg", resized, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    _, coded = cv2.imencode(".jpg", resized(image, SIDE), [cv2.IMWRITE_JPEG_QUALITY, 80])
     return f"data:image/jpeg;base64,{base64.b64encode(coded.tobytes()).decode()}"

@@ -112,7 +112,7 @@ def plot_attention(
     for unused in panels[count:]:
         unused.remove()
     panels = panels[:count]
-    picture = _enlarged(bgr(image))
+    picture = resized(bgr(image), SIDE)
     gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
     panels[0].imshow(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
     what = "classes" if detections and detections[0].outline is None else "detections"
@@ -174,8 +174,9 @@ def bgr(picture: Array) -> Array:
     return np.ascontiguousarray(np.pad(picture, ((0, 0), (0, 0), (0, missing)))[..., :3])
 
 
-def _enlarged(picture: Array) -> Array:
-    gain = SIDE / max(picture.shape[:2])
+def resized(picture: Array, side: int) -> Array:
+    """Return a picture whose longer side has this many px."""
+    gain = side / max(picture.shape[:2])
     way = cv2.INTER_CUBIC if gain > 1 else cv2.INTER_AREA
     height, width = (max(1, round(side * gain)) for side in picture.shape[:2])
     return cv2.resize(picture, (width, height), interpolation=way)
