@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -109,6 +111,21 @@ def _largest_divisor(channels: int, limit: int) -> int:
     return next((d for d in range(min(limit, channels), 1, -1) if channels % d == 0), 1)
 
 
+@contextmanager
+def own_random_state() -> Iterator[None]:
+    """Draw the weights of a block without advancing PyTorch's random state on the CPU.
+
+    The other layers of a model then get the same initial weights with the block as without it.
+    """
+    state = torch.get_rng_state()
+    try:
+        seed = int(torch.randint(2**31, (1,), device="cpu"))  # so the block's numbers are not those of the next layer
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
 class ELA(nn.Module):
     """Efficient Local Attention: multiplies a feature map by two gates, one along its height and one along its width.
 
@@ -178,16 +195,17 @@ class ELA(nn.Module):
         self.variant = settings.variant
         self.gate = settings.gate
         self.lr_mult = settings.lr_mult
-        self.conv = nn.Conv1d(
-            settings.channels,
-            settings.channels,
-            settings.kernel_size,
-            padding=settings.kernel_size // 2,
-            groups=settings.groups,
-            bias=False,
-            device=device,
-            dtype=dtype,
-        )
+        with own_random_state():
+            self.conv = nn.Conv1d(
+                settings.channels,
+                settings.channels,
+                settings.kernel_size,
+                padding=settings.kernel_size // 2,
+                groups=settings.groups,
+                bias=False,
+                device=device,
+                dtype=dtype,
+            )
         self.gn = nn.GroupNorm(settings.num_groups, settings.channels, device=device, dtype=dtype)
         self._start_as_identity()
 

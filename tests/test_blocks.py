@@ -15,6 +15,8 @@ from torch import nn
 import ela_yolo
 from ela_yolo import InputError, InsertionError, RowError, insert, register_block, remove
 from ela_yolo.host.blocks import ENVIRONMENT, is_block, known_blocks
+from ela_yolo.host.learning_rate import give_own_rates
+from ela_yolo.host.model_blocks import attention_blocks
 
 FAST = ("data=scenes.yaml", "epochs=1", "fraction=0.05", "imgsz=64", "batch=4", "workers=0", "plots=False")
 MINE = """
@@ -47,7 +49,8 @@ def mine(tmp_path, monkeypatch):
 def test_timms_blocks_go_in_keep_ultralytics_weights_and_come_out(name, tmp_path):
     pytest.importorskip("timm")
     inserted = insert("yolov8n.yaml", block=name, save=tmp_path / "yolov8-other.yaml")
-    assert inserted.rows == (3, 6, 9, 12) and f"[-1, 1, {name}, []]" in inserted.text
+    assert inserted.rows == (3, 6, 9, 12) and f"[-1, 1, {name}, [{{identity: true}}]]" in inserted.text
+    assert f"[-1, 1, {name}, []]" in insert("yolov8n.yaml", block=name, gate="paper").text
     original = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
     assert remove(tmp_path / "yolov8-other.yaml").text == original.read_text()
     from ultralytics import YOLO
@@ -55,7 +58,7 @@ def test_timms_blocks_go_in_keep_ultralytics_weights_and_come_out(name, tmp_path
     original, model = YOLO("yolov8n.yaml").model, YOLO(tmp_path / "yolov8n-other.yaml").model
     transfer = model.load(original, verbose=False)
     assert (transfer.kept, transfer.total) == (355, 355)
-    block = type(model.model[3]).__name__
+    block = type(model.model[3].block).__name__
     assert is_block(model.model[3]) and str(transfer).endswith(f"; 4 new {block} (3, 6, 9, 12)")
     assert ela_yolo.layer_map(tmp_path / "yolov8n-other.yaml")[9] == 13
 
@@ -66,7 +69,7 @@ def test_a_checkpoint_with_another_block_trains_and_trains_on_by_the_stock_comma
     remove(trained / "weights/best.pt", save=plain)
     done = forked(BIN / "ela-yolo", "insert", f"model={plain}", "block=SE", cwd=tmp_path)
     assert "355/355 pretrained tensors kept; 4 new SEModule (3, 6, 9, 12)" in done.stdout
-    assert "SE changes what the model gives until it is trained" in done.stdout
+    assert "changes what the model gives" not in done.stdout
     model = tmp_path / "plain-se.pt"
     for name in ("first", "second"):
         done = forked(
@@ -75,6 +78,93 @@ def test_a_checkpoint_with_another_block_trains_and_trains_on_by_the_stock_comma
         model = tmp_path / name / "weights/last.pt"
     assert "4 SEModule kept (3, 6, 9, 12)" in done.stdout
     assert remove(model).rows == (3, 6, 9, 12)
+
+
+@pytest.mark.parametrize("name", ["CA", "CBAM", "ECA", "SE"])
+def test_a_block_that_starts_as_an_identity_detects_the_same_and_learns(name, trained, tmp_path):
+    pytest.importorskip("timm")
+    from ultralytics import YOLO
+
+    plain, other = tmp_path / "plain.pt", tmp_path / "other.pt"
+    remove(trained / "weights/best.pt", save=plain)
+    insert(plain, block=name, lr_mult=30, save=other)
+    image = torch.rand(1, 3, 64, 96)
+    before, after = YOLO(plain).model.eval(), YOLO(other).model.eval()
+    with torch.inference_mode():
+        assert torch.equal(before(image)[0], after(image)[0])
+    block = attention_blocks(after)["3"]
+    optimizer = torch.optim.AdamW(after.parameters(), lr=0.001)
+    give_own_rates(optimizer, after)
+    (own,) = (group for group in optimizer.param_groups if any(each is block.scale for each in group["params"]))
+    assert own["lr"] == pytest.approx(0.03) and len(own["params"]) == 4
+    x = torch.rand(2, 32, 6, 4)
+    block.requires_grad_(True)(x).square().sum().backward()
+    assert block.scale.grad.any() and not block.scale.any()
+    with torch.no_grad():
+        block.scale.fill_(0.5)
+        assert torch.allclose(block(x), 0.5 * x + 0.5 * block.block(x))
+    assert [*attention_blocks(after)] == ["3", "6", "9", "12"]
+    assert remove(other).transfer.complete
+
+
+def test_a_block_takes_its_weights_whatever_its_learning_rate(tmp_path):
+    pytest.importorskip("timm")
+    from ultralytics import YOLO
+
+    for lr_mult in (1, 30):
+        insert("yolov8n.yaml", block="SE", lr_mult=lr_mult, save=tmp_path / f"yolov8-{lr_mult}.yaml")
+    one, other = (YOLO(tmp_path / f"yolov8n-{lr_mult}.yaml").model for lr_mult in (1, 30))
+    torch.nn.init.ones_(one.model[3].scale)
+    assert other.load(one, verbose=False).kept_blocks == (3, 6, 9, 12)
+    assert other.model[3].scale.all() and other.model[3].lr_mult == 30
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("[{identity: 1}]", "identity must be true or false, got 1"),
+        ("[{lr_mult: 10}]", "lr_mult is for a block that starts as an identity; add identity: true"),
+        ("[{identity: true, lr_mult: 301}]", "lr_mult must be a number above 0 and at most 300, got 301"),
+        ("[{identity: true, rd: 2}]", "unknown key 'rd'.*; named in a mapping also identity and lr_mult"),
+        ("[{identity: true, rd_ratio: 3}]", "rd_ratio must be above 0 and at most 1, got 3"),
+    ],
+)
+def test_wrong_args_of_a_block_that_starts_as_an_identity(args, message, tmp_path):
+    pytest.importorskip("timm")
+    from ultralytics import YOLO
+
+    text = insert("yolov8n.yaml", block="SE").text.replace("[{identity: true}]", args)
+    (tmp_path / "yolov8-se.yaml").write_text(text)
+    with pytest.raises(RowError, match=message):
+        YOLO(tmp_path / "yolov8n-se.yaml")
+
+
+def test_the_other_layers_start_the_same_with_a_block_as_without():
+    pytest.importorskip("timm")
+    from ultralytics.nn.tasks import parse_model
+
+    def last_conv(block):
+        torch.manual_seed(3)
+        rows = [[-1, 1, "Conv", [64, 3, 2]], *block, [-1, 1, "Conv", [64, 3, 2]]]
+        return parse_model({"backbone": rows, "head": [], "nc": 1}, 3, False)[0][-1].conv.weight
+
+    plain = last_conv([])
+    for row in (["ELA", []], ["ELA", ["L", "identity"]], ["ChannelScale", []], ["CBAM", [{"identity": True}]]):
+        assert torch.equal(last_conv([[-1, 1, *row]]), plain)
+    model = parse_model({"backbone": [[-1, 1, "ELA", []], [-1, 1, "ELA", []]], "head": [], "nc": 1}, 64, False)[0]
+    assert model[0].conv.weight.std() > 0
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"), reason="this torch cannot list them"
+)
+def test_a_checkpoint_of_timms_blocks_may_be_loaded_safely(trained, tmp_path):
+    pytest.importorskip("timm")
+    remove(trained / "weights/best.pt", save=tmp_path / "plain.pt")
+    insert(tmp_path / "plain.pt", block="CBAM", save=tmp_path / "cbam.pt")
+    code = "from ultralytics import YOLO; print(YOLO('cbam.pt').model.model[3].block.spatial)"
+    done = forked_python(code, cwd=tmp_path, env={"ULTRALYTICS_SAFE_LOAD": "1"})
+    assert "SpatialAttn" in done.stdout
 
 
 SAFE = """
@@ -104,7 +194,7 @@ def test_a_block_of_the_user_is_known_here_and_in_processes_that_start_from_here
     register_block("Halves", mine.Halves)
     register_block("Halves", mine.Halves)
     assert os.environ[ENVIRONMENT] == "Halves=users_blocks:Halves"
-    inserted = insert("yolov8n.yaml", block="Halves", after=21, save=tmp_path / "yolov8-mine.yaml")
+    inserted = insert("yolov8n.yaml", block="Halves", gate="paper", after=21, save=tmp_path / "yolov8-mine.yaml")
     text = inserted.text.replace("Halves, []", "Halves, [0.25]")
     (tmp_path / "yolov8-mine.yaml").write_text(text)
     run(BIN / "yolo", "train", "model=yolov8n-mine.yaml", *FAST, f"project={tmp_path}", "name=run", cwd=tmp_path)
@@ -184,7 +274,7 @@ def test_what_is_no_block_is_refused_and_nothing_is_changed(name, block, message
 def test_unknown_and_missing_blocks_name_the_remedy(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="there is no block CAB, did you mean 'CA'"):
         insert("yolov8n.yaml", block="CAB")
-    with pytest.raises(InsertionError, match="variant and gate are ELA's, and SE has neither"):
+    with pytest.raises(InsertionError, match="variant is ELA's, and SE has none"):
         insert("yolov8n.yaml", block="SE", variant="B")
     (tmp_path / "yolov8-gone.yaml").write_text(insert("yolov8n.yaml", after=21).text.replace("ELA", "Gone"))
     monkeypatch.setenv(ENVIRONMENT, "Gone=no_such_module:Gone")
@@ -206,7 +296,7 @@ def test_a_row_gives_the_channels_of_the_layer_that_it_reads():
 
 def test_a_model_of_ultralytics_own_is_never_touched_by_names(tmp_path):
     """A fork has a CBAM, timm is not there, and the variable names what Ultralytics has: all goes on as without us."""
-    (tmp_path / "yolov8-cbam.yaml").write_text(insert("yolov8n.yaml", block="CBAM", after=21).text)
+    (tmp_path / "yolov8-cbam.yaml").write_text(insert("yolov8n.yaml", block="CBAM", gate="paper", after=21).text)
     code = """
 import sys
 sys.modules["timm"] = None

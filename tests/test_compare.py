@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,24 +19,21 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-import yaml
 from conftest import HOME, REPO, forked_python, python
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
-from ultralytics.utils import DEFAULT_CFG_DICT, ROOT
 
 from ela_yolo.errors import CheckpointError, CompareError, InputError
-from ela_yolo.study import runs as seed_runs
 from ela_yolo.study.compare import compare, refuse_unlike
-from ela_yolo.study.runs import SeedRun, check_engine, run_all, run_job
+from ela_yolo.study.runs import SeedRun, check_engine, run_all
 from ela_yolo.study.statistics import (
     bootstrap_interval,
     holm,
     interval_over_images,
+    min_p,
     paired_differences,
     sign_flip_p,
-    smallest_p,
 )
 from ela_yolo.study.worker import SCHEMA
 from ela_yolo.util.files import sha256
@@ -110,7 +108,7 @@ def compared(tmp_path_factory):
     before = state(first), state(runs / "yolov8n-0/weights/last.pt")
     printed = forked_python(tiny([0]), cwd=folder).stdout
     assert (state(first), state(runs / "yolov8n-0/weights/last.pt")) == before
-    assert printed.startswith(f"1 of 2 runs are finished in {folder}/compare, and kept\n2/2 yolov8n-ela seed 0: mAP")
+    assert printed.startswith(f"1 of 2 runs are finished in {folder}/compare, and kept\n2/2 yolov8n-ela seed 0: 0.")
     return folder, printed
 
 
@@ -118,7 +116,7 @@ def test_what_a_comparison_leaves(compared):
     folder, printed = compared
     out = folder / "compare"
     assert {each.name for each in out.iterdir()} == {
-        *(".lock", "runs", "settings.json", "compare.md", "compare.csv", "compare.json", "compare.png")
+        *(".lock", "runs", "settings.json", "compare.md", "compare.tex", "compare.csv", "compare.json", "compare.png")
     }
     assert {each.name for each in (out / "runs").iterdir()} == {"yolov8n-0", "yolov8n-ela-0"}
     run = json.loads((out / "runs/yolov8n-ela-0/run.json").read_text(encoding="utf-8"))
@@ -136,61 +134,16 @@ def test_what_a_comparison_leaves(compared):
     table = (out / "compare.md").read_text(encoding="utf-8")
     assert table in printed + "\n" and "nothing can be said with 1 seed;" in table
     assert re.search(
-        r"^\| yolov8n-ela \|.*\| 3,016,143 \| 0\.08 \|", table, re.M
+        r"^\| yolov8n-ela \|.*\| 3,016,143 \| [\d.]+ \|$", table, re.M
     )  # with the five classes of the scenes
     with (out / "compare.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["model"], row["seed"]) for row in rows] == [("yolov8n", "0"), ("yolov8n-ela", "0")]
-    assert float(rows[1]["mAP50-95"]) == run["map50_95"]
+    assert float(rows[1]["mAP50-95"]) == run["score"] == run["metrics"]["metrics/mAP50-95(B)"]
     found = json.loads((out / "compare.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert found["schema"] == SCHEMA and found["verdicts"][0] in table
-    assert [each["map50_95"] for each in found["runs"]] == [float(row["mAP50-95"]) for row in rows]
+    assert [each["score"] for each in found["runs"]] == [float(row["mAP50-95"]) for row in rows]
     assert cv2.imread(str(out / "compare.png")).std() > 10
-
-
-def test_the_keys_of_a_file_count_as_if_they_were_given(compared, monkeypatch, capsys):
-    """With those of the finished runs, in a whole copy of the defaults, nothing is left to run; others are refused."""
-    folder, printed = compared
-    monkeypatch.chdir(folder)
-    file = folder / "keys.yaml"
-    file.write_text(yaml.safe_dump({**DEFAULT_CFG_DICT, **KEYS}), encoding="utf-8")
-    result = compare(MODELS, "scenes.yaml", [0], cfg=file)
-    assert capsys.readouterr().out.startswith(f"2 of 2 runs are finished in {folder}/compare, and kept\n")
-    assert [f"{run.map50_95:.4f}" for run in result.runs] == re.findall(r"^\| yolov8n\S* \| ([\d.]+) ", printed, re.M)[
-        :2
-    ]
-    file.write_text(yaml.safe_dump({**KEYS, "lr0": 0.1}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"holds runs with lr0=0\.01, not 0\.1; name another folder with out="):
-        compare(MODELS, "scenes.yaml", [0], cfg=file)
-    with pytest.raises(InputError, match=r"holds runs with lr0=0\.01, not 0\.2"):
-        compare(MODELS, "scenes.yaml", [0], cfg=file, lr0=0.2)  # what is given goes before the file
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("seed: 3\n", "seed: in cfg=keys.yaml has no place in a comparison: seeds= names them; leave it out of a copy"),
-        ("patience: 5\n", "patience: in cfg=keys.yaml has no place in a comparison: every run trains all its epochs"),
-        ("freeze: 10\n", "freeze: in cfg=keys.yaml has no place in a comparison: it counts layers"),
-        ("data: coco8.yaml\n", "data: in cfg=keys.yaml has no place in a comparison: data= names it"),
-        ("batch: -1\n", "batch=-1 would be chosen for each model by its memory"),
-        ("epochz: 3\n", "epochz"),
-        ("epochs: many\n", "epochs"),
-        ("pretrained: none.pt\n", "there is no none.pt; name a checkpoint"),
-        ("distill_model: none.pt\n", "there is no none.pt; name a checkpoint"),
-        ("- epochs\n", "cfg=keys.yaml holds no train keys; write one a line, such as 'epochs: 50'"),
-        ("", "cfg=keys.yaml holds no train keys"),
-        ("epochs: [3\n", "cfg=keys.yaml cannot be read: .*; mend it"),
-        (None, "there is no cfg=keys.yaml; name a YAML file of train keys"),
-    ],
-)
-def test_keys_of_a_file_that_have_no_place_are_refused(text, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    if text is not None:
-        (tmp_path / "keys.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises((InputError, CheckpointError), match=message) as raised:
-        compare(MODELS, "scenes.yaml", [0], cfg="keys.yaml")
-    assert "\n" not in str(raised.value) and not (tmp_path / "compare").exists()
 
 
 def test_checkpoints_that_carry_unlike_keys_are_refused(retrained, tmp_path):
@@ -217,14 +170,63 @@ def test_a_run_without_numbers_reads_back_as_one_and_is_refused(tmp_path):
     """As it is written: null, which JSON has, and not NaN, which it has not."""
     nan = float("nan")
     sizes, objects = {"small": 0.5, "medium": nan, "large": nan}, {"small": 3, "medium": 0, "large": 0}
-    run = SeedRun("a", 0, nan, nan, nan, 0.8, 0.7, {"cat": nan}, sizes, objects, (nan, 0.5), (nan,), 60, 64, 8)
+    score = {"metrics/mAP50-95(B)": nan}
+    run = SeedRun("a", 0, nan, nan, score, {"cat": nan}, sizes, objects, (nan, 0.5), (nan,), 9, 1.5, 60, 64, 8)
     numbers = {key: value for key, value in asdict(run).items() if key not in ("model", "seed")}
     (tmp_path / "runs/a-0").mkdir(parents=True)
     write_json(tmp_path / "runs/a-0/run.json", {"schema": SCHEMA, **numbers})
-    (read,) = run_all({"a": "a.yaml"}, "x.yaml", [0], tmp_path, None, {})
+    (read,) = run_all({"a": "a.yaml"}, "x.yaml", "val", [0], tmp_path, None, {})
     assert repr(read) == repr(run)
-    with pytest.raises(CompareError, match="a with seed 0 has no mAP50-95"):
+    with pytest.raises(CompareError, match="a with seed 0 has no score"):
         refuse_unlike([read])
+
+
+def test_a_classifier_is_compared_by_its_accuracy(tmp_path):
+    """Its data set is a folder, and nothing is known of each image, so there is no interval over images."""
+    images = sorted((HOME / "datasets/ela-yolo-scenes/images/val").iterdir())[:8]
+    for number, image in enumerate(images):
+        for split in ("train", "val", "test"):
+            folder = tmp_path / "classes" / split / f"class-{number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, folder)
+    keys: dict[str, Any] = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0}
+    models = ["yolov8n-cls.yaml", "yolov8n-ela-cls.yaml"]
+    result = compare(models, tmp_path / "classes", [0], tmp_path / "out", split="test", **keys)
+    assert (
+        result.metric == "top-1 accuracy"
+        and result.runs[1].resampled == ()
+        and result.differences[0].images_low is None
+    )
+    assert {"metrics/accuracy_top1", "metrics/accuracy_top5"} <= result.runs[0].metrics.keys()
+    assert len(result.runs[0].epochs) == 1 and 0 <= result.runs[1].without_attention <= 1
+    assert str(result).startswith("|  | top-1 accuracy | top-5 accuracy | top-1 accuracy without attention | epochs")
+    assert "(test), seeds 0, 64 px" in str(result)
+    result.save(tmp_path / "out")
+
+
+def test_a_segmenter_is_compared_by_its_masks(tmp_path):
+    """Trained on the boxes of the scenes, as polygons."""
+    folder = HOME / "datasets/ela-yolo-scenes"
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for image in sorted((folder / "images" / split).iterdir())[:4]:
+            shutil.copy(image, tmp_path / "images" / split)
+            lines = (folder / "labels" / split / image.with_suffix(".txt").name).read_text().splitlines()
+            corners = []
+            for kind, x, y, w, h in (map(float, line.split()) for line in lines):
+                ends = (x - w / 2, y - h / 2, x + w / 2, y - h / 2, x + w / 2, y + h / 2, x - w / 2, y + h / 2)
+                corners.append(f"{int(kind)} {' '.join(map(str, ends))}")
+            (tmp_path / "labels" / split / image.with_suffix(".txt").name).write_text("\n".join(corners))
+    data = {"path": str(tmp_path), "train": "images/train", "val": "images/val", "names": list("abcde")}
+    (tmp_path / "data.yaml").write_text(json.dumps(data))
+    keys: dict[str, Any] = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0}
+    result = compare(
+        ["yolov8n-seg.yaml", "yolov8n-ela-seg.yaml"], tmp_path / "data.yaml", [0], tmp_path / "out", **keys
+    )
+    assert result.metric == "mask mAP50-95" and len(result.runs[0].resampled) == 300 and not result.runs[0].objects
+    assert result.runs[0].score == result.runs[0].metrics["metrics/mAP50-95(M)"]
+    assert "| mask mAP50-95 of | yolov8n-seg | yolov8n-ela-seg |" in str(result)
 
 
 @pytest.mark.usefixtures("raytune")
@@ -243,13 +245,13 @@ def test_more_seeds_join_by_ray(compared):
     [
         ({"imgsz": 96}, "holds runs with imgsz=64, not 96; name another folder with out="),
         ({"lr0": 0.1}, r"holds runs with lr0=0\.01, not 0\.1; name another folder with out="),
-        ({"data": "coco8.yaml"}, "coco8.yaml"),
+        ({"split": "test"}, "holds runs with split=val, not test; name another folder with out="),
     ],
 )
 def test_other_settings_are_refused(changed, message, compared, monkeypatch):
     folder, _ = compared
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("ela_yolo.study.compare.check_data", lambda data: None)
+    monkeypatch.setattr("ela_yolo.study.compare.data_images", lambda *_: [])  # the scenes have no test images
     before = state(folder / "compare/settings.json")
     with pytest.raises(InputError, match=message):
         compare(MODELS, **{"data": "scenes.yaml", "seeds": [0], **KEYS, **changed})
@@ -282,38 +284,6 @@ def test_failed_runs_are_named_with_their_logs(tmp_path, capsys):
         compare(MODELS, "scenes.yaml", [0], tmp_path / "out", **keys)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
-def test_a_run_that_is_stuck_is_ended(tmp_path, monkeypatch):
-    """It waits for weights from a pipe into which nobody writes."""
-    monkeypatch.setattr(seed_runs, "SILENCE", 2)
-    monkeypatch.setattr(seed_runs, "GLANCE", 0.1)
-    os.mkfifo(tmp_path / "stuck.pt")
-    before = psutil.Process().children()
-    job = {
-        "model": "stuck.pt",
-        "data": "scenes.yaml",
-        "seed": 0,
-        "train": {},
-        "cwd": str(tmp_path),
-        "ultralytics": str(ROOT),
-    }
-    outcome = run_job({**job, "folder": str(tmp_path / "runs/stuck-0")})
-    log = tmp_path / "runs/stuck-0/log.txt"
-    assert outcome == {"failure": f"ended, since it was stuck: nothing new in its log for 2 s; see {log}"}
-    assert psutil.Process().children() == before
-
-
-def test_a_run_whose_log_grows_may_take_its_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(seed_runs, "SILENCE", 1.5)
-    monkeypatch.setattr(seed_runs, "GLANCE", 0.1)
-    code = "import time\nfor _ in range(10): print('epoch', flush=True); time.sleep(0.3)\nraise SystemExit(3)"
-    with (
-        (tmp_path / "log.txt").open("wb") as log,
-        subprocess.Popen([sys.executable, "-c", code], stdout=log) as process,
-    ):
-        assert seed_runs._wait(process, tmp_path / "log.txt") == 3
-
-
 def test_the_hash_of_a_file_of_several_pieces(tmp_path):
     content = np.random.default_rng(0).bytes(3_000_000)
     (tmp_path / "file").write_bytes(content)
@@ -328,7 +298,11 @@ def test_the_hash_of_a_file_of_several_pieces(tmp_path):
         ({"models": [MODELS[0], "best.pt"]}, CheckpointError, "there is no best.pt"),
         ({"models": [MODELS[0], MODELS[0]]}, InputError, "would both be called yolov8n; copy one"),
         ({"pretrained": "none.pt"}, CheckpointError, "there is no none.pt"),
-        ({"models": [MODELS[0], "yolov8n-ela-seg.yaml"]}, InputError, "task segment; name detectors"),
+        (
+            {"models": [MODELS[0], "yolov8n-ela-seg.yaml"]},
+            InputError,
+            "yolov8n-ela-seg.yaml has the task segment; name models of",
+        ),
         ({"data": "no.yaml"}, InputError, "there is no data=no.yaml"),
         ({"data": "photographs"}, InputError, "is not a data-set YAML"),
         ({"seeds": []}, InputError, "seeds must be whole numbers"),
@@ -337,13 +311,16 @@ def test_the_hash_of_a_file_of_several_pieces(tmp_path):
         ({"seeds": range(21)}, InputError, "21 seeds are more than .* at most 20"),
         ({"engine": "dask"}, InputError, "engine=dask is not known"),
         ({"engine": "ray", "device": 0}, InputError, "leave device= out"),
-        ({"seed": 3}, InputError, "seed= has no place in a comparison: seeds= names them"),
+        ({"seed": 3}, InputError, "seed= cannot be set in a comparison: seeds= names them"),
         ({"patience": 3}, InputError, "every run trains all its epochs"),
-        ({"time": 0.1}, InputError, "time= has no place in a comparison: every run trains all its epochs"),
-        ({"freeze": 10}, InputError, "freeze= has no place in a comparison: it counts layers"),
-        ({"val": False}, InputError, "val= has no place in a comparison"),
+        ({"time": 0.1}, InputError, "time= cannot be set in a comparison: every run trains all its epochs"),
+        ({"freeze": 10}, InputError, "freeze= cannot be set in a comparison: it counts layers"),
+        ({"val": False}, InputError, "val= cannot be set in a comparison"),
         ({"batch": -1}, InputError, "batch=-1 would be chosen for each model by its memory"),
         ({"epochz": 3}, InputError, "epochz"),
+        ({"cfg": "keys.yaml"}, InputError, "cfg= cannot be set in a comparison: name the keys themselves"),
+        ({"split": "train"}, InputError, "split must be val or test, got 'train'"),
+        ({"split": "test"}, InputError, "data=scenes.yaml: scenes.yaml 'test:' images not found"),
         ({"epochs": "many"}, InputError, "epochs"),
         ({"out": HOME}, InputError, "exists and is not the folder of a comparison; name another folder with out="),
     ],
@@ -358,11 +335,11 @@ def test_bad_input_is_one_line(changed, error, message, tmp_path):
     ("change", "message"),
     [
         ({"batch": 4}, r"b with seed 0 trained with batch 4, and others with 8; take batch=4 and another out="),
-        ({"map50_95": float("nan")}, r"b with seed 0 has no mAP50-95, so its training failed"),
+        ({"score": float("nan")}, r"b with seed 0 has no score, so its training failed"),
     ],
 )
 def test_runs_that_are_not_alike_are_not_compared(change, message):
-    run = SeedRun("a", 0, 0.9, 0.5, 0.5, 0.8, 0.7, {}, {}, {}, (), (), 60, 64, 8)
+    run = SeedRun("a", 0, 0.5, 0.5, {}, {}, {}, {}, (), (), 9, 1.5, 60, 64, 8)
     refuse_unlike([run, replace(run, seed=1)])
     with pytest.raises(CompareError, match=message):
         refuse_unlike([run, replace(run, model="b", **change)])
@@ -386,7 +363,7 @@ def test_the_test_is_what_brute_force_gives(values):
     assert sign_flip_p(values) == expected
     assert sign_flip_p([0.1 * value for value in values]) == expected  # where sums are equal but for rounding
     assert sign_flip_p([-value for value in values]) == expected
-    assert smallest_p(len(values)) <= expected <= 1
+    assert min_p(len(values)) <= expected <= 1
 
 
 @pytest.mark.parametrize(

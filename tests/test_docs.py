@@ -18,10 +18,6 @@ from ela_yolo.cli.commands import COMMANDS as TABLE
 from ela_yolo.cli.parsing import parse
 from ela_yolo.plugin import register
 
-sys.path.insert(0, str(REPO / "tools"))
-import house
-import messages
-
 COMMANDS = REPO / "docs/commands.md"
 
 
@@ -131,14 +127,6 @@ def test_the_python_of_the_pages_calls_what_there_is():
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ela_yolo":
                 assert node.attr in ela_yolo.__all__
-
-
-def test_every_message_of_the_code_is_on_the_page_of_troubleshooting():
-    assert read("docs/troubleshooting.md") == messages.page(), "run: python tools/messages.py"
-
-
-def test_the_drawing_of_the_house_is_that_of_the_import_rules():
-    assert house.PICTURE.read_text(encoding="utf-8") == house.drawing(), "run: python tools/house.py"
 
 
 def test_every_public_name_is_on_the_page_of_python():

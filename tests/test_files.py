@@ -6,7 +6,7 @@ from stat import S_IMODE
 import pytest
 
 from ela_yolo import insert
-from ela_yolo.util.files import written_whole
+from ela_yolo.util.files import atomic_write
 from ela_yolo.util.json import write_json
 
 
@@ -39,7 +39,7 @@ class TestModes:
     def test_nobody_else_can_read_a_private_file_while_it_is_written(self, tmp_path):
         file = tmp_path / "secret.txt"
         file.touch(0o600)
-        with written_whole(file) as part:
+        with atomic_write(file) as part:
             part.write_text("secret", encoding="utf-8")
             assert mode(part) == oct(0o600)
 
@@ -68,6 +68,6 @@ class TestModes:
 def test_a_failure_leaves_the_file_as_it_was(tmp_path):
     file = tmp_path / "report.txt"
     file.write_text("old", encoding="utf-8")
-    with pytest.raises(UnicodeEncodeError), written_whole(file) as part:
+    with pytest.raises(UnicodeEncodeError), atomic_write(file) as part:
         part.write_text("new \udc00", encoding="utf-8")
     assert file.read_text(encoding="utf-8") == "old" and [each.name for each in tmp_path.iterdir()] == ["report.txt"]

@@ -17,7 +17,7 @@ def test_what_is_no_finite_number_is_null_wherever_it_stands():
     }
 
 
-def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path):
+def test_a_file_is_atomic_write_or_stays_as_it_was(tmp_path):
     file = tmp_path / "report.json"
     write_json(file, {"name": "Zürich 苏黎世"})
     assert json.loads(file.read_text(encoding="utf-8")) == {"name": "Zürich 苏黎世"}

@@ -10,7 +10,7 @@ from ultralytics.nn.tasks import yaml_model_load
 
 from ela_yolo import CheckpointError, InputError
 from ela_yolo.host.lookup import check_inputs, check_model, check_rows, find_model
-from ela_yolo.util.text import plain
+from ela_yolo.util.text import one_line
 
 ULTRALYTICS = Path(ultralytics.__file__).parent
 YAMLS = [*sorted((ULTRALYTICS / "cfg/models").rglob("*.yaml")), *sorted((REPO / "cfg").glob("*.yaml"))]
@@ -128,5 +128,5 @@ def test_the_suggestion_has_the_scale_that_was_typed(tmp_path, monkeypatch):
 
 def test_messages_of_ultralytics_lose_their_colours():
     error = RuntimeError("\x1b[31m\x1b[1mDataset 'x' error ❌ 'train:' key missing ❌.\nmore")
-    assert plain(error) == "Dataset 'x' error 'train:' key missing. more"
-    assert plain(KeyError()) == "KeyError"
+    assert one_line(error) == "Dataset 'x' error 'train:' key missing. more"
+    assert one_line(KeyError()) == "KeyError"

@@ -7,8 +7,7 @@ from dataclasses import replace
 import cv2
 import pytest
 
-from ela_yolo.cost.result import Time
-from ela_yolo.study.result import CompareResult, ModelSize
+from ela_yolo.study.result import CompareResult
 from ela_yolo.study.runs import SeedRun
 from ela_yolo.study.statistics import paired_differences
 
@@ -16,16 +15,16 @@ NAN = float("nan")
 RUN = SeedRun(
     model="plain",
     seed=0,
-    map50=0.9,
-    map50_95=0.5,
+    score=0.5,
     without_attention=0.4,
-    precision=0.8,
-    recall=0.7,
+    metrics={"metrics/mAP50(B)": 0.9, "metrics/precision(B)": 0.8},
     classes={"cat": 0.25},
     sizes={"small": 0.125, "medium": NAN, "large": 0.75},
     objects={"small": 1200, "medium": 0, "large": 7},
     resampled=(0.5, 0.5),
     epochs=(0.1, 0.2),
+    parameters=1000,
+    gflops=1.5,
     seconds=60,
     imgsz=64,
     batch=16,
@@ -36,17 +35,16 @@ def result_of(runs):
     """A result of runs, in the order of their models."""
     names = dict.fromkeys(run.model for run in runs)
     by_name = {name: [run for run in runs if run.model == name] for name in names}
-    scores = {name: [run.map50_95 for run in each] for name, each in by_name.items()}
+    scores = {name: [run.score for run in each] for name, each in by_name.items()}
     resampled = {name: [run.resampled for run in each] for name, each in by_name.items()}
-    sizes = tuple(ModelSize(name, 1000, 1.5, Time(2, 1, 3)) for name in names)
-    return CompareResult("x.yaml", {}, "a machine", sizes, tuple(runs), paired_differences(scores, resampled))
+    return CompareResult("x.yaml", "val", "detect", {}, tuple(runs), paired_differences(scores, resampled))
 
 
 def three_models(seeds=3):
     scores = {"plain": [0.5, 0.6, 0.7], "a": [0.51, 0.61, 0.71], "b": [0.4, 0.6, 0.8]}
     draws = {"plain": (0.1, 0.5), "a": (0.2, 0.6), "b": (0.1, 0.4)}
     return [
-        replace(RUN, model=name, seed=seed, map50_95=scores[name][seed], resampled=draws[name])
+        replace(RUN, model=name, seed=seed, score=scores[name][seed], resampled=draws[name])
         for seed in range(seeds)
         for name in scores
     ]
@@ -54,10 +52,10 @@ def three_models(seeds=3):
 
 def test_the_tables_of_several_models():
     lines = str(result_of(three_models())).splitlines()
-    head = "AP small (1,200) | AP large (7) | epochs to reach plain | parameters | GFLOPs | latency |"
+    head = "AP small (1,200) | AP large (7) | epochs to reach plain | parameters | GFLOPs |"
     assert lines[0] == f"|  | mAP50-95 | mAP50 | mAP50-95 without attention | {head}"
     scores = "0.6000 ± 0.1000 | 0.9000 ± 0.0000 | 0.4000 ± 0.0000 | 0.1250 ± 0.0000 | 0.7500 ± 0.0000"
-    assert f"| plain | {scores} | 2 | 1,000 | 1.50 | 2 ms (1 to 3) |" in lines
+    assert f"| plain | {scores} | 2 | 1,000 | 1.50 |" in lines
     assert "| cat | 0.2500 ± 0.0000 | 0.2500 ± 0.0000 | 0.2500 ± 0.0000 |" in lines
     assert "| mAP50-95, to plain | mean | 95% over seeds | 95% over images | p | p (Holm) |" in lines
     assert "| a | +0.0100 ± 0.0000 | +0.0100 to +0.0100 | +0.1000 to +0.1000 | 0.25 | 0.5 |" in lines
@@ -95,7 +93,7 @@ def test_the_epoch_that_reaches_where_the_baseline_ends(curves, epochs):
     )
     assert result.epochs_to_reach("b") == epochs
     row = next(line for line in str(result).splitlines() if line.startswith("| b | 0."))
-    assert row.endswith(f"| {epochs or '-'} | 1,000 | 1.50 | 2 ms (1 to 3) |")
+    assert row.endswith(f"| {epochs or '-'} | 1,000 | 1.50 |")
 
 
 def test_epochs_are_counted_on_the_mean_over_the_seeds():
@@ -109,16 +107,25 @@ def test_epochs_are_counted_on_the_mean_over_the_seeds():
 
 def test_the_files_of_a_result(tmp_path):
     """They hold no NaN, and not the resampled images, which the runs' own files have."""
-    run = replace(RUN, precision=NAN, classes={"cat": NAN}, epochs=(NAN,))
-    _, table, file, picture = result_of([replace(run, model=name) for name in "ab"]).save(tmp_path)
+    run = replace(RUN, metrics={"metrics/precision(B)": NAN}, classes={"cat": NAN}, epochs=(NAN,))
+    _, latex, table, file, picture = result_of([replace(run, model=name) for name in "ab"]).save(tmp_path)
     read = json.loads(file.read_text(encoding="utf-8"), parse_constant=pytest.fail)
     sizes = {"small": 0.125, "medium": None, "large": 0.75}
-    expected = {"precision": None, "classes": {"cat": None}, "epochs": [None], "sizes": sizes, "objects": RUN.objects}
+    expected = {
+        "metrics": {"metrics/precision(B)": None},
+        "classes": {"cat": None},
+        "epochs": [None],
+        "sizes": sizes,
+        "objects": RUN.objects,
+    }
     assert read["runs"][1] | expected == read["runs"][1] and "resampled" not in read["runs"][1]
     assert read["epochs_to_reach"] == {"a": None, "b": None}
     assert (read["differences"][0]["images_low"], read["differences"][0]["images_high"]) == (0, 0)
     with table.open(encoding="utf-8") as rows:
         row = next(csv.DictReader(rows))
-    named = {"mAP50-95": "0.5", "precision": "", "recall": "0.7", "AP small": "0.125", "AP medium": "", "seconds": "60"}
+    named = {"mAP50-95": "0.5", "metrics/precision(B)": "", "AP small": "0.125", "AP medium": "", "seconds": "60"}
     assert row.items() >= {**named, "AP large": "0.75", "small objects": "1200", "medium objects": "0"}.items()
     assert cv2.imread(str(picture)).std() > 10
+    lines = latex.read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == [r"\begin{tabular}{lllllllll}", r"\toprule"] and lines[-1] == r"\end{tabular}"
+    assert lines[4].startswith("a & 0.5000 & - & 0.4000 & 0.1250 & 0.7500 & ")

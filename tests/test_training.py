@@ -44,6 +44,13 @@ def train(tmp_path):
     return run
 
 
+def test_two_deterministic_trainings_give_equal_weights(train):
+    first, second, other = (train(deterministic=True, seed=seed, optimizer="AdamW") for seed in (0, 0, 1))
+    states = [trainer.ema.ema.state_dict() for trainer in (first, second, other)]
+    assert moved(first) and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not torch.equal(states[0]["model.3.gn.bias"], states[2]["model.3.gn.bias"])
+
+
 def moved(trainer):
     """Whether every ELA block left what it starts as."""
     layers = [layer for layer in trainer.ema.ema.modules() if isinstance(layer, ELA)]

@@ -18,8 +18,8 @@ from typing import Any
 from ela_yolo.cli.keys import Command, Key, UsageError
 from ela_yolo.errors import ELAError, InputError
 from ela_yolo.util.copies import installed_folder, loaded_folders
-from ela_yolo.util.fresh_interpreter import run_apart
-from ela_yolo.util.text import plain
+from ela_yolo.util.fresh_interpreter import run_isolated
+from ela_yolo.util.text import one_line
 
 PYTHON = sys.version_info[:2]
 PATIENCE = 60  # s
@@ -98,7 +98,7 @@ def _package(name: str, module: str) -> Finding:
     except Exception as error:  # a broken installation fails in its own ways
         if "libGL" in str(error):
             remedy = f"{PIP} opencv-python-headless, or install libGL (libgl1) on this machine"
-        return Finding(name, f"cannot be imported: {type(error).__name__}: {plain(error)}", remedy)
+        return Finding(name, f"cannot be imported: {type(error).__name__}: {one_line(error)}", remedy)
     if module == "ultralytics":
         return Finding(name, f"{version}, {_which_copy(found)}")
     beside = installed_folder(name, module)
@@ -129,7 +129,7 @@ def _autoload() -> Finding:
         "from _ela_yolo_start import start"  # so that it says what is wrong with that
     )
     try:
-        asked = run_apart(code, seconds=PATIENCE)
+        asked = run_isolated(code, seconds=PATIENCE)
     except subprocess.TimeoutExpired:
         remedy = (
             "look at sitecustomize and the .pth and .start files of site-packages, which Python runs at every start"
@@ -245,7 +245,7 @@ def _model(name: str, weights: str | None) -> Generator[Finding, None, None]:
     except ELAError as error:
         yield Finding(f"model={name}", "cannot be used", str(error))
     except Exception as error:  # of Ultralytics, whose reasons are many
-        yield Finding(f"model={name}", "cannot be built", f"{type(error).__name__}: {plain(error)}")
+        yield Finding(f"model={name}", "cannot be built", f"{type(error).__name__}: {one_line(error)}")
 
 
 def _built(name: str) -> Generator[Finding, None, Any]:

@@ -15,7 +15,7 @@ from ela_yolo.cli.help import command_help, overview
 from ela_yolo.cli.keys import Command, UsageError
 from ela_yolo.cli.parsing import parse
 from ela_yolo.errors import ELAError
-from ela_yolo.util.text import did_you_mean, plain
+from ela_yolo.util.text import did_you_mean, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = "/".join(Path(frame.filename).parts[-3:])
-        reason = f"{type(error).__name__}: {plain(error)} ({place}:{frame.lineno})"
+        reason = f"{type(error).__name__}: {one_line(error)} ({place}:{frame.lineno})"
         return _fail(f"{reason}; PYTHONDEVMODE=1 shows all of it", 1)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ela_yolo.cli.keys import Command, Key, UsageError
 from ela_yolo.util.quiet import quiet
-from ela_yolo.util.text import did_you_mean, plain
+from ela_yolo.util.text import did_you_mean, one_line
 
 
 def parse(command: Command, args: Sequence[str]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _parse_with_other_keys(command: Command, args: Sequence[str]) -> dict[str, A
             else:
                 raise UsageError(f"'{arg}' is not key=value{did_you_mean(arg, (*DEFAULT_CFG_DICT, *keys, *TASKS))}")
     except (AssertionError, SyntaxError, ValueError) as error:
-        raise UsageError(plain(error)) from None
+        raise UsageError(one_line(error)) from None
     if "mode" in given:
         raise UsageError(f"mode= has no place here: write ela-yolo {given['mode']} ...")
     with quiet():  # Ultralytics prints its whole help, and its warnings come again when it runs
@@ -92,4 +92,4 @@ def _merge(args: Sequence[str]) -> list[str]:
     try:
         return list(merge_equals_args(list(args)))
     except SyntaxError as error:
-        raise UsageError(plain(error)) from None
+        raise UsageError(one_line(error)) from None

@@ -23,6 +23,7 @@ from ela_yolo.edit.insert import remove
 from ela_yolo.errors import ExportError, InputError
 from ela_yolo.host.blocks import describe, is_block
 from ela_yolo.host.lookup import YAML, find_model, open_model
+from ela_yolo.host.model_blocks import attention_blocks
 from ela_yolo.host.patches import require_registered
 from ela_yolo.parity.export import export_file
 from ela_yolo.parity.runtimes import ExportedFile, check_runtime
@@ -184,8 +185,7 @@ def _peak_on_cpu(call: Callable[[], object]) -> float | None:
 def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
     """Measure each block within a run of the model, so that the caches are as its neighbours leave them."""
     model = model.eval().fuse(verbose=False)
-    modules = model.named_modules()
-    blocks = {name: each for name, each in modules if is_block(each) and not isinstance(each, nn.Sequential)}
+    blocks = attention_blocks(model)
     shapes: dict[str, tuple[int, int, int]] = {}
     marks: dict[str, list[float]] = {name: [] for name in blocks}
 
@@ -203,7 +203,7 @@ def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
         seconds = [after - before for before, after in zip(times[::2], times[1::2], strict=True)]
         parameters = sum(parameter.numel() for parameter in block.parameters())
         share = median(seconds) / median(whole)
-        yield BlockCost(name.removeprefix("model."), describe(block), shapes[name], parameters, Time.of(seconds), share)
+        yield BlockCost(name, describe(block), shapes[name], parameters, Time.of(seconds), share)
 
 
 def _cost(measured: Any) -> Any:

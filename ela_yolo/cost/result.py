@@ -9,7 +9,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from ela_yolo.errors import InputError
-from ela_yolo.util.files import written_whole
+from ela_yolo.util.files import atomic_write
 from ela_yolo.util.json import write_json
 from ela_yolo.util.tables import markdown_table
 
@@ -184,7 +184,7 @@ class Profile:
         """
         target, picture = target_files(self.model, file)
         write_json(target, {"schema": SCHEMA, **asdict(self)})
-        with written_whole(picture) as part:
+        with atomic_write(picture) as part:
             _draw(self).savefig(part, format="png", dpi=120)
         return target, picture
 

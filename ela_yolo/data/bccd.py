@@ -13,7 +13,7 @@ from urllib.request import urlopen
 from xml.etree import ElementTree
 
 from ela_yolo.errors import InputError
-from ela_yolo.util.files import data_set_written_whole
+from ela_yolo.util.files import atomic_data_set
 
 COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"  # of Shenggan/BCCD_Dataset
 URL = f"https://github.com/Shenggan/BCCD_Dataset/archive/{COMMIT}.zip"
@@ -58,7 +58,7 @@ def download_bccd(folder: str | Path, url: str = URL) -> Path:
     folder = Path(folder)
     if _is_finished(folder):
         return folder
-    with data_set_written_whole(folder, _is_finished) as part:
+    with atomic_data_set(folder, _is_finished) as part:
         _convert(_fetch(url), part, url)
     return folder
 

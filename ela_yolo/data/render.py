@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 
-from ela_yolo.util.files import data_set_written_whole
+from ela_yolo.util.files import atomic_data_set
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Rng: TypeAlias = np.random.Generator
@@ -48,7 +48,7 @@ def write_data_set(
 
     if is_finished(folder):
         return folder
-    with data_set_written_whole(folder, is_finished) as part:
+    with atomic_data_set(folder, is_finished) as part:
         for number, (split, count) in enumerate(splits.items()):
             for kind in ("images", "labels"):
                 (part / kind / split).mkdir(parents=True)

@@ -23,9 +23,9 @@ from ela_yolo.host.lookup import YAML, find_model, open_model
 from ela_yolo.host.model_yaml import read_model_yaml
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.weight_matching import WeightTransfer, report_transfer
-from ela_yolo.util.files import written_whole
+from ela_yolo.util.files import atomic_write
 from ela_yolo.util.quiet import quiet
-from ela_yolo.util.text import plain
+from ela_yolo.util.text import one_line
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ def insert(
             row before each change of resolution, such as C2f in YOLOv8 and C3k2 in YOLO11.
         where: ``backbone``, ``neck`` or ``all``. None means ``backbone``, for layer numbers ``all``.
         variant: The variant of ELA, ``T``, ``B``, ``S`` or ``L``; None means ``B``.
-        gate: The gate form of ELA, ``paper``, ``residual`` or ``identity``; None means ``identity``. For blocks of
-            another ELA class: the form that the class computes, ``paper`` or ``residual``; None means ``paper``.
+        gate: The gate form of ELA, ``paper``, ``residual`` or ``identity``; None means ``identity``. Other blocks have
+            the forms ``identity`` and ``paper``, the block as it is. For blocks of another ELA class: the form that the
+            class computes, ``paper`` or ``residual``; None means ``paper``.
         lr_mult: Multiple of the learning rate at which the gates are trained. None means 1.
         rewire: ``all``: every reader of a stage reads the block. ``next``: only the row after the block reads it.
         block: The block to insert: ``ELA``, ``ChannelScale``, ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or a name
@@ -249,7 +250,7 @@ def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:
 @contextmanager
 def _writing(target: Path) -> Iterator[Path]:
     try:
-        with written_whole(target) as part:
+        with atomic_write(target) as part:
             yield part
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         reason = (isinstance(error, OSError) and error.strerror) or error
@@ -274,6 +275,6 @@ def _measure_strides(name: str, build: Callable[[], Any]) -> dict[int, int]:
             model.eval()(torch.zeros(1, next(model.parameters()).shape[1], size, size))
     except Exception as error:  # of Ultralytics, which may want to download something, or of a user's module
         raise InsertionError(
-            f"{name} does not run here, so its strides are unknown ({plain(error)}); give layer numbers"
+            f"{name} does not run here, so its strides are unknown ({one_line(error)}); give layer numbers"
         ) from error
     return strides

@@ -10,11 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
+import yaml
+
 from ela_yolo.edit.yaml_text import Row, Span, edit, read_rows
 from ela_yolo.ela import Gate, Variant, check_lr_mult
 from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import find_block, names_block
-from ela_yolo.host.row_args import options_of
+from ela_yolo.host.row_args import options_of, start_options
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "where": ("backbone", "neck", "all"),
@@ -140,29 +142,35 @@ def row_args(
 
     Args:
         variant: The variant of ELA; None means ``B``.
-        gate: The gate form of ELA; None means ``identity``.
+        gate: The gate form. None means ``identity``, for a block that starts as an identity on its own too. Blocks
+            other than ELA have the forms ``identity`` and ``paper``, the block as it is.
         lr_mult: Multiple of the learning rate; None means 1.
         block: The module that the row names.
 
     Raises:
         InsertionError: If there is no such variant, gate form or multiple, or the block does not take it.
     """
-    if block != "ELA" and (variant or gate):
-        raise InsertionError(f"variant and gate are ELA's, and {block} has neither; leave them out")
+    options = (*options_of(find_block(block)), *start_options(find_block(block)))
+    if variant and block != "ELA":
+        raise InsertionError(f"variant is ELA's, and {block} has none; leave it out")
+    gate = check_choice("gate", gate or "identity")
+    if block != "ELA" and (gate == "residual" or (gate == "paper" and "identity" not in options)):
+        raise InsertionError(f"gate={gate} is ELA's, and {block} does not have it; leave it out")
     if lr_mult is not None:
-        if "lr_mult" not in options_of(find_block(block)):
-            raise InsertionError(f"{block} takes no lr_mult; leave it out")
+        if "lr_mult" not in options or (gate == "paper" and block != "ELA"):
+            raise InsertionError(f"{block} takes no lr_mult{' with gate=paper' * (gate == 'paper')}; leave it out")
         try:
             check_lr_mult(lr_mult)
         except ValueError as error:
             raise InsertionError(str(error)) from None
     given: dict[str, object] = {}
     if block == "ELA":
-        variant, gate = check_choice("variant", variant or "B"), check_choice("gate", gate or "identity")
-        given = {"variant": variant, "gate": gate}
+        given = {"variant": check_choice("variant", variant or "B"), "gate": gate}
+    elif "identity" in start_options(find_block(block)):
+        given = {"identity": gate == "identity" or None}
     given["lr_mult"] = lr_mult
-    written = [f"{key}: {value}" for key, value in given.items() if value not in (None, "B", "paper")]
-    return f"[{{{', '.join(written)}}}]" if written else "[]"
+    written = {key: value for key, value in given.items() if value not in (None, "B", "paper")}
+    return yaml.safe_dump([written] if written else [], default_flow_style=True, sort_keys=False).strip()
 
 
 def check_choice(key: str, value: str) -> str:

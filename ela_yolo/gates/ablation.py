@@ -21,7 +21,7 @@ from ela_yolo.host.lookup import check_data, check_model, find_model, open_model
 from ela_yolo.host.model_blocks import attention_blocks
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.progress import progress_bar
-from ela_yolo.host.scoring import METRICS, Scores, validate
+from ela_yolo.host.scoring import METRICS, Scores, interval, validate
 from ela_yolo.host.subset import subset_of
 from ela_yolo.util.json import write_json
 from ela_yolo.util.tables import markdown_table
@@ -228,7 +228,7 @@ def ablate(
 
         def measure(on_start: Callable[[Any], None] | None = None) -> Scores:
             place: dict[str, Any] = {"project": folder, "name": "val", "exist_ok": True}
-            return validate(opened, on_start=on_start, data=source, **place, **keys)[1]
+            return validate(opened, on_start=on_start, data=source, **place, **keys)
 
         def start(validator: Any) -> None:
             bar.total = len(validator.dataloader) * (len(blocks) + 1 + several)
@@ -284,8 +284,7 @@ def _with_verdict(ablation: Ablation | None) -> dict[str, Any] | None:
 def _ablation(layer: str, block: str, trained: Scores, constant: Scores) -> Ablation:
     low = high = None
     if trained.resampled and constant.resampled:
-        differences = np.subtract(trained.resampled, constant.resampled)
-        low, high = (float(end) for end in np.quantile(differences, (0.025, 0.975)))
+        low, high = interval(np.subtract(trained.resampled, constant.resampled))
     return Ablation(layer, block, constant.value, trained.value - constant.value, low, high)
 
 

@@ -25,7 +25,7 @@ from ela_yolo.host.lookup import check_model, find_model, open_model
 from ela_yolo.host.model_blocks import named_blocks
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.versions import network_of
-from ela_yolo.util.files import written_whole
+from ela_yolo.util.files import atomic_write
 
 MAX_DET = 6
 
@@ -77,7 +77,7 @@ def attention(
             image, parts = bgr(result.orig_img), run.parts(result)
             gates, detections = run.traced(result, max_det)
             figure, _ = plot_attention(image, detections, parts)
-            with written_whole(files[-1]) as part:
+            with atomic_write(files[-1]) as part:
                 figure.savefig(part, format="png", dpi=100)
             page.add(files[-1].stem, image, gates, detections, parts)
     if not files:

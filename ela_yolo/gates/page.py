@@ -14,7 +14,7 @@ import numpy as np
 from ela_yolo.gates.capture import Gates
 from ela_yolo.gates.picture import FULL, Detection, density, resized
 from ela_yolo.gates.placement import Array, Part
-from ela_yolo.util.files import written_whole
+from ela_yolo.util.files import atomic_write
 
 PAGE = "index.html"
 MOST = 60  # images; a page with more would be slow to open
@@ -64,7 +64,7 @@ class Page:
         """Write the page."""
         template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
         content = json.dumps({"images": self._images, "full": FULL}, separators=(",", ":"))
-        with written_whole(file) as part:
+        with atomic_write(file) as part:
             # "<" could end the script that holds the data
             part.write_text(template.replace("/*DATA*/", content.replace("<", "\\u003c")), encoding="utf-8")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ela_yolo.ela import ELA
 from ela_yolo.gates.capture import gates_of, listen
 from ela_yolo.host.model_blocks import named_blocks
-from ela_yolo.util.files import written_whole
+from ela_yolo.util.files import atomic_write
 
 SWITCH = "ELA_YOLO_MONITOR"
 TABLE, PICTURE = "ela.csv", "ela.png"
@@ -143,7 +143,7 @@ def on_fit_epoch_end(trainer: Any) -> None:
         return
     trainer.metrics = {**(trainer.metrics or {}), **measured}
     recorder.rows.append({"epoch": trainer.epoch + 1, **measured})
-    with written_whole(Path(trainer.save_dir) / TABLE) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(Path(trainer.save_dir) / TABLE) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(recorder.rows[0])
         writer.writerows([f"{value:.6g}" for value in row.values()] for row in recorder.rows)
@@ -159,7 +159,7 @@ def on_train_end(trainer: Any) -> None:
     from ultralytics.utils import LOGGER
 
     if trainer.args.plots:
-        with written_whole(Path(trainer.save_dir) / PICTURE) as part:
+        with atomic_write(Path(trainer.save_dir) / PICTURE) as part:
             _draw(recorder.rows).savefig(part, format="png", dpi=120)
     best = Path(trainer.save_dir) / "weights" / "best.pt"
     LOGGER.info(f"ELA: to measure what attention contributes: ela-yolo ablate model={best} data={trainer.args.data}")

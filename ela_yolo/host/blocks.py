@@ -6,19 +6,21 @@ variable holds the blocks of the user, so that child processes know them too.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pkgutil
 import re
 import sys
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
 from ela_yolo.ela import ELA
 from ela_yolo.errors import InputError, RowError
 from ela_yolo.host.row_args import try_block
-from ela_yolo.util.text import did_you_mean, plain
+from ela_yolo.identity_start import IdentityStart
+from ela_yolo.util.text import did_you_mean, one_line
 
 ENVIRONMENT = "ELA_YOLO_BLOCKS"  # NAME=module:Class, with commas between them
 _ENTRY = re.compile(r"([^\W\d]\w*)\s*=\s*([\w.]+:[\w.]+)")
@@ -106,9 +108,22 @@ def find_block(name: str) -> type[nn.Module]:
     return block
 
 
-def own_blocks() -> list[type[nn.Module]]:
-    """Return the classes of the blocks that this package defines, ELA first."""
-    return [find_block(name) for name in _OWN]
+def safe_classes() -> list[type[nn.Module]]:
+    """Return the classes that PyTorch may load from a checkpoint where ``ULTRALYTICS_SAFE_LOAD`` restricts it.
+
+    These are the blocks of this package, and with that variable also the user's blocks and the modules of timm.
+    """
+    from ultralytics import utils
+
+    classes: list[type[nn.Module]] = [IdentityStart, *map(find_block, _OWN)]
+    if getattr(utils, "SAFE_LOAD", False):
+        classes += [block for path in user_blocks().values() if _is_module(block := _import(path)[0])]
+        if importlib.util.find_spec("timm"):
+            for path in _TIMM.values():
+                _import(path)
+            layers = [module for name, module in [*sys.modules.items()] if name.startswith("timm.layers.")]
+            classes += [value for module in layers for value in vars(module).values() if _is_module(value)]
+    return classes
 
 
 def check_block(name: str) -> None:
@@ -138,12 +153,19 @@ def is_block(layer: nn.Module) -> bool:
     """Return whether a layer was built from the row of a block. With repeats above 1 it is a Sequential of blocks."""
     if isinstance(layer, nn.Sequential):
         return len(layer) > 0 and is_block(layer[0])
-    return isinstance(layer, ELA) or _path(type(layer)) in known_blocks().values()
+    return isinstance(layer, ELA | IdentityStart) or _path(type(layer)) in known_blocks().values()
+
+
+def class_name(block: nn.Module) -> str:
+    """Return the name of a block's class; of a block that starts as an identity, that of the block in it."""
+    return type(block.block if isinstance(block, IdentityStart) else block).__name__
 
 
 def describe(block: nn.Module) -> str:
-    """Return the name of a block: variant and gate form, such as ``ELA-B paper``, or the class of another block."""
-    return f"ELA-{block.variant} {block.gate}" if isinstance(block, ELA) else type(block).__name__
+    """Return the name of a block and its form, such as ``ELA-B paper``, ``CbamModule identity``, ``CbamModule``."""
+    if isinstance(block, ELA):
+        return f"ELA-{block.variant} {block.gate}"
+    return class_name(block) + (" identity" if isinstance(block, IdentityStart) else "")
 
 
 def _built_in() -> dict[str, str]:
@@ -173,13 +195,17 @@ def _import(path: str) -> tuple[Any, str]:
     try:
         return pkgutil.resolve_name(path), ""
     except Exception as error:  # an import runs the module's code, which may raise anything
-        return None, f"{type(error).__name__}: {plain(error)}"
+        return None, f"{type(error).__name__}: {one_line(error)}"
 
 
 def _unfit(block: Any) -> str | None:
     """Return why an object is not a block; None if it is one."""
-    is_module = isinstance(block, type) and issubclass(block, nn.Module)
+    is_module: bool = _is_module(block)
     return _try_once(block) if is_module else f"a block is a class of torch.nn.Module, not {block!r}"
+
+
+def _is_module(value: Any) -> TypeGuard[type[nn.Module]]:
+    return isinstance(value, type) and issubclass(value, nn.Module)
 
 
 @cache

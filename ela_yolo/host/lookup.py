@@ -12,7 +12,7 @@ from ela_yolo.host.foreign_classes import check_classes
 from ela_yolo.host.model_yaml import load_model_yaml
 from ela_yolo.host.yaml_safety import refuse_code
 from ela_yolo.util.packaged import packaged_yamls
-from ela_yolo.util.text import did_you_mean, plain, short
+from ela_yolo.util.text import did_you_mean, one_line, short
 
 YAML = (".yaml", ".yml")
 _SCALE = r"(\d+)[nslmx](.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
@@ -201,7 +201,14 @@ def check_data(data: str, split: str = "val") -> None:
         raise
     except Exception as error:  # Ultralytics reports errors by many types
         remedy = "connect, or put the data there" if isinstance(error, ConnectionError) else "mend it"
-        raise InputError(f"data={data}: {plain(error)}; {remedy}") from error
+        raise InputError(f"data={data}: {one_line(error)}; {remedy}") from error
+
+
+def yaml_of_data(data: str) -> Path | None:
+    """Return the file of a data set's YAML, found as Ultralytics finds it; None if the data set is a folder."""
+    from ultralytics.utils.checks import check_file
+
+    return Path(check_file(data)) if Path(data).suffix in YAML else None
 
 
 def data_images(data: str, split: str, task: str) -> list[Path]:
@@ -227,7 +234,7 @@ def data_images(data: str, split: str, task: str) -> list[Path]:
     except ELAError:
         raise
     except Exception as error:  # Ultralytics reports errors by many types
-        raise InputError(f"data={data}: {plain(error)}; mend it, or name another data set") from error
+        raise InputError(f"data={data}: {one_line(error)}; mend it, or name another data set") from error
     images: list[Path] = []
     for place in map(Path, places if isinstance(places, list) else [places] if places else []):
         images += _listed(place) if place.is_file() else place.rglob("*.*")

@@ -7,6 +7,7 @@ from torch import nn
 from ela_yolo.ela import ELA
 from ela_yolo.host.blocks import is_block
 from ela_yolo.host.versions import network_of
+from ela_yolo.identity_start import IdentityStart
 
 
 def named_blocks(model: nn.Module) -> dict[str, ELA]:
@@ -27,8 +28,9 @@ def attention_blocks(model: nn.Module) -> dict[str, nn.Module]:
 
     model = _unwrapped(model)
     prefix = "model." if isinstance(model, BaseModel) else ""
-    found = {name.removeprefix(prefix): each for name, each in model.named_modules()}
-    return {name: each for name, each in found.items() if not isinstance(each, nn.Sequential) and is_block(each)}
+    found = {name: each for name, each in model.named_modules() if not isinstance(each, nn.Sequential)}
+    inner = {f"{name}.block" for name, each in found.items() if isinstance(each, IdentityStart)}
+    return {name.removeprefix(prefix): each for name, each in found.items() if is_block(each) and name not in inner}
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

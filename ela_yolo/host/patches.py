@@ -11,7 +11,7 @@ Four functions of Ultralytics are wrapped, and names and callbacks are added:
 - ``ultralytics.utils.checks.check_file``: the bare name of a YAML of this package is found from any folder.
 - ``ultralytics.nn.tasks.ELA``: the parser looks up the module of a row among the globals of its own module. Other
   blocks are added there when a row names one. If Ultralytics has another class under such a name, the class and its
-  rows are left alone.
+  rows are left alone. ``IdentityStart``, beside it, builds the rows with ``identity: true``.
 - ``ultralytics.utils.callbacks.base.default_callbacks``: an export of a model with ELA is prepared when it starts, the
   gates are recorded during a training, and a warning is logged if a trainer ignores their learning rate.
 
@@ -35,12 +35,13 @@ from torch import nn
 
 from ela_yolo.ela import ELA
 from ela_yolo.errors import RegistrationError
-from ela_yolo.host.blocks import find_block, foreign_class, is_block, names_block, own_blocks
+from ela_yolo.host.blocks import find_block, foreign_class, is_block, names_block, safe_classes
 from ela_yolo.host.learning_rate import with_own_rates
 from ela_yolo.host.probes import refuse_changed, refuse_changed_trainer
 from ela_yolo.host.row_hints import row_hint
 from ela_yolo.host.rows import RowArgs, read_block_row, refuse_unread
 from ela_yolo.host.weight_matching import match_layers, report_transfer
+from ela_yolo.identity_start import IdentityStart
 from ela_yolo.util.packaged import packaged_yamls
 
 _MARK = "wrapped_by_ela_yolo"
@@ -72,13 +73,14 @@ def register(callbacks: Sequence[tuple[str, Callable[..., None]]]) -> None:
     refuse_changed(event for event, _ in callbacks)
     for owner, name, wrap in places:
         _wrap(owner, name, wrap)
-    if not hasattr(tasks, ELA.__name__):
-        setattr(tasks, ELA.__name__, ELA)
+    for block in (ELA, IdentityStart):
+        if not hasattr(tasks, block.__name__):
+            setattr(tasks, block.__name__, block)
     for event, callback in callbacks:
         if callback not in base.default_callbacks[event]:
             base.default_callbacks[event].append(callback)
     if hasattr(torch.serialization, "add_safe_globals"):  # where torch has it, ULTRALYTICS_SAFE_LOAD uses it
-        torch.serialization.add_safe_globals([*own_blocks()])
+        torch.serialization.add_safe_globals([*safe_classes()])
 
 
 def require_registered() -> None:
@@ -113,7 +115,7 @@ def _with_block_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
         if blocks:
             _register_with_trainer()
         for layer, row in blocks.items():
-            rows[layer] = [*rows[layer][:3], RowArgs(row)]
+            rows[layer] = [*rows[layer][:2], row.module, RowArgs(row)]
         parts = {"backbone": rows[: len(d["backbone"])], "head": rows[len(d["backbone"]) :]}
         try:
             return parse_model({**d, **parts}, *args, **kwargs)

@@ -173,7 +173,7 @@ def _probe_parser(parse_model: Callable[..., Any]) -> str | None:
     Identity and Concat have no weights, so the state of torch's random generator does not change.
     """
     rows: list[list[Any]] = [[-1, 1, "nn.Identity", []], [[-1, 0], 1, "Concat", [1]]]  # 3 channels, then 6
-    probes = [RowArgs(BlockRow("probe", "", source, (), {}, ())) for source in (-1, 0, -3)]
+    probes = [RowArgs(BlockRow("probe", "", source, (), {}, "", ())) for source in (-1, 0, -3)]
     rows += [[args.row.source, 1, "nn.Identity", args] for args in probes]
     parse_model({"backbone": rows, "head": []}, 3, False)
     right = [args[0] for args in probes] == [6, 3, 6]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ela_yolo.errors import RowError
-from ela_yolo.util.text import did_you_mean, plain, short
+from ela_yolo.util.text import did_you_mean, one_line, short
 
 _WORDS_FOR_CHANNELS = re.compile(r"c1|c2|c_?in|c_?out|ch(\[.*\])?|inp|oup|channels?|(in|out)_(ch\w*|planes)")
 _PYTHON = {"None": None, "True": True, "False": False}  # Ultralytics' parser takes them for null, true and false
@@ -28,6 +28,16 @@ def options_of(block: type[nn.Module]) -> dict[str, Any]:
     parameters = [*inspect.signature(block).parameters.values()][1:]
     named = takewhile(lambda p: p.name not in ("device", "dtype"), parameters)
     return {p.name: p.default for p in named if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def start_options(block: type[nn.Module]) -> tuple[str, ...]:
+    """Return the options of ``IdentityStart`` that a row of the block may give.
+
+    Blocks that start as identities on their own have none.
+    """
+    if hasattr(block, "gate_parameters"):
+        return ()
+    return tuple(option for option in ("identity", "lr_mult") if option not in options_of(block))
 
 
 def read_args(where: str, name: str, block: type[nn.Module], args: Any) -> dict[str, Any]:
@@ -46,6 +56,8 @@ def read_args(where: str, name: str, block: type[nn.Module], args: Any) -> dict[
     """
     options = options_of(block)
     allowed = f"allowed, in this order or named in one mapping: {', '.join(options) or 'none'}"
+    if start_options(block):
+        allowed += f"; named in a mapping also {' and '.join(start_options(block))}"
     if not isinstance(args, list):
         raise RowError(f"{where}: args must be a list such as [], got {short(args)}")
     args = [_PYTHON.get(arg, arg) if isinstance(arg, str) else arg for arg in args]
@@ -129,7 +141,7 @@ def try_block(block: type[nn.Module], channels: int, options: Sequence[Any] = ()
             made = block(channels, *options).eval()(x)
         shape = tuple(made.shape)
     except Exception as error:  # of the block's code
-        return f"{called} fails on a map of {channels} channels: {type(error).__name__}: {plain(error)}"
+        return f"{called} fails on a map of {channels} channels: {type(error).__name__}: {one_line(error)}"
     return None if shape == x.shape else f"{called} makes {shape} of {tuple(x.shape)}; a block keeps the shape"
 
 

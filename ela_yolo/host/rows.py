@@ -6,10 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ela_yolo.ela import ELA, resolve_settings
+from torch import nn
+
+from ela_yolo.ela import ELA, check_lr_mult, resolve_settings
 from ela_yolo.errors import RowError
 from ela_yolo.host.blocks import find_block
-from ela_yolo.host.row_args import by_position, check_args, options_of, read_args, refuse_width
+from ela_yolo.host.row_args import by_position, check_args, options_of, read_args, refuse_width, start_options
+from ela_yolo.identity_start import IdentityStart
 from ela_yolo.util.text import short
 
 
@@ -23,7 +26,8 @@ class BlockRow:
         source: The layer that the row reads, as in its ``from``.
         args: The args as they are written.
         given: The args as option -> value.
-        options: The arguments of the block after its channels, by position; for ELA with variant and gate.
+        module: The module that the parser builds: the block, or ``IdentityStart`` around it.
+        options: The arguments of this module after its channels, by position; for ELA with variant and gate.
         width: The width in the row of the layer that this row reads, before the model's scale applies; None if that
             row has no width.
     """
@@ -33,6 +37,7 @@ class BlockRow:
     source: int
     args: Sequence[Any]
     given: Mapping[str, Any]
+    module: str
     options: Sequence[Any]
     width: int | None = None
 
@@ -71,6 +76,10 @@ class RowArgs(list[Any]):
         self.row.check(channels)
         super().__setitem__(index, channels)
 
+    def __repr__(self) -> str:
+        """Return the args as the layer table shows them, with a class by its name."""
+        return f"[{', '.join(each.__name__ if isinstance(each, type) else repr(each) for each in self)}]"
+
 
 def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
     """Return the row of a block, which is layer number ``layer``.
@@ -91,15 +100,43 @@ def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise RowError(f"{where}: repeats must be a positive integer, got {repeats!r}")
     block = find_block(name)
+    args, start = _split_start(where, block, args)
     given = read_args(where, name, block, args)
+    module = name
     if name == ELA.__name__:  # variant and gate in full, so that the layer table names them
         options = [given[key] if given.get(key) is not None else default for key, default in options_of(ELA).items()]
         while options[-1] is None:
             options.pop()
     else:
         options = by_position(block, given)
+    if start.get("identity"):
+        module, options = IdentityStart.__name__, [block, start.get("lr_mult"), *options]
     width = _written_width(rows[source + layer if source < 0 else source]) if layer else None
-    return BlockRow(where, name, source, args, given, options, width)
+    return BlockRow(where, name, source, args, given, module, options, width)
+
+
+def _split_start(where: str, block: type[nn.Module], args: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the args of a row without the options of ``IdentityStart``, and these options.
+
+    A block that has an option of the same name gets it itself.
+
+    Raises:
+        RowError: If one of them has a wrong value.
+    """
+    if not isinstance(args, list) or len(args) != 1 or not isinstance(args[0], dict):
+        return args, {}
+    start = {key: args[0][key] for key in start_options(block) if key in args[0]}
+    rest = {key: value for key, value in args[0].items() if key not in start}
+    if not isinstance(start.get("identity", False), bool):
+        raise RowError(f"{where}: identity must be true or false, got {start['identity']!r}")
+    if start.get("lr_mult") is not None:
+        if not start.get("identity"):
+            raise RowError(f"{where}: lr_mult is for a block that starts as an identity; add identity: true")
+        try:
+            check_lr_mult(start["lr_mult"])
+        except ValueError as error:
+            raise RowError(f"{where}: {error}") from None
+    return [rest] if rest else [], start
 
 
 def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:

@@ -16,25 +16,29 @@ class Metric(NamedTuple):
     """The main metric of a task.
 
     Attributes:
-        name: What reports call it.
+        name: Its name in reports.
         key: Its key in the results of Ultralytics.
+        second: Another metric that reports show: its name and its key.
         hits: The key of the matches in the statistics of each image, from which it can be computed for other draws of
             the images; None where Ultralytics keeps no statistics of each image.
+        classes: The attribute of Ultralytics' metrics that has the main metric of each class; None if there is none.
     """
 
     name: str
     key: str
+    second: tuple[str, str]
     hits: str | None = None
+    classes: str | None = None
 
 
 METRICS: Mapping[str, Metric] = {
-    "detect": Metric("mAP50-95", "metrics/mAP50-95(B)", "tp"),
-    "obb": Metric("mAP50-95", "metrics/mAP50-95(B)", "tp"),
-    "segment": Metric("mask mAP50-95", "metrics/mAP50-95(M)", "tp_m"),
-    "pose": Metric("pose mAP50-95", "metrics/mAP50-95(P)", "tp_p"),
-    "classify": Metric("top-1 accuracy", "metrics/accuracy_top1"),
-    "semantic": Metric("mIoU", "metrics/mIoU"),
-    "depth": Metric("delta1", "metrics/delta1"),
+    "detect": Metric("mAP50-95", "metrics/mAP50-95(B)", ("mAP50", "metrics/mAP50(B)"), "tp", "box"),
+    "obb": Metric("mAP50-95", "metrics/mAP50-95(B)", ("mAP50", "metrics/mAP50(B)"), "tp", "box"),
+    "segment": Metric("mask mAP50-95", "metrics/mAP50-95(M)", ("mask mAP50", "metrics/mAP50(M)"), "tp_m", "seg"),
+    "pose": Metric("pose mAP50-95", "metrics/mAP50-95(P)", ("pose mAP50", "metrics/mAP50(P)"), "tp_p", "pose"),
+    "classify": Metric("top-1 accuracy", "metrics/accuracy_top1", ("top-5 accuracy", "metrics/accuracy_top5")),
+    "semantic": Metric("mIoU", "metrics/mIoU", ("pixel accuracy", "metrics/pixel_acc")),
+    "depth": Metric("delta1", "metrics/delta1", ("RMSE", "metrics/rmse")),
 }
 
 
@@ -45,14 +49,18 @@ class Scores:
     Attributes:
         value: The main metric of the task.
         images: The number of images.
+        metrics: All metrics of Ultralytics, by their keys.
+        classes: Class -> the main metric, for the classes in the images; empty if the task has no such metric.
         resampled: The main metric of 300 bootstrap draws of the images; empty if the metric has no statistics of each
             image. The draws depend on the number of images alone, so two models can be compared draw by draw.
-        objects: Size of objects -> the number of them in the validation images. Only with ``by_size``.
+        objects: Size of objects -> the number of them in the images. Only of a detector, and with ``by_size``.
         sizes: Size of objects -> AP at IoU 0.5 to 0.95 as COCO counts it; NaN if there is no such object. Likewise.
     """
 
     value: float
     images: int
+    metrics: Mapping[str, float]
+    classes: Mapping[str, float]
     resampled: Sequence[float]
     objects: Mapping[str, int]
     sizes: Mapping[str, float]
@@ -60,8 +68,8 @@ class Scores:
 
 def validate(
     model: Any, *, by_size: bool = False, on_start: Callable[[Any], None] | None = None, **keys: Any
-) -> tuple[Any, Scores]:
-    """Validate a model, and return the metrics of Ultralytics and the scores.
+) -> Scores:
+    """Validate a model by Ultralytics.
 
     Args:
         model: A ``YOLO`` or ``RTDETR``.
@@ -71,6 +79,7 @@ def validate(
     """
     recorded: list[Any] = []
     metric = METRICS[model.task]
+    by_size = by_size and model.task == "detect"
 
     class Recorder(_Recorder, model._smart_load("validator")):  # type: ignore[misc]
         hits = metric.hits
@@ -85,16 +94,20 @@ def validate(
             if on_start is not None:
                 on_start(self)
 
-    metrics = model.val(validator=Recorder, **({"save_json": True} if by_size else {}), **keys)
+    found = model.val(validator=Recorder, **({"save_json": True} if by_size else {}), **keys)
     (validator,) = recorded
     count = len(validator.dataloader.dataset)
     resampled: tuple[float, ...] = ()
+    # Before 8.3.164, Ultralytics leaves out an image without objects and detections.
     if metric.hits and len(validator.images.get(metric.hits, ())) == count:
         resampled = _resample(validator.images, metric.hits)
-    elif by_size:  # before 8.3.164, Ultralytics leaves out an image without objects and detections
-        resampled = (float("nan"),) * RESAMPLES
+    classes = {}
+    if metric.classes:
+        by_class = getattr(found, metric.classes)
+        classes = {found.names[int(i)]: float(ap) for i, ap in zip(by_class.ap_class_index, by_class.ap, strict=True)}
     objects, sizes = _by_size(validator) if by_size else ({}, {})
-    return metrics, Scores(float(metrics.results_dict[metric.key]), count, resampled, objects, sizes)
+    results = {key: float(value) for key, value in found.results_dict.items() if key.startswith("metrics/")}
+    return Scores(results[metric.key], count, results, classes, resampled, objects, sizes)
 
 
 class _Recorder:
@@ -171,6 +184,12 @@ def _by_size(validator: Any) -> tuple[dict[str, int], dict[str, float]]:
 def draw_images(count: int) -> Any:
     """Return 300 draws of ``count`` images with replacement: numbers of images, of shape ``(300, count)``."""
     return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+
+
+def interval(draws: Any) -> tuple[float, float]:
+    """Return the ends of the 95% interval of draws, an array of numbers."""
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _resample(images: Mapping[str, Sequence[Any]], hits: str) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ela_yolo.host.blocks import is_block
+from ela_yolo.host.blocks import class_name, is_block
 
 _OTHER_SHAPE = "another shape in the weights"
 _FILLED = "another number of channels in the weights, filled from them by Ultralytics"
@@ -196,7 +196,7 @@ def report_transfer(
         kept_blocks=tuple(i for i in blocks if matches[i] is not None),
         dropped_blocks=tuple(i for i, layer in enumerate(source) if is_block(layer) and i not in matches),
         left_out=tuple(left_out),
-        block=", ".join(sorted({_kind(layer).__name__ for layer in (*source, *model) if is_block(layer)})) or "ELA",
+        block=", ".join(sorted({class_name(_first(layer)) for layer in (*source, *model) if is_block(layer)})) or "ELA",
     )
 
 
@@ -225,12 +225,16 @@ def _places(layers: Sequence[nn.Module]) -> list[Any]:
 
 def _settings(block: nn.Module) -> str:
     """Return the settings that a block's weights depend on; the learning rate is not one of them."""
-    return re.sub(r", lr_mult=[\w.+-]+", "", repr(block))
+    return re.sub(r"(, |\n\s*)lr_mult=[\w.+-]+", "", repr(block))
 
 
 def _kind(layer: nn.Module) -> type[nn.Module]:
     """Return the class of a layer. Where Ultralytics repeats a module, which the scale decides, return that class."""
-    return _kind(layer[0]) if isinstance(layer, nn.Sequential) and len(layer) else type(layer)
+    return type(_first(layer))
+
+
+def _first(layer: nn.Module) -> nn.Module:
+    return _first(layer[0]) if isinstance(layer, nn.Sequential) and len(layer) else layer
 
 
 def _one_family(a: nn.Module, b: nn.Module) -> bool:

@@ -19,7 +19,7 @@ from ela_yolo.errors import ExportError
 from ela_yolo.host.blocks import describe, is_block
 from ela_yolo.parity.report import LayerParity
 from ela_yolo.parity.runtimes import ExportedFile
-from ela_yolo.util.text import plain
+from ela_yolo.util.text import one_line
 
 _SHARED = re.compile(r"\.act/")
 _LAYER = re.compile(r"(?:^|[./])model\.(\d+)(?=[./])")  # "/model.3/Mul", "__module.model.3/aten::mul/Multiply"
@@ -44,7 +44,9 @@ def compare_layers(net: Any, file: ExportedFile, images: Tensor) -> tuple[LayerP
     try:
         given = readers[file.format](file.path, images)
     except Exception as error:  # of several types
-        raise ExportError(f"{file.path}: its layers cannot be run ({plain(error)}); leave out layers=True") from error
+        raise ExportError(
+            f"{file.path}: its layers cannot be run ({one_line(error)}); leave out layers=True"
+        ) from error
     wanted = _run_model(net, images)
     found = []
     for number, output in wanted.items():

@@ -22,8 +22,8 @@ from ela_yolo.errors import ExportError, InputError
 from ela_yolo.host.versions import bits_of, load_yaml
 from ela_yolo.parity.metadata import METADATA_KEY
 from ela_yolo.parity.tolerances import FLOAT16, FLOAT32, INT8
-from ela_yolo.util.fresh_interpreter import run_apart
-from ela_yolo.util.text import did_you_mean, plain
+from ela_yolo.util.fresh_interpreter import run_isolated
+from ela_yolo.util.text import did_you_mean, one_line
 
 _TOLERANCES = {32: FLOAT32, 16: FLOAT16, 8: INT8}
 Size = tuple[int, tuple[int, int]]  # batch, (height, width)
@@ -151,7 +151,7 @@ class ExportedFile:
         try:
             self._read_metadata()
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ExportError(f"{path} has damaged metadata ({plain(error)}); export it again") from error
+            raise ExportError(f"{path} has damaged metadata ({one_line(error)}); export it again") from error
         self.versions = _versions(self.format)
 
     def _open(self, otherwise: bool = False) -> tuple[Any, Callable[[Any], Any] | None]:
@@ -161,7 +161,9 @@ class ExportedFile:
             in_float32 = _openvino_in_float32(self.path) if self.format == "openvino" and not otherwise else None
         except Exception as error:  # every runtime has its own types
             runtime = RUNTIMES[self.format].runs[1]
-            raise ExportError(f"{self.path} cannot be run by {runtime}, so export it again ({plain(error)})") from error
+            raise ExportError(
+                f"{self.path} cannot be run by {runtime}, so export it again ({one_line(error)})"
+            ) from error
         return backend, in_float32
 
     def opened_otherwise(self) -> ExportedFile:
@@ -209,7 +211,7 @@ class ExportedFile:
         try:
             outputs = self.in_float32(batch.numpy()) if self.in_float32 else self.backend(batch)
         except Exception as error:  # as above
-            raise ExportError(f"{self.path} cannot be run, so export it again ({plain(error)})") from error
+            raise ExportError(f"{self.path} cannot be run, so export it again ({one_line(error)})") from error
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
         return [torch.as_tensor(output).detach().cpu().float() for output in outputs]
 
@@ -262,7 +264,7 @@ def _try_ncnn(path: Path) -> None:
         raise ExportError(f"{path} lacks the metadata of Ultralytics, or has damaged metadata; {made}") from error
     files = [str(path.resolve() / f"model.ncnn.{ending}") for ending in ("param", "bin")]
     try:
-        done = run_apart(_TRY_NCNN, *files, str(height), str(width), seconds=NCNN_SECONDS)
+        done = run_isolated(_TRY_NCNN, *files, str(height), str(width), seconds=NCNN_SECONDS)
     except subprocess.TimeoutExpired:
         raise ExportError(f"{path} is still running after {NCNN_SECONDS} s of one image; export it again") from None
     if done.returncode:

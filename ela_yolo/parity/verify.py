@@ -29,7 +29,7 @@ from ela_yolo.parity.report import NonFinite, ParityReport, Unmatched
 from ela_yolo.parity.runtimes import UNCHECKED, ExportedFile, openvino_precision
 from ela_yolo.parity.tolerances import FLOAT32
 from ela_yolo.util.files import sha256
-from ela_yolo.util.text import did_you_mean, plain
+from ela_yolo.util.text import did_you_mean, one_line
 
 TASKS = frozenset({"classify", "detect", "obb", "pose", "segment", *DENSE_TASKS})
 METRICS = {
@@ -230,7 +230,7 @@ def _mismatches(net: Any, file: ExportedFile) -> Iterator[str]:
         try:
             onnx.checker.check_model(str(file.path), full_check=True)
         except Exception as error:  # of several types
-            yield f"onnx.checker refuses the file ({plain(error)})"
+            yield f"onnx.checker refuses the file ({one_line(error)})"
 
 
 def _scores(model: YOLO, file: ExportedFile, data: str, nms: NmsSettings) -> tuple[str, float, float]:
@@ -281,7 +281,7 @@ def _run_otherwise(net: Any, file: ExportedFile, images: Images, nms: NmsSetting
         for each in batches(two, *file.inputs[0]):
             compared.add(each, [*two][: len(each)])
     except ExportError as error:
-        yield f"{cannot} ({textwrap.shorten(plain(error.__cause__ or error), 100, placeholder=' ...')})"
+        yield f"{cannot} ({textwrap.shorten(one_line(error.__cause__ or error), 100, placeholder=' ...')})"
         return
     outputs = compared.outputs()
     wrong = compared.nonfinite or any(part.verdict == "differs" for part in outputs)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from ultralytics.utils import DEFAULT_CFG_DICT
 
 from ela_yolo.errors import CompareError, InputError
+from ela_yolo.host.train_keys import default_of
 from ela_yolo.study.worker import SCHEMA
 from ela_yolo.util.json import write_json
 
@@ -26,7 +26,7 @@ def folder_key(name: str) -> str:
 
 
 @contextmanager
-def only_driver(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Make the folder of a comparison, and lock it for this process within a ``with`` block.
 
     Raises:
@@ -54,14 +54,13 @@ def _is_ours(folder: Path) -> bool:
     return (folder / SETTINGS).is_file() or all(each.name.startswith(".") for each in folder.iterdir())
 
 
-def agree_on_settings(folder: Path, shared: Mapping[str, Any], models: Mapping[str, str]) -> None:
+def check_or_write_settings(folder: Path, shared: Mapping[str, Any], models: Mapping[str, str]) -> None:
     """Write the settings of a comparison into its folder, or check that they equal those of the runs in it.
 
     Args:
         folder: The folder of the comparison.
         shared: The settings of all runs.
-        models: Name -> hash of the model's file; for a control, of the file that it is made from. New models may be
-            added later.
+        models: Name -> hash of the model's file. New models may be added later.
 
     Raises:
         InputError: If the settings differ from those of the runs in the folder.
@@ -73,7 +72,7 @@ def agree_on_settings(folder: Path, shared: Mapping[str, Any], models: Mapping[s
         if before["schema"] != SCHEMA:
             raise InputError(f"{folder} holds runs of another version of ela-yolo; {remedy}")
         for key in sorted({*before["shared"], *shared}):
-            default = DEFAULT_CFG_DICT.get(key, "none")
+            default = default_of(key)
             old, new = (settings.get(key, default) for settings in (before["shared"], shared))
             if old != new:
                 raise InputError(f"{folder} holds runs with {key}={old}, not {new}; {remedy}")

@@ -14,8 +14,8 @@ def draw_comparison(result: CompareResult) -> Any:
     """Return a figure of matplotlib with both panels."""
     from matplotlib.figure import Figure
 
-    names = [size.model for size in result.sizes]
-    scores = [[run.map50_95 for run in result.of(name)] for name in names]
+    names = result.models
+    scores = [[run.score for run in result.of(name)] for name in names]
     if len(names) > 6:  # side by side they would be too wide for a page
         figure = Figure(figsize=(1 + 0.9 * len(names), 7), layout="constrained")
         left, right = figure.subplots(2, 1)
@@ -27,12 +27,12 @@ def draw_comparison(result: CompareResult) -> Any:
     for place, values in enumerate(scores):
         left.scatter([place] * len(values), values, color="#3b6fb6", s=28, zorder=2)
         left.hlines(mean(values), place - 0.22, place + 0.22, color="black", linewidth=2, zorder=3)
-    left.set(title="mAP50-95 of each seed, and the mean", xticks=range(len(names)), xticklabels=names)
+    left.set(title=f"{result.metric} of each seed, and the mean", xticks=range(len(names)), xticklabels=names)
     left.set_xlim(-0.6, len(names) - 0.4)
     right.axhline(0, color="black", linewidth=1)
     for place, each in enumerate(result.differences):
         right.scatter([place - 0.1] * len(each.values), each.values, color="#d1793c", s=28)
-        spread = [[each.mean - each.low], [each.high - each.mean]] if each.sayable else None
+        spread = [[each.mean - each.low], [each.high - each.mean]] if each.has_enough_seeds else None
         right.errorbar([place + 0.1], [each.mean], yerr=spread, color="black", fmt="_", ms=14, mew=2, capsize=4)
     right.set(
         title=f"difference to {names[0]},\nand 95% interval over seeds",

@@ -15,37 +15,36 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ultralytics.utils import ROOT
-
 from ela_yolo.errors import CompareError, InputError
+from ela_yolo.host.versions import cpu_threads, packages_folder
 from ela_yolo.study.worker import RESULT
 from ela_yolo.util.json import write_json
-from ela_yolo.util.text import plain
+from ela_yolo.util.text import one_line
 
 LOG = "log.txt"
-SILENCE = 24 * 3600  # s without growth of its log, after which a run counts as stuck; no epoch takes that long
-GLANCE = 60  # s between two checks of a log
 
 
 @dataclass(frozen=True)
 class SeedRun:
-    """The scores of one run, on the validation images with the weights of the last epoch.
+    """The scores of one run, with the weights of the last epoch.
 
     Attributes:
         model: The name of the model, without its ending.
         seed: The seed.
-        map50: mAP50.
-        map50_95: mAP50-95.
-        without_attention: mAP50-95 with the gates of all blocks held constant at their mean over the validation images,
-            per channel; NaN for a model without blocks, or with blocks that are not factors of their input.
-        precision: The mean precision of the classes, at the confidence with the best F1.
-        recall: The mean recall of the classes, at the same confidence.
-        classes: Class -> mAP50-95, for the classes in the validation images.
+        score: The main metric of the task.
+        without_attention: The main metric with the gates of all blocks held constant at their mean over the images, per
+            channel; NaN for a model without blocks, or with blocks that are not factors of their input.
+        metrics: All metrics of Ultralytics, by their keys.
+        classes: Class -> the main metric, for the classes in the images; empty if the task has no such metric.
         sizes: Size of objects -> AP at IoU 0.5 to 0.95 as COCO counts it; NaN if there is no such object. The sizes are
-            ``small`` (up to 32² px in the image), ``medium`` (up to 96² px) and ``large``.
-        objects: Size of objects -> the number of them in the validation images.
-        resampled: mAP50-95 of bootstrap draws of the validation images; the draws are the same in every run.
-        epochs: mAP50-95 after each epoch.
+            ``small`` (up to 32² px in the image), ``medium`` (up to 96² px) and ``large``. Empty for other tasks than
+            detection.
+        objects: Size of objects -> the number of them in the images.
+        resampled: The main metric of bootstrap draws of the images; the draws are the same in every run. Empty if the
+            task has no statistics of each image.
+        epochs: The main metric after each epoch, on the images of the split ``val``.
+        parameters: The number of the model's parameters.
+        gflops: The GFLOPs of an image of 640 px, as Ultralytics counts them.
         seconds: The duration of training and validation, in s.
         imgsz: The side of the images, in px.
         batch: The number of images in a batch.
@@ -53,16 +52,16 @@ class SeedRun:
 
     model: str
     seed: int
-    map50: float
-    map50_95: float
+    score: float
     without_attention: float
-    precision: float
-    recall: float
+    metrics: Mapping[str, float]
     classes: Mapping[str, float]
     sizes: Mapping[str, float]
     objects: Mapping[str, int]
     resampled: tuple[float, ...]
     epochs: tuple[float, ...]
+    parameters: int
+    gflops: float
     seconds: float
     imgsz: int
     batch: int
@@ -98,6 +97,7 @@ def _import_ray() -> Any:
 def run_all(
     models: Mapping[str, str],
     data: str,
+    split: str,
     seeds: Sequence[int],
     folder: Path,
     engine: str | None,
@@ -107,7 +107,8 @@ def run_all(
 
     Args:
         models: Name -> model YAML or checkpoint.
-        data: The data set's YAML.
+        data: The data set.
+        split: The split of the data set that the trained models are measured on.
         seeds: The seeds.
         folder: The folder of the comparison; a run lies in ``runs/NAME-SEED``.
         engine: None for one after the other, or ``ray``.
@@ -117,7 +118,13 @@ def run_all(
         CompareError: If a run failed; the other runs are finished first.
     """
     folder = folder.resolve()
-    common: dict[str, Any] = {"data": data, "train": dict(train), "cwd": str(Path.cwd()), "ultralytics": str(ROOT)}
+    common: dict[str, Any] = {
+        "data": data,
+        "split": split,
+        "train": dict(train),
+        "cwd": str(Path.cwd()),
+        "packages": packages_folder(),
+    }
     # Seed by seed, so that all models have the same seeds after an interruption.
     jobs = [
         {**common, "name": name, "model": model, "seed": seed, "folder": str(folder / "runs" / f"{name}-{seed}")}
@@ -142,8 +149,8 @@ def run_all(
         if not file.is_file():  # it ran on another machine
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, outcome)
-        took, score = _duration(outcome["seconds"]), outcome["map50_95"]
-        print(f"{head} mAP50-95 {score:.4f}, took {took}, about {_duration(rest)} left", flush=True)
+        took, score = _duration(outcome["seconds"]), outcome["score"]
+        print(f"{head} {score:.4f}, took {took}, about {_duration(rest)} left", flush=True)
     if failures:
         more = f" ({len(failures) - 1} more failed)" if failures[1:] else ""
         raise CompareError(f"{failures[0]}{more}; the same command again runs what is not finished")
@@ -197,7 +204,7 @@ def _on_ray(jobs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, An
             try:
                 yield job, ray.get(ready)
             except ray.exceptions.RayError as error:  # the machine is lost, and Ray's retries failed
-                yield job, {"failure": plain(error)}
+                yield job, {"failure": one_line(error)}
     finally:
         if started:
             ray.shutdown()
@@ -205,12 +212,10 @@ def _on_ray(jobs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, An
 
 def _resources(jobs: Sequence[Mapping[str, Any]], ray: Any) -> dict[str, float]:
     """Return the resources of a run: a GPU if the cluster has any, else a core for each thread of Ultralytics."""
-    from ultralytics.utils import NUM_THREADS
-
     if ray.cluster_resources().get("GPU") and jobs and "device" not in jobs[0]["train"]:
         return {"num_gpus": 1}
     largest = max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
-    return {"num_cpus": min(NUM_THREADS, largest)}
+    return {"num_cpus": min(cpu_threads(), largest)}
 
 
 def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,28 +242,14 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
                 assert process.stdin is not None
                 process.stdin.write(f"{json.dumps(job)}\n".encode())
                 process.stdin.flush()
-                status = _wait(process, log)
+                status = process.wait()
             finally:
                 process.kill()
                 process.wait()
     except OSError as error:
-        return {"failure": f"{plain(error)}; see {log}"}
-    if status is None:
-        return {"failure": f"ended, since it was stuck: nothing new in its log for {_duration(SILENCE)}; see {log}"}
+        return {"failure": f"{one_line(error)}; see {log}"}
     if status:
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        reason = f"killed by signal {-status}" if status < 0 else plain(Exception(lines[-1] if lines else ""))
+        reason = f"killed by signal {-status}" if status < 0 else one_line(Exception(lines[-1] if lines else ""))
         return {"failure": f"{reason}; see {log}"}
     return _result(folder)
-
-
-def _wait(process: subprocess.Popen[bytes], log: Path) -> int | None:
-    """Return the exit status of a run; None if its log did not grow for too long."""
-    size, grown = -1, time.monotonic()
-    while time.monotonic() - grown < SILENCE:
-        try:
-            return process.wait(timeout=GLANCE)
-        except subprocess.TimeoutExpired:
-            if log.stat().st_size != size:
-                size, grown = log.stat().st_size, time.monotonic()
-    return None

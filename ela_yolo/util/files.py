@@ -15,7 +15,7 @@ from ela_yolo.errors import RenderError
 
 
 @contextmanager
-def written_whole(file: Path) -> Iterator[Path]:
+def atomic_write(file: Path) -> Iterator[Path]:
     """Give a temporary path beside ``file`` to write to; it replaces ``file`` if the ``with`` block succeeds.
 
     The new file has the mode of the one that it replaces, and its owner and group if the user may set them.
@@ -24,7 +24,7 @@ def written_whole(file: Path) -> Iterator[Path]:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder) / "result.txt"
-        ...     with written_whole(file) as part:
+        ...     with atomic_write(file) as part:
         ...         _ = part.write_text("done")
         ...     file.read_text()
         'done'
@@ -47,7 +47,7 @@ def written_whole(file: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def data_set_written_whole(folder: Path, is_finished: Callable[[Path], bool]) -> Iterator[Path]:
+def atomic_data_set(folder: Path, is_finished: Callable[[Path], bool]) -> Iterator[Path]:
     """Give a temporary folder beside ``folder`` to write to; it becomes ``folder`` if the ``with`` block succeeds.
 
     Args:

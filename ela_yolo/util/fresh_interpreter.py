@@ -7,7 +7,7 @@ import sys
 import tempfile
 
 
-def run_apart(code: str, *args: str, seconds: float) -> subprocess.CompletedProcess[str]:
+def run_isolated(code: str, *args: str, seconds: float) -> subprocess.CompletedProcess[str]:
     """Run code in a new interpreter in an empty folder, so that it does not import modules of the user's folder.
 
     Args:
@@ -19,7 +19,7 @@ def run_apart(code: str, *args: str, seconds: float) -> subprocess.CompletedProc
         subprocess.TimeoutExpired: If the code takes longer; it is then ended.
 
     Example:
-        >>> run_apart("import sys; print(sys.argv[1])", "hello", seconds=60).stdout.strip()
+        >>> run_isolated("import sys; print(sys.argv[1])", "hello", seconds=60).stdout.strip()
         'hello'
     """
     with tempfile.TemporaryDirectory() as empty:

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.util.files import written_whole
+from ela_yolo.util.files import atomic_write
 
 
 def to_json(content: Any) -> str:
@@ -30,7 +30,7 @@ def write_json(file: Path, content: Any) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    with written_whole(file) as part:
+    with atomic_write(file) as part:
         part.write_text(to_json(content), encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f", did you mean '{by_lower[near[0]]}'?" if near else ""
 
 
-def plain(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Return the message of an error in one line, without the colours and emojis of Ultralytics."""
     text = re.sub(r"\x1b\[[0-9;]*m|❌\ufe0f?|⚠️|ERROR ", "", str(error))
     return " ".join(text.split()).replace(" .", ".")[:400] or type(error).__name__

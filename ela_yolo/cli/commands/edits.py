@@ -20,9 +20,7 @@ def insert(given: dict[str, Any]) -> int:
         print(f"{block} follows {', '.join(f'{layer} {module}' for layer, module in result.stages.items())}")
     if result.transfer:
         print("\n".join(map(str, (result.transfer, *result.notes))))
-        if block not in ("ELA", "ChannelScale"):
-            print(f"{block} changes what the model gives until it is trained; ELA's gate=identity does not")
-        elif gate != "identity" and not result.notes:
+        if gate != "identity" and not result.notes:
             print(f"gate={gate} changes what the model gives until it is trained; gate=identity does not")
     print(written)
     return 0
@@ -96,7 +94,8 @@ INSERT = Command(
         Key(
             "gate",
             "identity",
-            "paper, residual or identity. The default is identity, with which a checkpoint detects what it did before.",
+            "paper, residual or identity. The default is identity, with which a checkpoint detects what it did before. "
+            "Other blocks have paper, the block as it is, and identity.",
             choice_of("gate"),
         ),
         Key(

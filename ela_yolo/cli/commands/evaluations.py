@@ -102,21 +102,21 @@ COMPARE = Command(
     "models=A,B data=my.yaml seeds=0,1,2",
     "Train models alike, and say what the difference shows.",
     "The command trains every model with every seed, with the same data, budget and keys, and measures the weights "
-    "of the last epoch. It compares the models with the first one, seed by seed: scores, AP of small, medium and "
-    "large objects, epochs until the first one's final score, and cost. The differences have bootstrap intervals "
-    "over seeds and over images and an exact test, and a sentence says what they show.\n\n"
-    "A run that is finished is kept. The same command goes on after an interruption, and more seeds or models may "
-    "join.",
+    "of the last epoch. It compares the models with the first one, seed by seed, by the main metric of their task. "
+    "The tables have the metric with and without attention, AP of small, medium and large objects, epochs until the "
+    "first one's final score, parameters and GFLOPs. The differences have bootstrap intervals over seeds and over "
+    "images and an exact test, and a sentence says what they show.\n\n"
+    "Finished runs are kept. The same command continues after an interruption, and more seeds or models may be added.",
     (
         Key(
             "models",
             "yolov8n.yaml,yolov8n-ela.yaml",
             "Model YAMLs or checkpoints, the one to compare with first. `ela-yolo insert model=yolov8n.pt block=CA` "
-            "makes more of them: CA, CBAM, ECA and SE of timm.",
+            "makes more of them: CA, CBAM, ECA and SE of timm, and ChannelScale, ELA's control without attention.",
             names,
             required=True,
         ),
-        Key("data", "my.yaml", "A data-set YAML.", required=True),
+        Key("data", "my.yaml", "A data-set YAML, or for classification a folder.", required=True),
         Key(
             "seeds",
             "0,1,2",
@@ -125,19 +125,8 @@ COMPARE = Command(
             literals,
             required=True,
         ),
-        Key(
-            "controls",
-            "scale,next",
-            "Models to compare with too. scale: the first model with ELA, with ChannelScale in the place of each "
-            "block: a learned factor for each channel, which is ELA without attention. next: the first model at the "
-            "next larger scale, such as yolov8s for yolov8n; for a checkpoint, the one of Ultralytics.",
-            names,
-        ),
-        Key(
-            "out",
-            "compare",
-            "The folder of the runs, the controls, compare.md, .csv, .json and .png. The default is compare.",
-        ),
+        Key("split", "test", "The images to measure the trained models on: val or test. The default is val."),
+        Key("out", "compare", "The folder of the runs and of compare.md, .tex, .csv, .json and .png."),
         Key(
             "engine",
             "ray",
