@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from ela_yolo.gates.training import EVENTS
 from ela_yolo.host import patches
-from ela_yolo.host.learning_rate import obey_environment_in_average, warn_of_ordinary_rates
+from ela_yolo.host.learning_rate import warn_of_ordinary_rates
 from ela_yolo.parity.metadata import prepare_export
 
 CALLBACKS = (
     ("on_export_start", prepare_export),
     *EVENTS.items(),
-    ("on_train_start", obey_environment_in_average),
     ("on_train_start", warn_of_ordinary_rates),
 )
 

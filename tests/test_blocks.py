@@ -15,7 +15,7 @@ from torch import nn
 import ela_yolo
 from ela_yolo import InputError, InsertionError, RowError, insert, register_block, remove
 from ela_yolo.host.blocks import ENVIRONMENT, is_block, known_blocks
-from ela_yolo.host.learning_rate import give_own_rates
+from ela_yolo.host.learning_rate import add_gate_param_groups
 from ela_yolo.host.model_blocks import attention_blocks
 
 FAST = ("data=scenes.yaml", "epochs=1", "fraction=0.05", "imgsz=64", "batch=4", "workers=0", "plots=False")
@@ -94,7 +94,7 @@ def test_a_block_that_starts_as_an_identity_detects_the_same_and_learns(name, tr
         assert torch.equal(before(image)[0], after(image)[0])
     block = attention_blocks(after)["3"]
     optimizer = torch.optim.AdamW(after.parameters(), lr=0.001)
-    give_own_rates(optimizer, after)
+    add_gate_param_groups(optimizer, after)
     (own,) = (group for group in optimizer.param_groups if any(each is block.scale for each in group["params"]))
     assert own["lr"] == pytest.approx(0.03) and len(own["params"]) == 4
     x = torch.rand(2, 32, 6, 4)

@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ela_yolo import ELA, RowError, insert
 from ela_yolo.channel_scale import ChannelScale
 from ela_yolo.gates.capture import capture_gates
-from ela_yolo.host.learning_rate import ENVIRONMENT, give_own_rates
+from ela_yolo.host.learning_rate import add_gate_param_groups
 from ela_yolo.host.lookup import find_model
 from ela_yolo.host.model_yaml import read_model_yaml
 
@@ -126,7 +126,7 @@ def test_insert_writes_it(tmp_path):
     [
         (["lr_mult=fast"], "lr_mult must be a number above 0, got 'fast'", 2),
         (["lr_mult=1000"], "lr_mult must be a number above 0 and at most 300, got 1000", 1),
-        (["lr_mult=10", "block=SE"], "SE takes no lr_mult; leave it out", 1),
+        (["lr_mult=10", "block=SE", "gate=paper"], "SE takes no lr_mult with gate=paper; leave it out", 1),
     ],
 )
 def test_insert_refuses_it_in_one_line(keys, said, status, tmp_path):
@@ -259,8 +259,8 @@ def test_adam_cannot_take_more_than_half(model_yaml, tmp_path):
 def test_two_multiples_are_two_groups():
     model = torch.nn.Sequential(ELA(16, lr_mult=10), ELA(16), ChannelScale(16, lr_mult=100), ELA(16, lr_mult=10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    give_own_rates(optimizer, model)
-    give_own_rates(optimizer, model)  # again changes nothing
+    add_gate_param_groups(optimizer, model)
+    add_gate_param_groups(optimizer, model)  # again changes nothing
     assert [(len(g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [
         (5, 0.1, 0.01),
         (4, 1.0, 0.0),
@@ -308,9 +308,8 @@ model.train(resume=True)
 
 
 def test_a_training_resumes_at_the_multiple(model_yaml, tmp_path):
-    """The environment variable is needed for the first part alone: the checkpoint's rows name it afterwards."""
-    code = ENDED.format(model=str(model_yaml(1)), folder=str(tmp_path), keys=SLICE)
-    ended = forked_python(code, cwd=tmp_path, env={ENVIRONMENT: "30"}, ok=False)
+    code = ENDED.format(model=str(model_yaml(30)), folder=str(tmp_path), keys=SLICE)
+    ended = forked_python(code, cwd=tmp_path, ok=False)
     assert "LR 0.03" in ended.stderr
     last = tmp_path / "run/weights/last.pt"
     assert "continues" in forked_python(RESUMED.format(last=str(last)), cwd=tmp_path).stdout.splitlines()
@@ -321,34 +320,6 @@ def test_a_training_resumes_at_the_multiple(model_yaml, tmp_path):
     assert len(rates) == 3 and all(gates == pytest.approx(30 * others, rel=1e-3) for others, gates in rates)
     (block, *_) = (m for m in torch.load(last, weights_only=False)["model"].modules() if isinstance(m, ELA))
     assert block.lr_mult == 30
-
-
-def test_the_environment_variable_holds_for_every_block(model_yaml, tmp_path, monkeypatch):
-    monkeypatch.setenv(ENVIRONMENT, "50")
-    trainer, _ = train(model_yaml(10, "paper"), tmp_path)
-    saved = torch.load(trainer.last, weights_only=False)["model"]
-    assert [m.lr_mult for m in saved.modules() if isinstance(m, ELA)] == [50] * 4
-    written = [row[3] for row in [*saved.yaml["backbone"], *saved.yaml["head"]] if row[2] == "ELA"]
-    assert written == [[{"lr_mult": 50}]] * 4
-    monkeypatch.delenv(ENVIRONMENT)
-    assert [m.lr_mult for m in DetectionModel(saved.yaml, verbose=False).modules() if isinstance(m, ELA)] == [50] * 4
-
-
-def test_a_wrong_environment_variable_is_said(model_yaml, tmp_path):
-    keys = [f"{key}={value}" for key, value in SLICE.items()]
-    command = (BIN / "yolo", "train", f"model={model_yaml(10)}", "epochs=1", *keys, f"project={tmp_path}")
-    refused = forked(*command, cwd=tmp_path, env={ENVIRONMENT: "fast"}, ok=False)
-    assert refused.returncode == 1
-    assert "InputError: ELA_YOLO_LR_MULT=fast: name a number above 0 and at most 300" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    ("value", "said", "status"),
-    [("100", "every gate trains at 100 times the learning rate", 0), ("x", "is no multiple, and trainings fail", 1)],
-)
-def test_doctor_tells_the_environment_variable(value, said, status, tmp_path):
-    told = forked(BIN / "ela-yolo", "doctor", cwd=tmp_path, env={ENVIRONMENT: value}, ok=False)
-    assert told.returncode == status and re.search(rf"{ENVIRONMENT} +{said}", told.stdout)
 
 
 def test_the_run_says_how_the_gates_move(model_yaml, tmp_path):

@@ -5,7 +5,7 @@ from helpers import since
 from torch import nn
 
 from ela_yolo import ELA
-from ela_yolo.host.muon import spare_from_muon
+from ela_yolo.host.muon import move_conv1d_to_sgd
 
 
 @since("8.4.0")
@@ -17,8 +17,8 @@ def test_the_weight_of_a_conv1d_is_trained_by_sgd_alone():
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     group = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0005, "use_muon": True}
     optimizer = MuSGD([{**group, "params": weights}])
-    spare_from_muon(optimizer)
-    spare_from_muon(optimizer)  # again changes nothing
+    move_conv1d_to_sgd(optimizer)
+    move_conv1d_to_sgd(optimizer)  # again changes nothing
     muon, sgd = optimizer.param_groups
     assert [id(p) for p in muon["params"]] == [id(weights[0])] and muon["use_muon"]
     assert [id(p) for p in sgd["params"]] == [id(weights[1])] and not sgd["use_muon"]
@@ -32,5 +32,5 @@ def test_the_weight_of_a_conv1d_is_trained_by_sgd_alone():
 def test_other_optimizers_are_left_alone():
     model = ELA(16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    spare_from_muon(optimizer)
+    move_conv1d_to_sgd(optimizer)
     assert len(optimizer.param_groups) == 1

@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from ela_yolo.errors import CheckpointError
-from ela_yolo.host.foreign_classes import check_classes
+from ela_yolo.host.checkpoint_classes import check_classes
 
 _SEED = 0  # of the weights of new blocks, so that the same insertion gives the same file
 
@@ -21,7 +21,7 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
     """Return a checkpoint and the model in it. A running average of the weights (EMA) replaces the model.
 
     Raises:
-        CheckpointError: If the file cannot be read, or holds no model that was built from a YAML.
+        CheckpointError: If the file cannot be read, holds no model that was built from a YAML, or is quantized.
     """
     from ultralytics.nn.tasks import torch_safe_load
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
@@ -40,15 +40,6 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
             (str(error).strip() or type(error).__name__).removeprefix("ERROR ❌️ ").partition(" (")[0].splitlines()[0]
         )
         raise CheckpointError(f"{file} cannot be read as a checkpoint: {reason}") from error
-    return find_model_in(file, checkpoint)
-
-
-def find_model_in(file: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Return a checkpoint in a form that can be saved again, and the model in it.
-
-    Raises:
-        CheckpointError: If it holds no model that was built from a YAML, or the model is quantized.
-    """
     model = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(getattr(model, "model", None), nn.Sequential) or not isinstance(getattr(model, "yaml", 0), dict):
         raise CheckpointError(

@@ -12,13 +12,11 @@ import torch
 import yaml
 
 from ela_yolo.edit.checkpoint import build_anew, move_layers, read_checkpoint, yaml_text
-from ela_yolo.edit.foreign_ela import convert
 from ela_yolo.edit.renumbering import EditedYaml, insert_rows, remove_rows, row_args
 from ela_yolo.edit.stages import choose_stages
 from ela_yolo.edit.yaml_text import read_rows
 from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import check_block, names_block
-from ela_yolo.host.foreign_classes import read_foreign
 from ela_yolo.host.lookup import YAML, find_model, open_model
 from ela_yolo.host.model_yaml import read_model_yaml
 from ela_yolo.host.patches import require_registered
@@ -39,7 +37,6 @@ class Insertion(EditedYaml):
         diff: The lines of the YAML that changed, as a unified diff.
         stages: The stages that the blocks follow, in the old YAML: layer number -> module. Empty after a removal.
         transfer: How many of a checkpoint's weights were kept; None for a YAML.
-        notes: Further remarks, a sentence each. There are some where blocks of another ELA class became ELA.
 
     Example:
         >>> insertion = insert("yolov8n.yaml", after="P3")
@@ -52,7 +49,6 @@ class Insertion(EditedYaml):
     """
 
     transfer: WeightTransfer | None = None
-    notes: tuple[str, ...] = ()
 
 
 def insert(
@@ -73,10 +69,6 @@ def insert(
     The layers after a new block get new numbers, and the rows that read them are changed to match. With the gate form
     ``identity`` the new model gives the same outputs as the old one, until it is trained.
 
-    A checkpoint may come from a changed Ultralytics with an ELA class of its own. If that class cannot be imported,
-    nothing is inserted: the blocks in the checkpoint become ELA with their weights, and ``notes`` says what was
-    compared.
-
     Args:
         model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it: ``yolov8n.yaml``, ``path/to/best.pt``.
         after: The stages that the blocks follow: module names (``C2f``), layer numbers (``4``) or pyramid levels
@@ -85,8 +77,7 @@ def insert(
         where: ``backbone``, ``neck`` or ``all``. None means ``backbone``, for layer numbers ``all``.
         variant: The variant of ELA, ``T``, ``B``, ``S`` or ``L``; None means ``B``.
         gate: The gate form of ELA, ``paper``, ``residual`` or ``identity``; None means ``identity``. Other blocks have
-            the forms ``identity`` and ``paper``, the block as it is. For blocks of another ELA class: the form that the
-            class computes, ``paper`` or ``residual``; None means ``paper``.
+            the forms ``identity`` and ``paper``, the block as it is.
         lr_mult: Multiple of the learning rate at which the gates are trained. None means 1.
         rewire: ``all``: every reader of a stage reads the block. ``next``: only the row after the block reads it.
         block: The block to insert: ``ELA``, ``ChannelScale``, ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or a name
@@ -118,16 +109,6 @@ def insert(
     require_registered()
     file = find_model(model)
     check_block(block)
-    foreign = None if file.suffix in YAML else read_foreign(file)
-    if foreign:
-        if after is not None or where or variant or lr_mult or rewire != "all" or block != "ELA":
-            raise InsertionError(
-                f"{file} has another ELA class ({', '.join(foreign.classes)}), whose blocks become ELA in place, so "
-                "only gate= and save= have a meaning; leave the others out, and insert into the new file what you want"
-            )
-        target = None if save is None else _check_target(file, Path(save), exist_ok)
-        converted = convert(file, foreign, gate)
-        return _save(converted.checkpoint, converted.layers, converted.edited, target, converted.notes)
     args = row_args(variant, gate, lr_mult, block)
 
     def edit(text: str, build: Callable[[], Any]) -> EditedYaml:
@@ -215,25 +196,13 @@ def _edit(
     layers = list(model.model)
     edited = edit(yaml_text(file, model.yaml), lambda: build_anew(file, model, model.yaml))
     move_layers(file, model, yaml.safe_load(edited.text), edited.layer_map)
-    return _save(checkpoint, layers, edited, target)
-
-
-def _save(
-    checkpoint: dict[str, Any],
-    layers: list[Any],
-    edited: EditedYaml,
-    target: Path | None,
-    notes: tuple[str, ...] = (),
-) -> Insertion:
-    """Write a checkpoint, and report how many weights of its former layers were kept."""
-    model = checkpoint["model"]
     if target is not None:
         with _writing(target) as part:
             torch.save(checkpoint, part)
             model = torch.load(part, map_location="cpu", weights_only=False)["model"]  # as it is on the disk
     origin = {new: old for old, new in edited.layer_map.items()}
     matches = [origin.get(number) for number in range(len(model.model))]
-    return Insertion(**vars(edited), transfer=report_transfer(layers, [*model.model], matches), notes=notes)
+    return Insertion(**vars(edited), transfer=report_transfer(layers, [*model.model], matches))
 
 
 def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:

@@ -8,23 +8,15 @@ gate would be fully closed or fully open after an epoch, and stay so.
 
 from __future__ import annotations
 
-import copy
 import functools
-import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import yaml
 from torch import nn
 from torch.optim import Optimizer
 
-from ela_yolo.ela import LARGEST_LR_MULT, check_lr_mult
-from ela_yolo.errors import InputError
-from ela_yolo.host.blocks import find_block, names_block
-from ela_yolo.host.muon import spare_from_muon
-from ela_yolo.host.row_args import options_of, read_args
+from ela_yolo.host.muon import move_conv1d_to_sgd
 
-ENVIRONMENT = "ELA_YOLO_LR_MULT"
 GROUP = "gates"
 # Adam and similar optimizers move a parameter by about the learning rate at each step, whatever its gradient. Above
 # this rate, a few steps close or open a gate fully.
@@ -36,16 +28,15 @@ def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., O
 
     @functools.wraps(build_optimizer)
     def build(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Optimizer:
-        _obey_environment(model)
         optimizer = build_optimizer(self, model, *args, **kwargs)
-        spare_from_muon(optimizer)
-        give_own_rates(optimizer, model)
+        move_conv1d_to_sgd(optimizer)
+        add_gate_param_groups(optimizer, model)
         return optimizer
 
     return build
 
 
-def give_own_rates(optimizer: Optimizer, model: nn.Module) -> None:
+def add_gate_param_groups(optimizer: Optimizer, model: nn.Module) -> None:
     """Move gates to parameter groups of their own, one for each multiple.
 
     These are the gates with a multiple other than 1, and those of blocks that start as identities: the warm-up of
@@ -87,15 +78,6 @@ def _is_adaptive(optimizer: Optimizer) -> bool:
     return any(key in optimizer.defaults for key in ("betas", "alpha"))  # Adam and similar ones; RMSprop
 
 
-def obey_environment_in_average(trainer: Any) -> None:
-    """Give the averaged model, which is saved, the multiple of the environment variable, as a callback of that event.
-
-    In older releases Ultralytics copies it from the model before it builds the optimizer.
-    """
-    if trainer.ema:
-        _obey_environment(trainer.ema.ema)
-
-
 def warn_of_ordinary_rates(trainer: Any) -> None:
     """Log a warning if a training does not use the multiples: the callback of ``on_train_start``.
 
@@ -110,44 +92,6 @@ def warn_of_ordinary_rates(trainer: Any) -> None:
             f"ela-yolo: {type(trainer).__name__} builds its own optimizer, so the gates train at its learning rate "
             "without lr_mult; call super().build_optimizer() there"
         )
-
-
-def multiple_of_environment() -> float | None:
-    """Return the multiple in the environment variable ``ELA_YOLO_LR_MULT``; None if it is not set.
-
-    Raises:
-        InputError: If it is not a number above 0 and at most 300.
-    """
-    text = os.environ.get(ENVIRONMENT)
-    if not text:
-        return None
-    try:
-        return check_lr_mult(yaml.safe_load(text))  # as a row's args are read
-    except (ValueError, yaml.YAMLError):
-        raise InputError(f"{ENVIRONMENT}={text}: name a number above 0 and at most {LARGEST_LR_MULT}") from None
-
-
-def _obey_environment(model: nn.Module) -> None:
-    """Give every block the multiple of the environment variable, in the model and in the YAML that it holds."""
-    multiple = multiple_of_environment()
-    if multiple is None:
-        return
-    for block in _learning_blocks(model):
-        block.lr_mult = multiple
-    for module in model.modules():
-        config = getattr(module, "yaml", None)
-        if isinstance(config, dict) and "backbone" in config:
-            module.yaml = _with_multiple(config, multiple)  # type: ignore[assignment]
-
-
-def _with_multiple(config: dict[str, Any], multiple: float) -> dict[str, Any]:
-    """Return a model's mapping whose rows of blocks have the multiple, so that a rebuilt model has it too."""
-    config = copy.deepcopy(config)
-    for row in [*config["backbone"], *config["head"]]:
-        if names_block(row[2]) and "lr_mult" in options_of(find_block(row[2])):
-            given = read_args(row[2], row[2], find_block(row[2]), row[3])
-            row[3] = [{**given, "lr_mult": multiple}]
-    return config
 
 
 def _multiples(model: nn.Module) -> dict[int, float]:

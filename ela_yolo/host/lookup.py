@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError
-from ela_yolo.host.foreign_classes import check_classes
+from ela_yolo.host.blocks import names_block
+from ela_yolo.host.checkpoint_classes import check_classes
 from ela_yolo.host.model_yaml import load_model_yaml
-from ela_yolo.host.yaml_safety import refuse_code
+from ela_yolo.host.row_hints import row_hint
 from ela_yolo.util.packaged import packaged_yamls
 from ela_yolo.util.text import did_you_mean, one_line, short
 
@@ -23,7 +24,7 @@ def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
 
     Raises:
         InputError: If there is no such file, or it has another format.
-        ModelYamlError: If Ultralytics cannot build a model from a YAML, or the YAML would run code.
+        ModelYamlError: If Ultralytics cannot build a model from a YAML.
         CheckpointError: If there is no such checkpoint.
     """
     # Releases of Ultralytics differ in which of the two prevails, so both are checked.
@@ -83,7 +84,7 @@ def open_model(model: str | Path, task: str | None = None) -> Any:
 
     Raises:
         InputError: If there is no such YAML.
-        ModelYamlError: If Ultralytics cannot build a model from the YAML, or the YAML would run code.
+        ModelYamlError: If Ultralytics cannot build a model from the YAML.
     """
     from ultralytics import RTDETR, YOLO
 
@@ -97,7 +98,7 @@ def check_model(model: str) -> None:
 
     Raises:
         InputError: If there is no such file, or Ultralytics would read another one.
-        ModelYamlError: If Ultralytics cannot build a model from the YAML, or the YAML would run code.
+        ModelYamlError: If Ultralytics cannot build a model from the YAML.
         CheckpointError: If there is no such checkpoint, or it holds an ELA class of a changed Ultralytics.
     """
     from ultralytics.utils import SETTINGS
@@ -134,11 +135,13 @@ def check_model(model: str) -> None:
 
 
 def check_rows(file: Path) -> None:
-    """Check that a model YAML has the rows that Ultralytics' parser needs, only known modules, and no code.
+    """Check that a model YAML has the rows that Ultralytics' parser needs, and only modules that it knows.
 
     Raises:
         ModelYamlError: If it does not; the message names the layer.
     """
+    from ultralytics.nn import tasks
+
     config = _load_as_ultralytics(file)
     if not all(isinstance(config.get(part), list) and config[part] for part in ("backbone", "head")):
         load_model_yaml(file)  # raises the reason, if it finds one
@@ -151,7 +154,10 @@ def check_rows(file: Path) -> None:
     for layer, row in enumerate([*config["backbone"], *config["head"]]):
         if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
             raise ModelYamlError(f"{file}: layer {layer} is not a row [from, repeats, module, args], but {short(row)}")
-    refuse_code(str(file), config)
+        module = row[2]
+        if not (names_block(module) or module.startswith(("nn.", "torchvision.ops.")) or hasattr(tasks, module)):
+            near = row_hint(module) or f"there is no module {module}{did_you_mean(module, vars(tasks)) or '; check it'}"
+            raise ModelYamlError(f"{file}: layer {layer}: {near}")
 
 
 def _is_yaml(model: str | Path) -> bool:

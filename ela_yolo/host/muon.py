@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.optim import Optimizer
 
 
-def spare_from_muon(optimizer: Optimizer) -> None:
+def move_conv1d_to_sgd(optimizer: Optimizer) -> None:
     """Move weights that are neither matrices nor weights of a Conv2d to groups that MuSGD trains by SGD alone.
 
     Muon takes matrices. The MuSGD of Ultralytics 8.4.0 to 8.4.107 gives it the weight of a Conv1d too, and fails.

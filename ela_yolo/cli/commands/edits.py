@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.cli.keys import Command, Key, choice_of, layer_numbers, positive, switch, without_brackets
+from ela_yolo.cli.keys import Command, Key, number, switch, whole_numbers
 
 
 def insert(given: dict[str, Any]) -> int:
@@ -19,8 +17,8 @@ def insert(given: dict[str, Any]) -> int:
     if result.stages:
         print(f"{block} follows {', '.join(f'{layer} {module}' for layer, module in result.stages.items())}")
     if result.transfer:
-        print("\n".join(map(str, (result.transfer, *result.notes))))
-        if gate != "identity" and not result.notes:
+        print(result.transfer)
+        if gate != "identity":
             print(f"gate={gate} changes what the model gives until it is trained; gate=identity does not")
     print(written)
     return 0
@@ -43,16 +41,8 @@ def _edit(change: Any, given: dict[str, Any], ending: str) -> tuple[Any, str]:
     model, dry_run = Path(given.pop("model")), given.pop("dry_run", False)
     save = Path(given.pop("save", f"{model.stem}-{ending}{model.suffix}"))
     result = change(model, save=None if dry_run else save, **given)
-    print(_coloured(result.diff))
+    print(result.diff)
     return result, "nothing written (dry_run=True)" if dry_run else f"written to {save}"
-
-
-def _coloured(diff: str) -> str:
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return diff
-    colours = {"+": "32", "-": "31", "@": "36"}
-    lines = (f"\x1b[{colours[line[0]]}m{line}\x1b[0m" if line[:1] in colours else line for line in diff.splitlines())
-    return "\n".join(lines)
 
 
 _DRY_RUN = Key("dry_run", "True", "True prints the change and writes nothing.", switch)
@@ -64,10 +54,7 @@ INSERT = Command(
     "Put ELA into a checkpoint or a model YAML; every weight is kept.",
     "The command puts an ELA row after stages of a checkpoint (.pt) or of a model YAML, and renumbers the rows "
     "behind. It prints what changed, and which stages ELA follows. A checkpoint keeps every weight. The result is a "
-    "file of its own.\n\n"
-    "A checkpoint of a changed Ultralytics, whose own ELA class is not here, is converted: its blocks become ELA "
-    "where they stand, with their weights. Then only save=, dry_run=, exist_ok= and gate= have a meaning, and gate= "
-    "is paper (the default) or residual, whichever that class computes.",
+    "file of its own.",
     (
         Key(
             "model",
@@ -82,33 +69,29 @@ INSERT = Command(
             "What ELA follows: modules (C2f), layer numbers (4,6,9) or pyramid levels (P3,P4,P5: the last stage of "
             "stride 8, 16, 32). The default is every stage: the last row of a resolution before it changes. It is C2f "
             "in YOLOv8, C3k2 in YOLO11, and has other names in others.",
-            without_brackets,
         ),
         Key(
             "where",
             "backbone",
             "backbone, neck or all. The default is backbone, and for layer numbers all.",
-            choice_of("where"),
         ),
-        Key("variant", "B", "T, B, S or L. The default is B.", choice_of("variant")),
+        Key("variant", "B", "T, B, S or L. The default is B."),
         Key(
             "gate",
             "identity",
             "paper, residual or identity. The default is identity, with which a checkpoint detects what it did before. "
             "Other blocks have paper, the block as it is, and identity.",
-            choice_of("gate"),
         ),
         Key(
             "lr_mult",
             "10",
             "The multiple of the learning rate at which the gates are trained, up to 300. The default is 1.",
-            positive,
+            number,
         ),
         Key(
             "rewire",
             "all",
             "all: every reader of a stage reads its ELA. next: only the row behind the stage does. The default is all.",
-            choice_of("rewire"),
         ),
         Key(
             "block",
@@ -142,7 +125,7 @@ REMOVE = Command(
             "6,9",
             "The layer numbers of the blocks to remove, such as those that `ela-yolo ablate` finds not needed. The "
             "default is all blocks.",
-            layer_numbers,
+            whole_numbers,
         ),
         Key("save", "FILE", "The file to write. The default is best-ela-plain.pt for best-ela.pt, in this folder."),
         _DRY_RUN,

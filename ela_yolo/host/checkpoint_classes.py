@@ -1,0 +1,59 @@
+"""Checks that the ELA class of a checkpoint can be imported, without running the checkpoint's code."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import zipfile
+from pathlib import Path
+
+from ela_yolo.ela import ELA
+from ela_yolo.errors import CheckpointError
+from ela_yolo.host.row_hints import recognise
+
+
+def check_classes(file: Path) -> None:
+    """Check that a checkpoint holds no ELA class of a changed Ultralytics.
+
+    A file that is missing or damaged passes: reading it raises the error.
+
+    Raises:
+        CheckpointError: If it holds one that cannot be imported; the message names the class and the remedy.
+    """
+    from ultralytics import utils
+
+    if getattr(utils, "SAFE_LOAD", False):  # then no class that a file names may be imported
+        return
+    for module, name in sorted(_class_names(file)):
+        meant = recognise(name)
+        if meant and meant.block == "ELA" and not _can_import(module, name):
+            raise CheckpointError(
+                f"{file} holds the class {module}.{name} of a changed Ultralytics, which is not installed here; save "
+                "the state dict of its model where it is, put ELA rows into its YAML, and load the state dict into that"
+            )
+
+
+def _class_names(file: Path) -> set[tuple[str, str]]:
+    """Return the classes and functions that a checkpoint names: (module, name)."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            record = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            operations = pickletools.genops(archive.read(record))
+            return {
+                (module, name)
+                for operation, arg, _ in operations
+                if operation.name == "GLOBAL"
+                for module, name in [str(arg).split(" ")]
+            }
+    except (OSError, zipfile.BadZipFile, StopIteration, ValueError):
+        return set()
+
+
+def _can_import(module: str, name: str) -> bool:
+    """Return whether loading a checkpoint would find a class, which is looked up in the same way."""
+    try:
+        found = pickle.Unpickler(io.BytesIO()).find_class(module, name)
+    except Exception:  # an import runs the module's code, which may raise anything
+        return False
+    return found is not ELA or module == ELA.__module__  # registering puts ELA in the place of such a class
