@@ -15,7 +15,7 @@ from ultralytics import YOLO
 import ela_yolo
 from ela_yolo import ELA
 from ela_yolo.cli.commands import COMMANDS as TABLE
-from ela_yolo.cli.parsing import parse
+from ela_yolo.cli.keys import parse
 from ela_yolo.plugin import register
 
 COMMANDS = REPO / "docs/commands.md"

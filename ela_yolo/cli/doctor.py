@@ -183,8 +183,6 @@ def _blocks() -> Generator[Finding, None, None]:
         malformed_entries,
         user_blocks,
     )
-    from ela_yolo.host.learning_rate import ENVIRONMENT as RATE
-    from ela_yolo.host.learning_rate import multiple_of_environment
 
     for entry in malformed_entries():
         yield Finding(ENVIRONMENT, f"{entry} is left out", f"write NAME=module:Class in {ENVIRONMENT}")
@@ -201,12 +199,6 @@ def _blocks() -> Generator[Finding, None, None]:
         if found is not None:
             remedy = "give that class another name to have ela-yolo's; all else works" if name == "ELA" else None
             yield Finding(f"block {name}", f"is {found} in Ultralytics, whose rows are left to it", remedy)
-    try:
-        multiple = multiple_of_environment()
-        if multiple is not None:
-            yield Finding(RATE, f"every gate trains at {multiple} times the learning rate")
-    except InputError as error:
-        yield Finding(RATE, "is no multiple, and trainings fail", str(error))
 
 
 def _registration() -> list[Finding]:

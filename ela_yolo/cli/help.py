@@ -13,6 +13,7 @@ WIDTH = 120
 def overview(commands: Iterable[Command]) -> str:
     """Return what ``ela-yolo --help`` prints."""
     lines = [(f"ela-yolo {command.name} {command.example}".strip(), command.summary) for command in commands]
+    lines.append(("ela-yolo train | val | predict | track | benchmark", "Ultralytics' own modes, as in `yolo train`."))
     lines.append(("ela-yolo COMMAND --help", "Explain a command and its keys."))
     lines.append(("ela-yolo --version", "Print the version."))
     return "\n".join(

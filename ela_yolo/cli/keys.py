@@ -1,14 +1,13 @@
-"""What a command and its keys are, and how the value of a key is read."""
+"""What a command and its keys are, and how a command line is read."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ela_yolo.errors import ELAError, InputError
+from ela_yolo.util.text import did_you_mean
 
 
 class UsageError(ELAError):
@@ -20,14 +19,13 @@ class Key:
     """A key of a command.
 
     Attributes:
-        name: What stands before the ``=``.
-        example: The value that the usage line shows.
+        name: The word before the ``=``.
+        example: The value in the usage line.
         help: What the key does, in sentences.
-        convert: Turns the written value into the one that the command works with. It raises a ValueError whose message
-            goes on after "KEY must be", or an InputError whose message is whole.
+        convert: Converts the written value. It raises a ValueError whose message continues "KEY must be", or an
+            InputError with a complete message.
         required: Whether the command needs the key.
-        unless: The key that may be given instead of a required one.
-        such_as: What the error for a missing key proposes, where that is more than the example.
+        such_as: What the error for a missing key proposes, if that is more than the example.
     """
 
     name: str
@@ -35,11 +33,10 @@ class Key:
     help: str
     convert: Callable[[str], Any] = str
     required: bool = False
-    unless: str = ""
     such_as: str = ""
 
     def read(self, written: str) -> Any:
-        """Return the value that is written.
+        """Return the converted value.
 
         Raises:
             UsageError: If the key does not take it.
@@ -58,12 +55,12 @@ class Command:
 
     Attributes:
         name: The word that calls it.
-        example: The keys of the line in ``ela-yolo --help``.
+        example: Its keys in the line of ``ela-yolo --help``.
         summary: What it does, in a sentence.
-        about: What else there is to know, in paragraphs.
-        keys: The keys that it describes.
-        run: Does the work with key -> value, and returns the exit status. None leaves it to Ultralytics' command line.
-        other_keys: Says which keys of Ultralytics it takes as well; empty if it takes none.
+        about: More about it, in paragraphs.
+        keys: Its own keys.
+        run: The function that does the work. It takes key -> value and returns the exit status.
+        other_keys: A sentence about the keys of Ultralytics that it also takes; empty if it takes none.
         needs_ultralytics: Whether ELA must be registered in Ultralytics before the command line is read.
     """
 
@@ -72,9 +69,47 @@ class Command:
     summary: str
     about: str
     keys: tuple[Key, ...]
-    run: Callable[[dict[str, Any]], int] | None
+    run: Callable[[dict[str, Any]], int]
     other_keys: str = ""
     needs_ultralytics: bool = True
+
+
+def parse(command: Command, args: Sequence[str]) -> dict[str, Any]:
+    """Return key -> converted value of the given keys.
+
+    Args:
+        command: The command.
+        args: The command line without the command's name.
+
+    Raises:
+        UsageError: If a key is unknown or missing, or does not take its value.
+    """
+    keys = {key.name: key for key in command.keys}
+    given = {}
+    for arg in args:
+        name, _, written = (part.strip() for part in arg.removeprefix("--").partition("="))
+        if not written:
+            raise UsageError(f"'{arg}' is not key=value, such as model=best.pt; see ela-yolo {command.name} --help")
+        if name in keys:
+            given[name] = keys[name].read(written)
+        elif command.other_keys:
+            given[name] = _value_for_ultralytics(name, written, keys)
+        else:
+            known = did_you_mean(name, keys) or "; it has " + ", ".join(keys)
+            raise UsageError(f"{command.name} has no key '{name}'{known}")
+    for key in command.keys:
+        if key.required and key.name not in given:
+            raise UsageError(f"{key.name}= is missing, such as {key.such_as or f'{key.name}={key.example}'}")
+    return given
+
+
+def _value_for_ultralytics(name: str, written: str, keys: Iterable[str]) -> Any:
+    from ela_yolo.host.command_line import ultralytics_value
+
+    try:
+        return ultralytics_value(name, written, keys)
+    except InputError as error:
+        raise UsageError(str(error)) from None
 
 
 def text_or_none(written: str) -> str | None:
@@ -89,75 +124,40 @@ def switch(written: str) -> bool:
     return written.lower() == "true"
 
 
-def pixels(written: str) -> int:
-    """Return a side of an image."""
-    if not written.isdecimal() or int(written) == 0:
-        raise ValueError("a positive number of pixels")
-    return int(written)
-
-
-def positive(written: str) -> float:
-    """Return a number above 0; a whole one as an int, which a YAML shows without a fraction."""
-    value = _number(written)
-    if not 0 < value < math.inf:
-        raise ValueError("a number above 0")
-    return int(value) if value.is_integer() else value
-
-
-def fraction(written: str) -> float:
-    """Return a number from 0 to 1."""
-    value = _number(written)
-    if not 0 <= value <= 1:
-        raise ValueError("a number from 0 to 1")
-    return value
-
-
-def share(written: str) -> float:
-    """Return a number above 0 and at most 1."""
-    value = _number(written)
-    if not 0 < value <= 1:
-        raise ValueError("a number above 0 and at most 1")
-    return value
-
-
-def count(written: str) -> int:
+def whole(written: str) -> int:
     """Return a positive whole number."""
     if not written.isdecimal() or int(written) == 0:
         raise ValueError("a positive whole number")
     return int(written)
 
 
-def _number(written: str) -> float:
+def number(written: str) -> float:
+    """Return a number; a whole one as an int, which a YAML shows without a fraction."""
     try:
-        return float(written)
+        value = float(written)
     except ValueError:
-        return math.nan  # which lies in no range
+        raise ValueError("a number") from None
+    return int(value) if value.is_integer() else value
 
 
-def choice_of(name: str) -> Callable[[str], str]:
-    """Return the converter of a key of ``insert`` that has a few words to choose from."""
-
-    def choice(written: str) -> str:
-        from ela_yolo.edit.renumbering import CHOICES
-
-        if written not in CHOICES[name]:
-            raise ValueError(f"one of {', '.join(CHOICES[name])}")
-        return written
-
-    return choice
+def fraction(written: str) -> float:
+    """Return a number from 0 to 1."""
+    value = number(written)
+    if not 0 <= value <= 1:
+        raise ValueError("a number from 0 to 1")
+    return value
 
 
-def without_brackets(written: str) -> str:
-    """Return a list as ``insert`` takes it: ``[4, 6]`` and ``['C2f']`` are ``4, 6`` and ``C2f``."""
-    return re.sub(r"[\[\]()'\"]", "", written)
+def names(written: str) -> list[str]:
+    """Return the names in a list: ``a.pt,b.pt``."""
+    return [name.strip() for name in written.split(",") if name.strip()]
 
 
-def layer_numbers(written: str) -> list[int]:
-    """Return the layer numbers in a list: ``6,9`` or ``[6, 9]``."""
-    numbers = [number.strip() for number in without_brackets(written).split(",")]
-    if not all(number.isdecimal() for number in numbers):
-        raise ValueError("layer numbers such as 6,9")
-    return [int(number) for number in numbers]
+def whole_numbers(written: str) -> list[int]:
+    """Return the numbers in a list: ``6,9``."""
+    if not all(name.isdecimal() for name in names(written)):
+        raise ValueError("whole numbers such as 6,9")
+    return [int(name) for name in names(written)]
 
 
 def export_format(written: str) -> str:
@@ -165,26 +165,3 @@ def export_format(written: str) -> str:
     from ela_yolo.parity.runtimes import name_of_format
 
     return name_of_format(written)
-
-
-def literal(written: str) -> Any:
-    """Return a value as Ultralytics reads it: a number, True, a list, or the text itself."""
-    from ultralytics.cfg import smart_value
-
-    return smart_value(written)
-
-
-def literals(written: str) -> list[Any]:
-    """Return a list as Ultralytics reads it; one value is a list too."""
-    value = literal(written)
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def names(written: str) -> list[str]:
-    """Return the names in a list: ``a.pt,b.pt``, ``[a.pt,b.pt]`` or ``['a.pt']``."""
-    value = literal(written)
-    if isinstance(value, list | tuple):
-        return [str(name) for name in value]
-    text = str(value).strip()
-    text = text[1:-1] if (text[:1], text[-1:]) in (("[", "]"), ("(", ")")) else text
-    return [name.strip().strip("'\"") for name in text.split(",") if name.strip()]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ela_yolo.cli.commands.edits import INSERT, REMOVE
-from ela_yolo.cli.commands.evaluations import ABLATE, ATTENTION, COMPARE, PROFILE
+from ela_yolo.cli.commands.evaluations import ABLATE, ATTENTION, COMPARE, PROFILE, QUICKSTART
 from ela_yolo.cli.commands.exports import EXPORT, VERIFY
-from ela_yolo.cli.commands.modes import MODES, QUICKSTART, TUNE
 from ela_yolo.cli.doctor import DOCTOR
 from ela_yolo.cli.keys import Command
 
-_ROWS = (QUICKSTART, *MODES, TUNE, EXPORT, VERIFY, INSERT, REMOVE, ABLATE, ATTENTION, COMPARE, PROFILE, DOCTOR)
+_ROWS = (QUICKSTART, EXPORT, VERIFY, INSERT, REMOVE, ABLATE, ATTENTION, COMPARE, PROFILE, DOCTOR)
 COMMANDS: Mapping[str, Command] = {command.name: command for command in _ROWS}

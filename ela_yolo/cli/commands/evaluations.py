@@ -1,12 +1,36 @@
-"""Commands that show what ELA contributes and costs: ``ablate``, ``attention``, ``compare`` and ``profile``."""
+"""Commands that show what ELA does and costs: ``quickstart``, ``ablate``, ``attention``, ``compare``, ``profile``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.cli.commands.modes import ALL_TRAIN_KEYS
-from ela_yolo.cli.keys import Command, Key, count, literals, names, pixels, share, text_or_none
+from ela_yolo.cli.keys import Command, Key, UsageError, fraction, names, whole, whole_numbers
+
+
+def quickstart(given: dict[str, Any]) -> int:
+    """Train with and without ELA on the embedded data, and show what attention does."""
+    from ela_yolo.cli.quickstart import quickstart as run_quickstart
+
+    if "model" in given:
+        raise UsageError("the quickstart has its own model; to train another: yolo train model=...")
+    result = run_quickstart(given)
+    print(f"\n{result.parity}\n\n{result.ablation}\n\n{result}")
+    return 0 if result.parity.passed else 1
+
+
+QUICKSTART = Command(
+    "quickstart",
+    "",
+    "Train with and without ELA, and show what attention does.",
+    "The command trains yolov8n.pt with and without ELA on rows.yaml, which is rendered at first use. It measures what "
+    "attention contributes, exports the model to ONNX, compares the file with the model, and draws which regions of "
+    "some validation images support each detection. It ends with a table. Ultralytics downloads yolov8n.pt; without "
+    "it, the command trains yolov8n-ela.yaml from scratch on scenes.yaml.",
+    (),
+    quickstart,
+    other_keys="All keys are Ultralytics' train keys, such as epochs=60 or device=0. They replace those of the recipe.",
+)
 
 
 def ablate(given: dict[str, Any]) -> int:
@@ -35,9 +59,9 @@ ABLATE = Command(
         Key("model", "best.pt", "A checkpoint (.pt) with ELA or other blocks.", required=True),
         Key("data", "my.yaml", "A data-set YAML, or for classification a folder.", required=True),
         Key("split", "val", "The split to measure on: train, val or test. The default is val."),
-        Key("fraction", "0.1", "The share of the images to measure on. The default is 1, all of them.", share),
-        Key("imgsz", "640", "The image size. The default is what the model was trained with.", pixels),
-        Key("batch", "16", "The number of images in a batch. The default is 16.", count),
+        Key("fraction", "0.1", "The share of the images to measure on. The default is 1, all of them.", fraction),
+        Key("imgsz", "640", "The image size. The default is what the model was trained with.", whole),
+        Key("batch", "16", "The number of images in a batch. The default is 16.", whole),
         Key("device", "cpu", "cpu, or a GPU as Ultralytics names it, such as 0. The default is a GPU if there is one."),
         Key("save", "FILE.json", "The file to write. The default is best-ablation.json for best.pt, in this folder."),
     ),
@@ -74,8 +98,8 @@ ATTENTION = Command(
             "An image, a folder, a pattern such as 'images/*.jpg', a video: whatever `yolo predict` takes.",
             required=True,
         ),
-        Key("max_det", "6", "The number of detections to show for each image. The default is 6.", count),
-        Key("imgsz", "640", "The image size. The default is what the model was trained with.", pixels),
+        Key("max_det", "6", "The number of detections to show for each image. The default is 6.", whole),
+        Key("imgsz", "640", "The image size. The default is what the model was trained with.", whole),
         Key(
             "save",
             "FOLDER",
@@ -122,7 +146,7 @@ COMPARE = Command(
             "0,1,2",
             "The seeds of every model. Fewer than three say nothing, fewer than six can show nothing, and each "
             "further model needs more of them.",
-            literals,
+            whole_numbers,
             required=True,
         ),
         Key("split", "test", "The images to measure the trained models on: val or test. The default is val."),
@@ -131,11 +155,10 @@ COMPARE = Command(
             "engine",
             "ray",
             "ray runs as many trainings at once as there are cores or GPUs (pip install 'ela-yolo[ray]').",
-            text_or_none,
         ),
     ),
     compare,
-    other_keys=ALL_TRAIN_KEYS,
+    other_keys="All other keys are Ultralytics' train keys, such as epochs=50 or imgsz=640.",
 )
 
 
@@ -166,7 +189,7 @@ PROFILE = Command(
     "writes them as JSON and as a picture.",
     (
         Key("model", "yolov8n-ela.yaml", "A checkpoint (.pt) or a model YAML with ELA.", required=True),
-        Key("imgsz", "640", "The side of the square image in pixels. The default is 640.", pixels),
+        Key("imgsz", "640", "The side of the square image in pixels. The default is 640.", whole),
         Key("device", "cpu", "cpu (the default), or a GPU as Ultralytics names it, such as 0."),
         Key(
             "save",
