@@ -138,25 +138,12 @@ def test_metadata_tells_the_blocks(exported):
     }
 
 
-def test_an_invalid_graph_is_caught(exported, tmp_path):
-    """ONNX Runtime runs nodes in any order of writing; the format does not allow it."""
-    weights, file, _ = exported
-
-    def reverse(model):
-        nodes = list(model.graph.node)
-        del model.graph.node[:]
-        model.graph.node.extend(nodes[::-1])
-
-    report = verify_export(weights, changed(file, tmp_path, reverse), images(3))
-    assert [failure[:32] for failure in report.failures] == ["onnx.checker refuses the file (N"]
-
-
 def test_verify_compares_a_file_made_elsewhere(exported, tmp_path):
     weights, file, _ = exported
     mine = shutil.copy(file, tmp_path / "mine.onnx")
     command = [BIN / "ela-yolo", "verify", f"model={weights}", f"against={mine}", "data=scenes.yaml"]
     done = forked(*command, cwd=tmp_path)
-    assert "the file matches within the float32 tolerance" in done.stdout and "OpenCV" in done.stdout
+    assert "the file matches within the float32 tolerance" in done.stdout
     report = json.loads((tmp_path / "mine.onnx.parity.json").read_text())
     assert len(report["images"]) == 16
     name, of_model, of_file = report["scores"]

@@ -31,13 +31,10 @@ def test_a_quantized_checkpoint_is_exported_and_matches(quantized, tmp_path):
     assert len(blocks) == 4
     assert all(hasattr(block.conv, "weight_quantizer") for block in blocks)  # ELA's convolution is quantized too
     source = f"source={SCENES}/000*.jpg"
-    done = forked(
-        BIN / "ela-yolo", "export", "model=qat.pt", "format=onnx", "imgsz=96", source, "layers=True", cwd=tmp_path
-    )
+    done = forked(BIN / "ela-yolo", "export", "model=qat.pt", "format=onnx", "imgsz=96", source, cwd=tmp_path)
     assert "the file matches within the int8 tolerance" in done.stdout
     report = json.loads((tmp_path / "qat.onnx.parity.json").read_text(encoding="utf-8"))
     assert report["passed"] and report["detections"] >= 10  # int8 may leave a few without a counterpart
-    assert {3, 6, 9, 12} <= {each["layer"] for each in report["layers"]}
     assert [node.op_type for node in onnx.load(tmp_path / "qat.onnx").graph.node].count("QuantizeLinear") > 50
 
     with torch.no_grad():

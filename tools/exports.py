@@ -174,8 +174,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     ela_yolo.remove(weights, save=folder / "plain.pt")
     timed = []
     for each in (folder / "plain.pt", weights):
-        opened = ExportedFile(export_file(YOLO(each), {**keys, "imgsz": SIDE}))
-        timed.append(opened.opened_otherwise() if name == "openvino" else opened)
+        timed.append(ExportedFile(export_file(YOLO(each), {**keys, "imgsz": SIDE})))
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     seconds = alternate({str(i): partial(each.run, image) for i, each in enumerate(timed)}, ROUNDS, REST)
     plain, ela = seconds.values()

@@ -41,8 +41,6 @@ def export_file(model: YOLO, overrides: Mapping[str, Any]) -> Path:
     with _without_mnn_logger() if overrides.get("format") == "mnn" else contextlib.nullcontext():
         exported = Path(model.export(**overrides))
     report_path(exported).unlink(missing_ok=True)
-    if exported.suffix == ".onnx":
-        _sort_nodes(exported)
     return exported
 
 
@@ -50,7 +48,6 @@ def export(
     model: YOLO | str | Path,
     format: str = "onnx",
     source: str | Path | Iterable[str | Path] | None = None,
-    layers: bool = False,
     **export_keys: Any,
 ) -> ParityReport:
     """Export a model by Ultralytics' exporter, then compare the file with the model.
@@ -64,7 +61,6 @@ def export(
             ``executorch``, with an NVIDIA GPU ``engine``, on macOS ``coreml``.
         source: The images to compare with, two or more: a folder, a pattern such as ``images/*.jpg``, or image files.
             None means some validation images of ``data``, or photographs that come with Ultralytics.
-        layers: Whether to compare the outputs of the layers too, and name the first that differs: ONNX and OpenVINO.
         **export_keys: Export keys of Ultralytics, such as ``imgsz=640`` (px), ``half=True`` or ``dynamic=True``. With
             ``data=``, a data set's YAML, the mAP of the file and the model on its validation images is compared too.
 
@@ -88,14 +84,13 @@ def export(
     if not isinstance(model, YOLO):
         check_model(str(model))
     opened = model if isinstance(model, YOLO) else open_model(model)
-    return export_and_compare(opened, overrides, source, layers)[1]
+    return export_and_compare(opened, overrides, source)[1]
 
 
 def export_and_compare(
     model: YOLO,
     overrides: Mapping[str, Any],
     images: str | Path | Iterable[str | Path] | None = None,
-    layers: bool = False,
 ) -> tuple[Path, ParityReport]:
     """Export a loaded model, then compare the file with it, as :func:`export` does.
 
@@ -103,7 +98,6 @@ def export_and_compare(
         model: The model to export.
         overrides: The export keys of Ultralytics, with ``format``.
         images: The images to compare with, as in :func:`export`.
-        layers: Whether to compare the outputs of the layers too.
 
     Returns:
         The exported file and the report.
@@ -117,7 +111,7 @@ def export_and_compare(
     pictures = choose_images(model, images, data)
     taken = {key: value for key, value in overrides.items() if key != "data" or export_takes(key, overrides["format"])}
     exported = export_file(model, taken)
-    return exported, compare_file(model, ExportedFile(exported), pictures, data, overrides, layers)
+    return exported, compare_file(model, ExportedFile(exported), pictures, data, overrides)
 
 
 @contextlib.contextmanager
@@ -131,19 +125,3 @@ def _without_mnn_logger() -> Iterator[None]:
         yield
     finally:
         del sys.modules[_MNN_LOGGER]
-
-
-def _sort_nodes(file: Path) -> None:
-    """Sort the nodes of an ONNX file as the format demands; Ultralytics' export to float16 leaves them unsorted."""
-    import onnx
-
-    model = onnx.load(file)
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError:
-        with contextlib.suppress(Exception):  # the comparison reports any other fault
-            from onnxruntime.transformers.onnx_model import OnnxModel
-
-            sorted_model = OnnxModel(model)
-            sorted_model.topological_sort()
-            sorted_model.save_model_to_file(str(file))

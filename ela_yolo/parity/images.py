@@ -86,10 +86,6 @@ class Images(Mapping[str, Array]):
             raise ExportError("a comparison needs at least two different images; name more with source=")
         return cls(found, channels)
 
-    def first(self, count: int) -> Images:
-        """Return the first ``count`` images."""
-        return Images(dict([*self._files.items()][:count]), self.channels)
-
     def __getitem__(self, name: str) -> Array:
         file, part = self._files[name]
         picture: Array | None = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_COLOR)

@@ -68,34 +68,6 @@ class NonFinite:
 
 
 @dataclass(frozen=True)
-class LayerParity:
-    """The difference between file and model in the output of one layer.
-
-    Attributes:
-        layer: The layer's number.
-        module: Its module, such as ``C2f`` or ``ELA-B identity``.
-        shape: The shape of its output for one batch.
-        error: The largest absolute difference, as a share of the model's largest absolute value; NaN if the file's
-            values are not finite.
-        tolerance: The largest error that passes.
-    """
-
-    layer: int
-    module: str
-    shape: tuple[int, ...]
-    error: float
-    tolerance: float
-
-    @property
-    def verdict(self) -> str:
-        """``same`` or ``differs``."""
-        return "same" if self.error <= self.tolerance else "differs"  # NaN differs
-
-    def __str__(self) -> str:
-        return f"layer {self.layer} {self.module}: error {self.error:.2g} of its largest value"
-
-
-@dataclass(frozen=True)
 class ParityReport:
     """The comparison of an exported file with its model; printed, it is a table and a verdict.
 
@@ -114,10 +86,8 @@ class ParityReport:
         unmatched: The detections of the model, or of the file, that the other one lacks.
         nonfinite: The outputs with NaN or infinity; any of them fails the comparison.
         nms: The settings of the NMS in the file; None if it has no NMS.
-        mismatches: The statements of the file's metadata that are wrong, and why the file is not valid.
+        mismatches: The statements of the file's metadata that are wrong.
         scores: The metric on a data set: (name, the model's, the file's); None if no data set was given.
-        layers: The errors of the layers in order, if they were asked for; they do not decide.
-        notes: Further remarks, which do not decide.
 
     Example:
         >>> from dataclasses import replace
@@ -156,8 +126,6 @@ class ParityReport:
     nms: NmsSettings | None = None
     mismatches: tuple[str, ...] = ()
     scores: tuple[str, float, float] | None = None
-    layers: tuple[LayerParity, ...] = ()
-    notes: tuple[str, ...] = ()
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -216,29 +184,14 @@ class ParityReport:
         lines += [f"  {each}" for each in self.nonfinite[:LISTED]]
         if self.scores:
             lines.append(f"{self.scores[0]}: {self.scores[1]:.4f} by the model, {self.scores[2]:.4f} by the file")
-        if self.layers:
-            lines.append(self._first_layer_that_differs())
-        return "\n".join([*lines, *self.notes, f"the file {self.verdict}"])
-
-    def _first_layer_that_differs(self) -> str:
-        found = next((each for each in self.layers if each.verdict == "differs"), None)
-        compared = f"{len(self.layers)} layers compared in order"
-        if found is None:
-            largest = max(self.layers, key=lambda each: each.error)
-            return f"{compared}: all within {largest.tolerance:g}; the largest is {largest}"
-        return f"{compared}: the first that differs is {found} (more than {found.tolerance:g})"
+        return "\n".join([*lines, f"the file {self.verdict}"])
 
     def save(self) -> Path:
         """Write the report as JSON beside the exported file and return its path."""
         file = report_path(self.exported)
-        parts = {
-            key: [{**asdict(each), "verdict": each.verdict} for each in getattr(self, key)]
-            for key in ("outputs", "layers")
-        }
-        write_json(
-            file,
-            {"schema": SCHEMA, **asdict(self), **parts, "passed": self.passed, "failures": self.failures},
-        )
+        outputs = [{**asdict(part), "verdict": part.verdict} for part in self.outputs]
+        content = {"schema": SCHEMA, **asdict(self), "outputs": outputs}
+        write_json(file, {**content, "passed": self.passed, "failures": self.failures})
         return file
 
 

@@ -6,7 +6,6 @@ import json
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
-from copy import copy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -154,29 +153,17 @@ class ExportedFile:
             raise ExportError(f"{path} has damaged metadata ({one_line(error)}); export it again") from error
         self.versions = _versions(self.format)
 
-    def _open(self, otherwise: bool = False) -> tuple[Any, Callable[[Any], Any] | None]:
+    def _open(self) -> tuple[Any, Callable[[Any], Any] | None]:
         device = torch.device("cuda:0" if self.format == "engine" else "cpu")
         try:
-            backend = AutoBackend(str(self.path), device=device, dnn=otherwise and self.format == "onnx")
-            in_float32 = _openvino_in_float32(self.path) if self.format == "openvino" and not otherwise else None
+            backend = AutoBackend(str(self.path), device=device)
+            in_float32 = _openvino_in_float32(self.path) if self.format == "openvino" else None
         except Exception as error:  # every runtime has its own types
             runtime = RUNTIMES[self.format].runs[1]
             raise ExportError(
                 f"{self.path} cannot be run by {runtime}, so export it again ({one_line(error)})"
             ) from error
         return backend, in_float32
-
-    def opened_otherwise(self) -> ExportedFile:
-        """Return the file open as people run it too.
-
-        OpenCV's DNN module runs ONNX, and OpenVINO takes its default precision, which on some CPUs is not the file's.
-
-        Raises:
-            ExportError: If it cannot be run so.
-        """
-        other = copy(self)
-        other.backend, other.in_float32 = self._open(otherwise=True)
-        return other
 
     def _read_metadata(self) -> None:
         """Take what is needed of the metadata, which may come from anywhere, as plain values."""
@@ -270,13 +257,6 @@ def _try_ncnn(path: Path) -> None:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it is damaged"])[-1]
         raise ExportError(f"{path} cannot be run by ncnn, so export it again ({reason})")
-
-
-def openvino_precision() -> str:
-    """Return the precision that OpenVINO computes float32 files in by default on this CPU, such as ``bf16``."""
-    import openvino
-
-    return str(openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string())
 
 
 def _openvino_in_float32(path: Path) -> Callable[[Any], list[Any]]:

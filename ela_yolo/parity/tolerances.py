@@ -18,7 +18,6 @@ class Tolerance:
         log: The largest error of the natural logarithm of a depth.
         share: The largest share of pixels with another class. Pixels do not count where the model's two best logits
             are closer than ``edge`` standard deviations of all logits.
-        layer: The largest error of a layer's output, as a share of its largest value.
         confidence: Detections with a lower score are not compared.
         match_iou: Detections match if their IoU is at least this.
         match_score: Detections match if their scores differ by at most this.
@@ -37,7 +36,6 @@ class Tolerance:
     raw: float
     log: float
     share: float
-    layer: float
     confidence: float
     match_iou: float
     match_score: float
@@ -56,7 +54,6 @@ FLOAT32 = Tolerance(
     raw=1e-2,
     log=1e-3,
     share=0,
-    layer=1e-3,
     confidence=0.001,
     match_iou=0.99,
     match_score=1e-3,
@@ -74,7 +71,6 @@ FLOAT16 = Tolerance(
     raw=0.5,
     log=0.05,
     share=0.02,
-    layer=0.05,
     confidence=0.05,
     match_iou=0.9,
     match_score=0.05,
@@ -92,7 +88,6 @@ INT8 = Tolerance(
     raw=float("inf"),
     log=float("inf"),
     share=0.1,
-    layer=0.5,
     confidence=0.25,
     match_iou=0.5,
     match_score=0.25,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy, deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 import ultralytics
 from ultralytics import YOLO
@@ -22,14 +20,12 @@ from ela_yolo.host.lookup import check_model
 from ela_yolo.parity.detections import NmsSettings
 from ela_yolo.parity.exported_file import DENSE_TASKS, FileComparison, as_exported
 from ela_yolo.parity.images import Images, batches, find_images, find_validation_images, packaged_photographs
-from ela_yolo.parity.layers import compare_layers
 from ela_yolo.parity.metadata import NMS_KEYS, describe_blocks
 from ela_yolo.parity.outputs import OutputParity
 from ela_yolo.parity.report import NonFinite, ParityReport, Unmatched
-from ela_yolo.parity.runtimes import UNCHECKED, ExportedFile, openvino_precision
-from ela_yolo.parity.tolerances import FLOAT32
+from ela_yolo.parity.runtimes import UNCHECKED, ExportedFile
 from ela_yolo.util.files import sha256
-from ela_yolo.util.text import did_you_mean, one_line
+from ela_yolo.util.text import did_you_mean
 
 TASKS = frozenset({"classify", "detect", "obb", "pose", "segment", *DENSE_TASKS})
 METRICS = {
@@ -53,7 +49,6 @@ def verify_export(
     images: str | Path | Iterable[str | Path] | None = None,
     data: str | None = None,
     nms: Mapping[str, float] | None = None,
-    layers: bool = False,
 ) -> ParityReport:
     """Run an exported file and its model on the same images, and compare all outputs and detections.
 
@@ -65,7 +60,6 @@ def verify_export(
         data: A data set's YAML. The mAP of the file and the model on its validation images is compared too.
         nms: For a file with NMS in it, the settings that it was exported with: ``conf``, ``iou``, ``agnostic_nms``,
             ``max_det``. The others are read from the file's metadata; without it they are Ultralytics' defaults.
-        layers: Whether to compare the outputs of the layers too, and name the first that differs: ONNX and OpenVINO.
 
     Returns:
         The report, which says whether the file matches (``passed``, ``verdict``).
@@ -93,7 +87,7 @@ def verify_export(
             raise InputError(f"nms has no key {key!r}{near}")
         if key not in WITH_EFFECT[file.kind]:
             raise InputError(f"{exported} has no NMS in it, so {key} has no effect; leave it out")
-    return compare_file(model, file, pictures, data, given, layers)
+    return compare_file(model, file, pictures, data, given)
 
 
 def check_kind(model: Any) -> None:
@@ -138,7 +132,6 @@ def compare_file(
     images: Images,
     data: str | None,
     given: Mapping[str, Any],
-    layers: bool = False,
 ) -> ParityReport:
     """Compare a file with its model, as :func:`verify_export` does.
 
@@ -148,7 +141,6 @@ def compare_file(
         images: The images to compare with.
         data: A data set on which mAP is compared; None means none.
         given: The keys that the file was exported with; only those of :data:`WITH_EFFECT` count.
-        layers: Whether to compare the outputs of the layers too.
 
     Raises:
         ExportError: If file and model have different tasks, or the file cannot be run.
@@ -194,8 +186,6 @@ def compare_file(
         nms=compared.nms if file.kind == "nms" else None,
         mismatches=tuple(_mismatches(net, file)),
         scores=None if data is None else _scores(model, file, data, compared.nms),
-        layers=compare_layers(net, file, next(batches(images, *file.inputs[0]))) if layers else (),
-        notes=tuple(_run_otherwise(net, file, images, settings)),
     )
 
 
@@ -211,7 +201,7 @@ def _nms_settings(file: ExportedFile, given: Mapping[str, Any]) -> NmsSettings:
 
 
 def _mismatches(net: Any, file: ExportedFile) -> Iterator[str]:
-    """Yield each statement of the file's metadata that is wrong, and why the file is not valid."""
+    """Yield each statement of the file's metadata that is wrong."""
     wrong = [key for key in {**net.names, **file.names} if file.names.get(key) != net.names.get(key)]
     if wrong:
         first = wrong[0]
@@ -224,13 +214,6 @@ def _mismatches(net: Any, file: ExportedFile) -> Iterator[str]:
         yield f"the stride is {file.stride} in the file's metadata and {stride} in the model"
     if file.blocks is not None and file.blocks != describe_blocks(net):
         yield "the ELA blocks in the file's metadata are not the model's"
-    if file.format == "onnx":
-        import onnx
-
-        try:
-            onnx.checker.check_model(str(file.path), full_check=True)
-        except Exception as error:  # of several types
-            yield f"onnx.checker refuses the file ({one_line(error)})"
 
 
 def _scores(model: YOLO, file: ExportedFile, data: str, nms: NmsSettings) -> tuple[str, float, float]:
@@ -257,36 +240,6 @@ def _copied(model: YOLO) -> YOLO:
     copied = copy(model)
     copied._modules = {**model._modules, "model": deepcopy(model.model)}  # type: ignore[dict-item]
     return copied
-
-
-def _run_otherwise(net: Any, file: ExportedFile, images: Images, nms: NmsSettings) -> Iterator[str]:
-    """Yield remarks on the file in another runtime or precision that people use; they do not decide.
-
-    OpenCV's DNN module runs an ONNX file. OpenVINO runs its file in the precision that it takes by default.
-    """
-    if file.kind == "end2end" and nms.agnostic_nms:
-        yield "the file gives each place one class (agnostic_nms=True)"
-    if file.kind != "raw" or file.tolerance is not FLOAT32:
-        return
-    if file.format == "onnx":
-        runs, cannot = f"OpenCV {cv2.__version__} runs it", f"OpenCV {cv2.__version__} cannot run it"
-    elif file.format == "openvino" and (precision := openvino_precision()) != "f32":
-        runs = f"OpenVINO by default runs it in {precision} on this CPU, without INFERENCE_PRECISION_HINT=f32,"
-        cannot = f"OpenVINO cannot run it in {precision}, its default on this CPU"
-    else:
-        return
-    two = images.first(2)
-    try:
-        compared = FileComparison(net, file.opened_otherwise(), nms)
-        for each in batches(two, *file.inputs[0]):
-            compared.add(each, [*two][: len(each)])
-    except ExportError as error:
-        yield f"{cannot} ({textwrap.shorten(one_line(error.__cause__ or error), 100, placeholder=' ...')})"
-        return
-    outputs = compared.outputs()
-    wrong = compared.nonfinite or any(part.verdict == "differs" for part in outputs)
-    errors = ", ".join(f"{part.name} {part.max_error:.2g} {part.unit}" for part in outputs)
-    yield f"{runs} {'with other results' if wrong else 'the same'}: largest errors {errors}"
 
 
 def _sha256(exported: Path) -> str:

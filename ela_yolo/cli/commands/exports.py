@@ -13,15 +13,14 @@ def export(given: dict[str, Any]) -> int:
     from ela_yolo.parity.export import export_and_compare, export_file
 
     check_inputs("export", given)
-    verify, layers, source = given.pop("verify", True), given.pop("layers", False), given.pop("source", None)
+    verify, source = given.pop("verify", True), given.pop("source", None)
     model = open_model(given.pop("model"), given.pop("task", None))
     if not verify:
-        if source is not None or layers:
-            skipped = "layers=" if source is None else "source="
-            raise UsageError(f"{skipped} is about the comparison, which verify=False skips; leave one of them out")
+        if source is not None:
+            raise UsageError("source= is about the comparison, which verify=False skips; leave one of them out")
         export_file(model, given)
         return 0
-    _, report = export_and_compare(model, given, source, layers)
+    _, report = export_and_compare(model, given, source)
     return _print_parity(report)
 
 
@@ -31,12 +30,12 @@ def verify(given: dict[str, Any]) -> int:
     from ela_yolo.parity.verify import verify_export
 
     name, against = given.pop("model"), given.pop("against")
-    source, data, layers = given.pop("source", None), given.pop("data", None), given.pop("layers", False)
+    source, data = given.pop("source", None), given.pop("data", None)
     check_model(name)
     if data is not None:
         check_data(data)
     model = open_model(name)
-    return _print_parity(verify_export(model, against, source, data, nms=given, layers=layers))
+    return _print_parity(verify_export(model, against, source, data, nms=given))
 
 
 def _print_parity(report: Any) -> int:
@@ -50,12 +49,6 @@ _SOURCE = Key(
     "A folder of images, or one pattern such as 'images/*.jpg', with two images at least. The default is some images "
     "of data=, or photographs from Ultralytics.",
     text_or_none,
-)
-_LAYERS = Key(
-    "layers",
-    "True",
-    "True compares the outputs of the layers in order too, and names the first that differs: for onnx and openvino.",
-    switch,
 )
 
 EXPORT = Command(
@@ -89,7 +82,6 @@ EXPORT = Command(
             "Ultralytics calibrates with it.",
             text_or_none,
         ),
-        _LAYERS,
         Key("verify", "False", "False skips the comparison.", switch),
     ),
     export,
@@ -116,7 +108,6 @@ VERIFY = Command(
             "A data-set YAML. The command compares the mAP of both on its validation images too.",
             text_or_none,
         ),
-        _LAYERS,
         Key("conf", "0.25", "The confidence threshold of NMS in the file. Ultralytics' default is 0.25.", fraction),
         Key("iou", "0.7", "The IoU threshold of NMS in the file. Ultralytics' default is 0.7.", fraction),
         Key(
