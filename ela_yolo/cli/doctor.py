@@ -63,15 +63,14 @@ def _package(name: str) -> Finding:
             remedy = "install libGL (libgl1) on this machine"
         return Finding(name, f"cannot be imported: {type(error).__name__}: {one_line(error)}", remedy)
     used, installed, here = Path(str(imported.__file__)).parent, installed_folder(name, module), Path.cwd() / module
-    state, remedy = f"{imported.__version__}, {used}", None
+    state = f"{imported.__version__}, {used}"
     if installed is not None and installed.resolve() != used.resolve():
-        if module == "ultralytics":
-            state = f"{imported.__version__}, the local copy {used} is used, and not the installed {installed}"
-        else:
-            state, remedy = f"{used} hides the installed {installed}", "rename that folder, or run in another one"
+        if module != "ultralytics":
+            return Finding(name, f"{used} hides the installed {installed}", "rename that folder, or run in another one")
+        state = f"{imported.__version__}, the local copy {used} is used, and not the installed {installed}"
     elif module == "ultralytics" and (here / "__init__.py").is_file() and here.resolve() != used.resolve():
         state += f"; `python` in this folder uses {here}: python -m ela_yolo doctor looks at that"
-    return Finding(name, state, remedy)
+    return Finding(name, state)
 
 
 def _shared_folders() -> Iterator[Finding]:

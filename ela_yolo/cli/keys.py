@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,11 @@ class Key:
 
     Attributes:
         name: The word before the ``=``.
-        example: The value in the usage line.
+        example: A value, for the help.
         help: What the key does, in sentences.
         convert: Converts the written value. It raises a ValueError whose message continues "KEY must be", or an
             InputError with a complete message.
         required: Whether the command needs the key.
-        such_as: What the error for a missing key proposes, if that is more than the example.
     """
 
     name: str
@@ -34,19 +33,6 @@ class Key:
     convert: Callable[[str], Any] = str
     required: bool = False
     such_as: str = ""
-
-    def read(self, written: str) -> Any:
-        """Return the converted value.
-
-        Raises:
-            UsageError: If the key does not take it.
-        """
-        try:
-            return self.convert(written)
-        except ValueError as error:
-            raise UsageError(f"{self.name} must be {error}, got '{written}'") from None
-        except InputError as error:
-            raise UsageError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -90,26 +76,26 @@ def parse(command: Command, args: Sequence[str]) -> dict[str, Any]:
         name, _, written = (part.strip() for part in arg.removeprefix("--").partition("="))
         if not written:
             raise UsageError(f"'{arg}' is not key=value, such as model=best.pt; see ela-yolo {command.name} --help")
-        if name in keys:
-            given[name] = keys[name].read(written)
-        elif command.other_keys:
-            given[name] = _value_for_ultralytics(name, written, keys)
-        else:
-            known = did_you_mean(name, keys) or "; it has " + ", ".join(keys)
-            raise UsageError(f"{command.name} has no key '{name}'{known}")
+        try:
+            given[name] = keys[name].convert(written) if name in keys else _other_value(command, name, written)
+        except ValueError as error:
+            raise UsageError(f"{name} must be {error}, got '{written}'") from None
+        except InputError as error:
+            raise UsageError(str(error)) from None
     for key in command.keys:
         if key.required and key.name not in given:
-            raise UsageError(f"{key.name}= is missing, such as {key.such_as or f'{key.name}={key.example}'}")
+            raise UsageError(f"{key.name}= is missing, such as {key.name}={key.example}")
     return given
 
 
-def _value_for_ultralytics(name: str, written: str, keys: Iterable[str]) -> Any:
+def _other_value(command: Command, name: str, written: str) -> Any:
+    names = [key.name for key in command.keys]
+    if not command.other_keys:
+        known = did_you_mean(name, names) or "; it has " + ", ".join(names)
+        raise UsageError(f"{command.name} has no key '{name}'{known}")
     from ela_yolo.host.command_line import ultralytics_value
 
-    try:
-        return ultralytics_value(name, written, keys)
-    except InputError as error:
-        raise UsageError(str(error)) from None
+    return ultralytics_value(name, written, names)
 
 
 def text_or_none(written: str) -> str | None:

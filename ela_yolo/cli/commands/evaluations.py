@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ela_yolo.cli.keys import Command, Key, UsageError, fraction, names, whole, whole_numbers
+from ela_yolo.cli.keys import Command, Key, UsageError, names, number, whole, whole_numbers
+
+_MODEL = Key("model", "best.pt", "A checkpoint (.pt) or a model YAML with ELA.", required=True)
+_DATA = Key("data", "my.yaml", "A data-set YAML, or a folder for classification.", required=True)
+_IMGSZ = Key("imgsz", "640", "The image size. The default is the size of the model's training.", whole)
 
 
 def quickstart(given: dict[str, Any]) -> int:
@@ -14,9 +18,7 @@ def quickstart(given: dict[str, Any]) -> int:
 
     if "model" in given:
         raise UsageError("the quickstart has its own model; to train another: yolo train model=...")
-    result = run_quickstart(given)
-    print(f"\n{result.parity}\n\n{result.ablation}\n\n{result}")
-    return 0 if result.parity.passed else 1
+    return 0 if run_quickstart(given) else 1
 
 
 QUICKSTART = Command(
@@ -38,7 +40,7 @@ def ablate(given: dict[str, Any]) -> int:
     from ela_yolo.gates.ablation import ablate as measure
 
     save = Path(given.pop("save", f"{Path(given['model']).stem}-ablation.json"))
-    report = measure(given.pop("model"), given.pop("data"), **given)
+    report = measure(**given)
     print(f"\n{report}", flush=True)
     report.save(save)
     print(f"\nwritten to {save}")
@@ -53,16 +55,16 @@ ABLATE = Command(
     "constant at their mean over the images. A scale per channel remains; everything that varies by position or by "
     "image is removed. The difference is what attention contributes.\n\n"
     "For detect, segment, pose and OBB the difference has a 95% interval over images (a paired bootstrap). A block is "
-    "needed if the interval lies above 0, harmful if it lies below 0, and otherwise not needed on these images. The "
-    "command takes one validation for each block, and at most three more.",
+    "needed if the interval is above 0, harmful if it is below 0, and otherwise not needed on these images. The "
+    "command takes one validation per block, and at most three more.",
     (
         Key("model", "best.pt", "A checkpoint (.pt) with ELA or other blocks.", required=True),
-        Key("data", "my.yaml", "A data-set YAML, or for classification a folder.", required=True),
+        _DATA,
         Key("split", "val", "The split to measure on: train, val or test. The default is val."),
-        Key("fraction", "0.1", "The share of the images to measure on. The default is 1, all of them.", fraction),
-        Key("imgsz", "640", "The image size. The default is what the model was trained with.", whole),
+        Key("fraction", "0.1", "The share of the images to measure on. The default is 1, all of them.", number),
+        _IMGSZ,
         Key("batch", "16", "The number of images in a batch. The default is 16.", whole),
-        Key("device", "cpu", "cpu, or a GPU as Ultralytics names it, such as 0. The default is a GPU if there is one."),
+        Key("device", "cpu", "cpu, or a GPU such as 0. The default is a GPU if there is one."),
         Key("save", "FILE.json", "The file to write. The default is best-ablation.json for best.pt, in this folder."),
     ),
     ablate,
@@ -70,7 +72,7 @@ ABLATE = Command(
 
 
 def attention(given: dict[str, Any]) -> int:
-    """Draw what detections get through attention."""
+    """Draw which regions support each detection through attention."""
     from ela_yolo.gates.attention import attention as draw_attention
     from ela_yolo.gates.attention import attention_folder
     from ela_yolo.gates.page import PAGE
@@ -85,33 +87,29 @@ def attention(given: dict[str, Any]) -> int:
 ATTENTION = Command(
     "attention",
     "model=best.pt source=images/",
-    "Show which places of an image support each detection through attention.",
+    "Show which regions of an image support each detection through attention.",
     "For each image the command draws the detections and, for the strongest ones, a map of the block that changes the "
-    "detection the most: red places raise its score through attention, and blue places lower it. Beside it stand the "
-    "score as it is and the score without this block's attention. The sum of a map is the change of the logit. The "
-    "page index.html shows all images in a browser, with all blocks and their gates.",
+    "detection the most. Red regions raise its score through attention, and blue regions lower it. The score is shown "
+    "with and without this block's attention. The sum of a map is the change of the logit. The page index.html shows "
+    "all images in a browser, with all blocks and their gates.",
     (
-        Key("model", "best.pt", "A checkpoint (.pt) or a model YAML with ELA.", required=True),
+        _MODEL,
         Key(
             "source",
             "images/",
-            "An image, a folder, a pattern such as 'images/*.jpg', a video: whatever `yolo predict` takes.",
+            "An image, a folder, a pattern such as 'images/*.jpg', or a video, as for `yolo predict`.",
             required=True,
         ),
-        Key("max_det", "6", "The number of detections to show for each image. The default is 6.", whole),
-        Key("imgsz", "640", "The image size. The default is what the model was trained with.", whole),
-        Key(
-            "save",
-            "FOLDER",
-            "The folder for the pictures. The default is best-attention for best.pt, in this folder.",
-        ),
+        Key("max_det", "6", "The number of detections to show per image. The default is 6.", whole),
+        _IMGSZ,
+        Key("save", "FOLDER", "The folder for the pictures. The default is best-attention for best.pt."),
     ),
     attention,
 )
 
 
 def compare(given: dict[str, Any]) -> int:
-    """Train models alike and compare them."""
+    """Train models under the same conditions and compare them."""
     from ela_yolo.study.compare import compare as compare_models
 
     out = given.setdefault("out", "compare")
@@ -124,38 +122,33 @@ def compare(given: dict[str, Any]) -> int:
 COMPARE = Command(
     "compare",
     "models=A,B data=my.yaml seeds=0,1,2",
-    "Train models alike, and say what the difference shows.",
+    "Train models under the same conditions, and state what the difference shows.",
     "The command trains every model with every seed, with the same data, budget and keys, and measures the weights "
     "of the last epoch. It compares the models with the first one, seed by seed, by the main metric of their task. "
     "The tables have the metric with and without attention, AP of small, medium and large objects, epochs until the "
     "first one's final score, parameters and GFLOPs. The differences have bootstrap intervals over seeds and over "
-    "images and an exact test, and a sentence says what they show.\n\n"
-    "Finished runs are kept. The same command continues after an interruption, and more seeds or models may be added.",
+    "images and an exact test, and a sentence states what they show.\n\n"
+    "Finished runs are kept. The same command continues after an interruption, and you can add seeds or models.",
     (
         Key(
             "models",
             "yolov8n.yaml,yolov8n-ela.yaml",
-            "Model YAMLs or checkpoints, the one to compare with first. `ela-yolo insert model=yolov8n.pt block=CA` "
-            "makes more of them: CA, CBAM, ECA and SE of timm, and ChannelScale, ELA's control without attention.",
+            "Model YAMLs or checkpoints, the baseline first. `ela-yolo insert model=yolov8n.pt block=CA` makes more of "
+            "them: CA, CBAM, ECA and SE of timm, and ChannelScale, a control without attention.",
             names,
             required=True,
         ),
-        Key("data", "my.yaml", "A data-set YAML, or for classification a folder.", required=True),
+        _DATA,
         Key(
             "seeds",
             "0,1,2",
-            "The seeds of every model. Fewer than three say nothing, fewer than six can show nothing, and each "
-            "further model needs more of them.",
+            "The seeds of every model. Fewer than six can show nothing, and each further model needs more of them.",
             whole_numbers,
             required=True,
         ),
         Key("split", "test", "The images to measure the trained models on: val or test. The default is val."),
         Key("out", "compare", "The folder of the runs and of compare.md, .tex, .csv, .json and .png."),
-        Key(
-            "engine",
-            "ray",
-            "ray runs as many trainings at once as there are cores or GPUs (pip install 'ela-yolo[ray]').",
-        ),
+        Key("engine", "ray", "ray trains on all cores or GPUs in parallel (pip install 'ela-yolo[ray]')."),
     ),
     compare,
     other_keys="All other keys are Ultralytics' train keys, such as epochs=50 or imgsz=640.",
@@ -163,15 +156,13 @@ COMPARE = Command(
 
 
 def profile(given: dict[str, Any]) -> int:
-    """Measure a model beside its plain model."""
+    """Measure a model and its baseline."""
     from ela_yolo.cost.measure import profile as measure
     from ela_yolo.cost.result import target_files
-    from ela_yolo.host.lookup import check_model
 
     save = given.pop("save", None)
-    check_model(given["model"])
-    target_files(given["model"], save)  # rather refused now than after it was measured
-    print(f"measuring {given['model']} and its plain model by turns; a nano model takes a minute", flush=True)
+    target_files(given["model"], save)  # checked before the measurement, which takes a minute
+    print(f"measuring {given['model']} and its baseline alternately; a nano model takes a minute", flush=True)
     result = measure(**given)
     table, picture = result.save(save)
     print(f"\n{result}\nwritten to {table} and {picture}")
@@ -181,22 +172,16 @@ def profile(given: dict[str, Any]) -> int:
 PROFILE = Command(
     "profile",
     "model=yolov8n-ela.yaml",
-    "Measure what ELA costs, beside the plain model.",
-    "The command measures a model YAML or a checkpoint with ELA beside its plain model, which is the same without "
-    "the ELA rows: parameters, GFLOPs, latency in PyTorch (fused) and, with the extra `export`, in ONNX Runtime, "
-    "forward and backward of training, and peak memory. It measures each ELA block within the model too. Both "
-    "models run by turns, at batch 1, with as many threads as Ultralytics sets. The command prints two tables, and "
-    "writes them as JSON and as a picture.",
+    "Measure what ELA costs.",
+    "The command measures a model with ELA and its baseline, the same model without the ELA rows: parameters, GFLOPs, "
+    "latency in PyTorch (fused) and, with the extra `export`, in ONNX Runtime, forward and backward of training, and "
+    "peak memory. It also measures each ELA block within the model. Both models run alternately, at batch 1, with "
+    "Ultralytics' number of threads. The command prints two tables, and writes them as JSON and as a picture.",
     (
-        Key("model", "yolov8n-ela.yaml", "A checkpoint (.pt) or a model YAML with ELA.", required=True),
+        _MODEL,
         Key("imgsz", "640", "The side of the square image in pixels. The default is 640.", whole),
-        Key("device", "cpu", "cpu (the default), or a GPU as Ultralytics names it, such as 0."),
-        Key(
-            "save",
-            "FILE.json",
-            "The file to write, with the picture beside it. The default is yolov8n-ela-profile.json, in this folder. "
-            "Files that are there are replaced.",
-        ),
+        Key("device", "cpu", "cpu (the default), or a GPU such as 0."),
+        Key("save", "FILE.json", "The file to write, with a picture. The default is best-profile.json for best.pt."),
     ),
     profile,
 )
