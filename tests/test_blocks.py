@@ -69,7 +69,7 @@ def test_a_checkpoint_with_another_block_trains_and_trains_on_by_the_stock_comma
     remove(trained / "weights/best.pt", save=plain)
     done = forked(BIN / "ela-yolo", "insert", f"model={plain}", "block=SE", cwd=tmp_path)
     assert "355/355 pretrained tensors kept; 4 new SEModule (3, 6, 9, 12)" in done.stdout
-    assert "changes what the model gives" not in done.stdout
+    assert "changes the model's outputs" not in done.stdout
     model = tmp_path / "plain-se.pt"
     for name in ("first", "second"):
         done = forked(
