@@ -48,7 +48,7 @@ check: .venv/installed
 	$(BIN)/lint-imports
 	$(BIN)/zizmor --offline --quiet .github
 
-.venv/installed: pyproject.toml constraints.txt ela_yolo/autoload.pth ela_yolo/autoload.start ela_yolo/_start/__init__.py
+.venv/installed: pyproject.toml constraints.txt ela_yolo/autoload.pth ela_yolo/autoload.start ela_yolo/start/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "The pinned versions need Python 3.11 or later; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'

@@ -1,11 +1,11 @@
 """Efficient Local Attention (ELA) as a layer of Ultralytics YOLO.
 
 Importing this package registers ELA as soon as Ultralytics is imported; an installed ``ela-yolo`` does so in every
-process. Neither torch nor ultralytics is imported until a public name that needs them is used.
+process, unless ``ELA_YOLO_AUTOLOAD=0`` is set. Neither torch nor ultralytics is imported until a public name that needs them is used.
 """
 
 from ela_yolo._version import __version__ as __version__
-from ela_yolo.autoload import arm as _arm
+from ela_yolo.start import at_import as _at_import
 
 TYPE_CHECKING = False  # typing itself would cost more than all the rest here
 if TYPE_CHECKING:
@@ -92,4 +92,4 @@ def load_ipython_extension(_ipython: object) -> None:
     """Let ``%load_ext ela_yolo`` do in a notebook what ``import ela_yolo`` does: it has imported this module by now."""
 
 
-_arm()
+_at_import()

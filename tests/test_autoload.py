@@ -22,10 +22,10 @@ print("def parse_model" in inspect.getsource(tasks), tasks.__loader__.get_data(t
 
 SHARED = """
 import sys
-from ela_yolo import autoload
+import _ela_yolo_start, ela_yolo.start
 sys.path.insert(0, "modules.zip")
 said = []
-autoload._register_or_say_why = lambda: said.append("registered")
+_ela_yolo_start._register = ela_yolo.start._register = lambda: said.append("registered")
 import ultralytics.nn
 import ultralytics.nn.tasks as tasks
 import ultralytics.nn.other as other
@@ -74,6 +74,7 @@ def test_the_package_works_inside_a_zip(tmp_path):
     code = """
 import ela_yolo
 from ultralytics.nn import tasks
+ela_yolo.register()
 print("ela.zip" in ela_yolo.__file__)
 print(tasks.parse_model({"backbone": [[-1, 1, "ELA", []]], "head": []}, 3, False)[0][0].channels)
 """

@@ -54,18 +54,20 @@ assert not hasattr(tasks, "ELA") and "ela_yolo" not in sys.modules
 
 
 @pytest.mark.parametrize("order", [("ela_yolo", "ultralytics.nn.tasks"), ("ultralytics.nn.tasks", "ela_yolo")])
-def test_importing_by_hand_works_before_and_after_ultralytics_and_only_once(order, tmp_path):
+@pytest.mark.parametrize("off", [False, True])
+def test_the_package_registers_once_before_and_after_ultralytics_or_only_when_told(order, off, tmp_path):
     code = f"""
 import {order[0]}, {order[1]}
 import importlib, ela_yolo
 from ultralytics.nn import tasks
 from ultralytics.utils import checks
+{"assert not hasattr(tasks, 'ELA'); ela_yolo.register()" if off else ""}
 before = tasks.parse_model, checks.check_file, getattr(tasks, "check_file", checks.check_file), tasks.BaseModel.load
 assert tasks.ELA is ela_yolo.ELA and before[1] is before[2]
 importlib.reload(ela_yolo); ela_yolo.register()
 assert (tasks.parse_model, checks.check_file, before[2], tasks.BaseModel.load) == before
 """
-    python(code, cwd=tmp_path, env=OFF)
+    python(code, cwd=tmp_path, env=OFF if off else {})
 
 
 def test_registering_leaves_the_random_generators_alone(tmp_path):
@@ -118,6 +120,7 @@ tasks.BaseModel.load = load""",
 
 @pytest.mark.parametrize(("breakage", "message"), BROKEN_HOSTS.values(), ids=BROKEN_HOSTS)
 def test_an_ultralytics_that_is_not_as_expected_is_refused_and_left_as_it_was(breakage, message, tmp_path):
+    """The import of the package neither raises nor prints; what needs the registration raises the reason."""
     code = f"""
 import ultralytics
 from ultralytics.nn import tasks
@@ -126,14 +129,18 @@ from ultralytics.utils import checks
 places = (tasks, checks, getattr(tasks, "BaseModel", object))
 def look(): return [{{**vars(place), "__slotnames__": None}} for place in places]
 state = look()
-try:
-    import ela_yolo
-except Exception as error:
-    print(type(error).__name__, error, ultralytics.__version__ in str(error))
+import ela_yolo
+from ela_yolo import ELA  # the block works without Ultralytics
+for call in (ela_yolo.register, lambda: ela_yolo.insert("yolov8n.yaml")):
+    try:
+        call()
+    except Exception as error:
+        print(type(error).__name__, error, ultralytics.__version__ in str(error))
 assert look() == state
 """
-    printed = forked_python(code, cwd=tmp_path, env=OFF).stdout
-    assert printed.startswith("RegistrationError ")
+    done = forked_python(code, cwd=tmp_path, env=OFF)
+    printed = done.stdout
+    assert printed.count("RegistrationError ") == 2 and not done.stderr
     assert message in printed
     assert printed.endswith("True\n")
 
@@ -275,6 +282,7 @@ parse, load = tasks.parse_model, tasks.BaseModel.load
 tasks.parse_model = lambda *args, **kwargs: parse(*args, **kwargs)
 tasks.BaseModel.load = lambda *args, **kwargs: load(*args, **kwargs)
 import ela_yolo
+ela_yolo.register()
 model, plain = (tasks.DetectionModel(name, verbose=False) for name in ("yolov8n-ela.yaml", "yolov8n.yaml"))
 print(model.load(plain, verbose=False).complete)
 """

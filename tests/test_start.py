@@ -10,7 +10,7 @@ from conftest import BIN, HOME, OFF, REPO, installation, run
 SOURCES = {
     "ela_yolo.pth": "autoload.pth",
     "ela_yolo.start": "autoload.start",
-    "_ela_yolo_start/__init__.py": "_start/__init__.py",
+    "_ela_yolo_start/__init__.py": "start/__init__.py",
 }
 NATIVE = sys.version_info >= (3, 15)
 # By which of the two files; without a reader of .start files Python reads the .pth file.

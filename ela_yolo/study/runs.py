@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -234,6 +235,7 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ela_yolo.study.worker"],
                 cwd=job["cwd"],
+                env={**os.environ, "ELA_YOLO_AUTOLOAD": "1"},
                 stdin=subprocess.PIPE,  # stays open: the run ends when this process ends
                 stdout=output,
                 stderr=subprocess.STDOUT,
