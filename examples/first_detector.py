@@ -1,6 +1,6 @@
-"""From photographs of blood cells to a detector with ELA, what attention contributes, and an ONNX file that matches.
+"""From medical photographs to a detector with ELA, what attention contributes, and an ONNX file that matches.
 
-``python first_detector.py`` downloads the data set BCCD (8 MB) and the weights yolov8n.pt, and needs some minutes on
+``python first_detector.py`` downloads the data set brain-tumor (4 MB) and the weights yolov8n.pt, and needs some minutes on
 two CPU cores. Each of these may be another: ``data=my.yaml model=best.pt epochs=50 imgsz=640``.
 """
 
@@ -18,7 +18,7 @@ def command(*words):
     subprocess.run([sys.executable, "-m", "ela_yolo", *map(str, words)], check=True, timeout=3600)
 
 
-def main(data="bccd.yaml", model="yolov8n.pt", epochs="8", imgsz="256"):
+def main(data="brain-tumor.yaml", model="yolov8n.pt", epochs="8", imgsz="256"):
     """Train, validate, look and export."""
     # 1. ELA behind each stage of the backbone. All weights stay, and until it is trained ELA changes nothing.
     inserted = Path(model).stem + "-ela.pt"
