@@ -1,10 +1,10 @@
-"""Goes the way of README in an empty folder: insert, train for one short epoch, validate, look and export.
+"""Follows the README in an empty folder: insert, train for one short epoch, validate, look and export.
 
 ::
 
     python tools/story.py          # by the ela-yolo of this Python
 
-It needs no network, and ends with a line that says so if all went well.
+It needs no network, and ends with a line if all went well.
 """
 
 import os
@@ -33,10 +33,11 @@ def main() -> None:
 
         run = Path("runs/story/weights/best.pt")
         call("ela-yolo doctor")
+        call(f"yolo settings datasets_dir={folder}/datasets")
         call("ela-yolo insert model=yolov8n.yaml after=P3,P4,P5 save=yolov8-mine.yaml")
         call(f"yolo train model=yolov8n-mine.yaml {TRAIN} project={folder}/runs name=story")
         call(f"yolo val model={run} data=scenes.yaml imgsz=64 workers=0 plots=False")
-        call(f"ela-yolo attention model={run} data=scenes.yaml imgsz=64")
+        call(f"ela-yolo attention model={run} source={folder}/datasets/ela-yolo-scenes/images/val/0000.jpg imgsz=64")
         # One epoch gives outputs that hardly differ between images, so a comparison could show nothing.
         call(f"ela-yolo export model={run} format=onnx imgsz=64 verify=False")
         call(f"ela-yolo remove model={run} save=plain.pt")
