@@ -1,7 +1,5 @@
 """Detections of a file and of its model: matched one to one, and what rounding alone decides."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from ultralytics.utils.ops import xywh2xyxy
@@ -54,15 +52,6 @@ def test_an_int8_file_that_keeps_one_of_three_neighbours_lacks_two():
     assert counts(Matcher("detect", 2, INT8).raw(wanted, given)) == (3, 2, 0)
 
 
-def test_the_best_detection_chooses_first_and_each_is_taken_once():
-    """Both of the model's fit the file's one; the better one has it."""
-    limits = replace(INT8, match_iou=0.3)
-    of_model = final((0.0, 0, 20, 20, 0.8, 0), (4.0, 0, 24, 20, 0.9, 0))
-    matched = Matcher("detect", 2, limits).end2end(of_model, final((3.0, 0, 23, 20, 0.85, 0)))
-    assert matched.pairs[0][:, 4].tolist() == pytest.approx([0.9])
-    assert matched.lost[:, 4].tolist() == pytest.approx([0.8])
-
-
 def test_what_nms_decides_by_rounding_alone_is_no_difference():
     # Two boxes that overlap by a hair more or less than the limit of NMS.
     under, over = 100 * 0.3 / 1.7 + 0.001, 100 * 0.3 / 1.7 - 0.001
@@ -81,10 +70,11 @@ def test_what_nms_decides_by_rounding_alone_is_no_difference():
 
 
 def test_low_precision_is_excused_by_no_tie_that_its_own_error_makes():
-    """A float16 file may move a box by a tenth; that NMS then drops it is still a detection less."""
+    """A float16 file may move a box by a tenth; that NMS then drops or keeps it is still a difference."""
     wanted = candidates((50, 50, 100, 100, 0.9, 0), (50 + 19, 50, 100, 100, 0.8, 0))
     given = candidates((50, 50, 100, 100, 0.9, 0), (50 + 16, 50, 100, 100, 0.8, 0))
     assert counts(Matcher("detect", 2, FLOAT16).raw(wanted, given)) == (2, 1, 0)
+    assert counts(Matcher("detect", 2, FLOAT16).raw(given, wanted)) == (1, 0, 1)
 
 
 def final(*rows, places=5):
@@ -114,11 +104,6 @@ def test_final_detections_are_matched_in_any_order(by_file, unmatched):
     matched = DETECTOR.end2end(final(FIRST, SECOND), final(*by_file))
     assert counts(matched) == (2, *unmatched)
     assert len(matched.pairs[0]) == len(matched.pairs[1]) == 2 - unmatched[0]
-
-
-def test_pairs_are_counterparts():
-    wanted, given = DETECTOR.end2end(final(FIRST, SECOND), final(SECOND, FIRST)).pairs
-    assert torch.equal(wanted, given)
 
 
 def by_nms(raw, settings):
@@ -173,15 +158,6 @@ def test_a_file_with_nms_may_give_either_of_two_classes_that_score_the_same():
     for kind in (0, 1):
         matched = DETECTOR.with_nms(TWO_CLASSES, final((40.0, 40, 60, 60, 0.8, kind)), NmsSettings())
         assert (len(matched.lost), len(matched.extra)) == (0, 0)
-
-
-def test_nms_in_the_file_that_lost_a_certain_detection_is_a_difference():
-    raw = candidates(BALL, CUBE, NOTHING)
-    settings = NmsSettings()
-    ball = final((40.0, 40, 60, 60, 0.9, 0))
-    assert counts(DETECTOR.with_nms(raw, ball, settings)) == (2, 1, 0)
-    twice = final((40.0, 40, 60, 60, 0.9, 0), (40.0, 40, 60, 60, 0.9, 0))
-    assert counts(DETECTOR.with_nms(raw, twice, settings)) == (2, 1, 1)
 
 
 def test_a_list_full_of_nonsense_lacks_what_the_model_finds():

@@ -129,4 +129,4 @@ def test_a_report_that_lies_there_is_replaced_and_never_read(weights, onnx_file,
     report = tmp_path / "mine.onnx.parity.json"
     report.write_text('{"passed": true, "__import__": "os"', encoding="utf-8")
     saved = verify_export(weights, file, images()).save()
-    assert saved == report and json.loads(report.read_text(encoding="utf-8"))["schema"] == 1
+    assert saved == report and json.loads(report.read_text(encoding="utf-8"))["schema"] == 2

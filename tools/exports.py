@@ -152,8 +152,8 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     from ultralytics import YOLO
 
     import ela_yolo
+    from ela_yolo.host.calls import open_backend
     from ela_yolo.parity.export import export_and_compare, export_file
-    from ela_yolo.parity.runtimes import ExportedFile
 
     name = job["row"].partition(",")[0]
     folder = Path(job["folder"])
@@ -174,9 +174,9 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     ela_yolo.remove(weights, save=folder / "plain.pt")
     timed = []
     for each in (folder / "plain.pt", weights):
-        timed.append(ExportedFile(export_file(YOLO(each), {**keys, "imgsz": SIDE})))
+        timed.append(export_file(YOLO(each), {**keys, "imgsz": SIDE}))
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    seconds = alternate({str(i): partial(each.run, image) for i, each in enumerate(timed)}, ROUNDS, REST)
+    seconds = alternate({file.name: partial(open_backend(file), image) for file in timed}, ROUNDS, REST)
     plain, ela = seconds.values()
     ratio, low, high = ratio_of(plain, ela)
     latency = f"{1000 * numpy.median(ela):.1f} ms, {ratio:.3f} ({low:.3f} to {high:.3f})"
@@ -186,7 +186,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "versions": {**report.runtime, "numpy": numpy.__version__},
         "cells": [
-            size(timed[1].path),
+            size(timed[1]),
             f"{errors['boxes']:.2g} px, {errors['scores']:.2g}",
             f"{of_model:.4f}, {of_file:.4f}",
             latency,

@@ -15,18 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from ultralytics.utils.torch_utils import get_flops, select_device
 
 from ela_yolo.cost.result import BlockCost, ModelCost, Profile, Time
 from ela_yolo.cost.timing import alternate, machine, ratio_of
 from ela_yolo.edit.insert import remove
 from ela_yolo.errors import ExportError, InputError
-from ela_yolo.host.blocks import describe, is_block
+from ela_yolo.host.blocks import describe
+from ela_yolo.host.calls import select_device
 from ela_yolo.host.lookup import YAML, find_model, open_model
 from ela_yolo.host.model_blocks import attention_blocks
 from ela_yolo.host.patches import require_registered
+from ela_yolo.host.versions import gflops
 from ela_yolo.parity.export import export_file
-from ela_yolo.parity.runtimes import ExportedFile, check_runtime
+from ela_yolo.parity.exported_file import ExportedFile
+from ela_yolo.parity.runtimes import check_runtime
 from ela_yolo.util.quiet import quiet
 
 SIDES = ("plain", "ela")
@@ -37,8 +39,8 @@ REST = 0.02  # s, see alternate()
 def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile:
     """Measure the cost of a model with ELA, beside the same model without it.
 
-    Both models run by turns in this process, so that other work of the machine meets both alike. A nano model takes a
-    minute.
+    Both models run alternately in this process, so that other work of the machine affects both alike. A nano model
+    takes a minute.
 
     Args:
         model: A model YAML or a checkpoint (.pt) with ELA, found as Ultralytics finds it.
@@ -56,8 +58,10 @@ def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile
         1.013
     """
     require_registered()
+    if not isinstance(model, str | Path):
+        raise InputError(f"profile takes a model YAML or a checkpoint, not a {type(model).__name__} object")
     threads = torch.get_num_threads()
-    where = select_device(device, verbose=False)  # on a CPU this also sets the number of threads, as in all commands
+    where = select_device(device)  # on a CPU this also sets the number of threads, as in all commands
     try:
         return _profile(model, imgsz, where)
     finally:
@@ -67,23 +71,23 @@ def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile
 def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
     file = find_model(model)
     with tempfile.TemporaryDirectory() as name:
-        plain_file = Path(name) / f"plain-{Path(model).name}"
-        opened = [open_model(str(model) if file.suffix in YAML else file)]
-        if not any(map(is_block, opened[0].model.model)):
+        ela = open_model(str(model) if file.suffix in YAML else file)
+        if not attention_blocks(ela.model):
             raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
+        plain_file = Path(name) / f"plain-{Path(model).name}"
         remove(file, save=plain_file)
-        opened.insert(0, open_model(plain_file))
-        stride = int(max(opened[1].model.stride))
+        models = [open_model(plain_file), ela]
+        stride = int(max(ela.model.stride))
         if imgsz % stride or imgsz == stride:  # BatchNorm cannot learn from a map of one pixel
             raise InputError(f"imgsz={imgsz} is not 2 or more times the model's stride {stride}; take 640")
-        image = torch.rand(1, opened[1].model.yaml.get("channels", 3), imgsz, imgsz, device=device)
-        sessions = _sessions(opened, imgsz, Path(name))
-        measured = _measure([each.model.float().to(device) for each in opened], image, sessions)
-    plain, ela = (ModelCost(**{key: _cost(values[i]) for key, values in measured.items()}) for i in (0, 1))
+        image = torch.rand(1, ela.model.yaml.get("channels", 3), imgsz, imgsz, device=device)
+        sessions = _sessions(models, imgsz, Path(name))
+        measured = _measure([each.model.float().to(device) for each in models], image, sessions)
+    plain, with_ela = (ModelCost(**{key: _cost(values[i]) for key, values in measured.items()}) for i in (0, 1))
     ratios = {key: _ratio(*values) for key, values in measured.items() if values[0] is not None}
     intervals = {key: ratio_of(*values)[1:] for key, values in measured.items() if isinstance(values[0], list)}
-    blocks = tuple(_measure_blocks(opened[1].model, image))
-    return Profile(str(model), imgsz, str(device), machine(), plain, ela, ratios, intervals, blocks)
+    blocks = tuple(_measure_blocks(ela.model, image))
+    return Profile(str(model), imgsz, str(device), machine(), plain, with_ela, ratios, intervals, blocks)
 
 
 def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> dict[str, tuple[Any, Any]]:
@@ -96,7 +100,7 @@ def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> 
     onnx = {side: partial(each.run, image.cpu()) for side, each in zip(SIDES, sessions, strict=False)}
     sides = {
         "parameters": [sum(parameter.numel() for parameter in model.parameters()) for model in models],
-        "gflops": [get_flops(model, image.shape[2]) for model in models],
+        "gflops": [gflops(model, image.shape[2]) for model in models],
         "latency": alternate(inferring, ROUNDS).values(),
         "onnx": alternate(onnx, ROUNDS, REST).values() if onnx else (None, None),
         "training": alternate(train, TRAINING_ROUNDS).values(),
@@ -143,12 +147,8 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 def _wait(device: torch.device) -> None:
-    """Wait until a device has finished; ``torch.cuda``, ``torch.mps`` and so on have different functions for it."""
-    of_its_kind = getattr(torch, device.type)
-    if device.type == "mps":
-        of_its_kind.synchronize()
-    else:
-        of_its_kind.synchronize(device)
+    """Wait until a device has finished; ``torch.mps.synchronize`` takes no device."""
+    getattr(torch, device.type).synchronize(*[] if device.type == "mps" else [device])
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
@@ -166,11 +166,11 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float | Non
 
 
 def _peak_on_cpu(call: Callable[[], object]) -> float | None:
-    # The newer profiler always prints lines about itself to standard error.
+    # PyTorch has no public function for this: torch.profiler would print lines about itself to standard error.
     try:
         from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
         from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
-    except ImportError:  # these are private names of PyTorch, which may disappear
+    except ImportError:  # these names may disappear
         return None
     settings = False, True, False, False, False  # memory alone: no shapes, stacks, FLOPs or modules
     _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, *settings, _ExperimentalConfig()))

@@ -1,13 +1,12 @@
 """Matches the detections of a file with those of its model, one to one, best first.
 
-Rounding decides some of the choices of non-maximum suppression (NMS): between two boxes that overlap by just its limit,
-or that have the same score. Such a choice is no difference between file and model:
+Non-maximum suppression (NMS) may keep either of two overlapping boxes if their scores are equal, or keep both if their
+overlap equals its limit. Rounding decides such cases, so they are no difference between file and model. Instead, the
+rules of NMS are checked, which hold for any order of equal scores:
 
-- Raw outputs have the same candidates in the same places. A detection that one side lacks is a difference, unless the
-  other side has the same candidate within rounding, and only its NMS chose otherwise.
-- A file with NMS in it does not show its candidates. So the rules of NMS are checked, which hold for any order of equal
-  scores: each detection is a candidate of the model, no two detections overlap by more than the limit, and each
-  candidate that was dropped overlaps a detection whose score is not lower.
+- Each detection of the file is a candidate of the model.
+- No two detections of the file overlap by more than the limit.
+- Each detection of the model that the file lacks overlaps a detection of the file whose score is not lower.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from ultralytics.utils.metrics import batch_probiou, bbox_iou, box_iou, probiou
-from ultralytics.utils.ops import xywh2xyxy
+from torchvision.ops import box_convert, box_iou
 
+from ela_yolo.host.calls import rotated_iou
 from ela_yolo.host.versions import non_max_suppression
-from ela_yolo.parity.tolerances import FLOAT32, Tolerance
+from ela_yolo.parity.tolerances import Tolerance
 
 IOU_ROUNDING = 1e-3  # overlaps this close to the limit of NMS may fall on either side of it
 
@@ -31,7 +30,7 @@ class NmsSettings:
 
     Attributes:
         conf: Detections with this score or less are dropped.
-        iou: Where two boxes have a larger IoU, the one with the lower score is dropped.
+        iou: If two boxes have a larger IoU, the one with the lower score is dropped.
         agnostic_nms: Whether boxes of different classes drop each other too.
         max_det: The largest number of detections that are kept.
     """
@@ -42,8 +41,8 @@ class NmsSettings:
     max_det: int = 300
 
     def __str__(self) -> str:
-        classes = "of all classes together" if self.agnostic_nms else "class by class"
-        return f"conf {self.conf:g}, iou {self.iou:g}, {classes}, {self.max_det} detections at most"
+        classes = "all classes together" if self.agnostic_nms else "each class on its own"
+        return f"conf {self.conf:g}, iou {self.iou:g}, {classes}, at most {self.max_det} detections"
 
 
 @dataclass(frozen=True)
@@ -80,34 +79,30 @@ class Matcher:
     def raw(self, wanted: Tensor, given: Tensor) -> Matched:
         """Run NMS on the raw outputs of one image, ``(1, channels, candidates)`` each, and match the detections."""
         settings = NmsSettings(conf=self.tolerance.confidence, max_det=wanted.shape[2])
-        (a, of_a), (b, of_b) = self.detections(wanted, settings), self.detections(given, settings)
-        partner = self._pair(a, b, of_a[:, None] == of_b[None])
-        equal = self._equal_to_rounding(wanted, given)
-        clear_a, clear_b = (rows[:, 4] > self.tolerance.confidence + self.tolerance.edge for rows in (a, b))
-        lost = (partner < 0) & clear_a & ~equal[of_a]
-        extra = _left_over(partner, len(b)) & clear_b & ~equal[of_b]
-        return Matched(int(clear_a.sum()), a[lost], b[extra], (a[partner >= 0], b[partner[partner >= 0]]))
+        return self.with_nms(wanted, self.detections(given, settings)[0], settings)
 
-    def with_nms(self, raw: Tensor, given: Tensor, settings: NmsSettings) -> Matched:
-        """Match the detections of a file with NMS in it, ``(N, 6 or more)``, with the model's raw output."""
+    def with_nms(self, wanted: Tensor, given: Tensor, settings: NmsSettings) -> Matched:
+        """Match the detections of a file after NMS, ``(N, 6 or more)``, with the model's raw output."""
         limits = self.tolerance
-        found = int((self.detections(raw, settings)[0][:, 4] > settings.conf + limits.edge).sum())
-        candidates = self._candidates(raw)
+        a, numbers = self.detections(wanted, settings)
         b = self._above_confidence(given)
-        partner = self._pair(b, candidates, scores=raw[0, 4 : 4 + self.classes].T)
-        twice = self._overlap(b, b, settings).triu(1).gt(settings.iou + IOU_ROUNDING).any(0)
-        real = (partner >= 0) & ~twice
+        candidates, scores = self._candidates(wanted)
+        kept_places = (candidates[:, 4] > limits.confidence - limits.edge).nonzero()[:, 0]  # bounds the memory
+        candidates, scores = candidates[kept_places], scores[kept_places]
+        numbers = torch.searchsorted(kept_places, numbers)
+
+        partner = self._pair(b, candidates, scores)
+        boxes = candidates[partner] if len(candidates) else b
+        repeated = self._overlap(boxes, boxes, settings).triu(1) * (partner >= 0)[:, None] > settings.iou + IOU_ROUNDING
+        real = (partner >= 0) & ~repeated.any(0)
         kept = partner[real]
-        clear = candidates[:, 4] > max(settings.conf, limits.confidence) + limits.edge
-        clear &= candidates[:, 4] > self._cut(b[real], b, len(given))
-        clear[kept] = False
-        left = clear.nonzero()[:, 0]
+        clear = a[:, 4] > max(settings.conf, limits.confidence) + limits.edge
+        lost = clear & ~torch.isin(numbers, kept) & (a[:, 4] > self._cut(b[real], len(b), settings.max_det))
         # Ultralytics' NMS of rotated boxes lets any better candidate drop one, also one that was dropped itself.
         droppers = torch.arange(len(candidates)) if self.task == "obb" else kept
-        lost = left[~self._dropped(left, droppers, candidates, settings)]
+        lost[lost.clone()] = ~self._dropped(numbers[lost], droppers, candidates, settings)
         extra = ~real & (b[:, 4] > limits.confidence + limits.edge)
-        lacking, _ = self.detections(raw[:, :, lost], settings) if len(lost) else (candidates[:0], None)
-        return Matched(found, lacking, b[extra], (candidates[kept], b[real]))
+        return Matched(int(clear.sum()), a[lost], b[extra], (candidates[kept], b[real]))
 
     def end2end(self, wanted: Tensor, given: Tensor) -> Matched:
         """Match the final detections of one image, ``(N, 6 or more)`` each, of a head that needs no NMS."""
@@ -115,8 +110,9 @@ class Matcher:
         partner = self._pair(a, b)
         pairs = (a[partner >= 0], b[partner[partner >= 0]])
         edge = self.tolerance.confidence + self.tolerance.edge
-        lost = (partner < 0) & (a[:, 4] > max(edge, self._cut(pairs[1], b, len(given))))
-        extra = _left_over(partner, len(b)) & (b[:, 4] > max(edge, self._cut(a, a, len(wanted))))
+        lost = (partner < 0) & (a[:, 4] > max(edge, self._cut(pairs[1], len(b), len(given))))
+        unpaired = ~torch.isin(torch.arange(len(b)), partner)
+        extra = unpaired & (b[:, 4] > max(edge, self._cut(a, len(a), len(wanted))))
         return Matched(int((a[:, 4] > edge).sum()), a[lost], b[extra], pairs)
 
     def detections(self, output: Tensor, settings: NmsSettings) -> tuple[Tensor, Tensor]:
@@ -147,18 +143,18 @@ class Matcher:
         rows = rows[rows[:, 4] > self.tolerance.confidence]
         return rows[torch.argsort(rows[:, 4], descending=True)]
 
-    def _cut(self, right: Tensor, rows: Tensor, places: int) -> float:
-        """Return the score below which a full list of detections may have cut off others; ``right`` are the correct."""
-        if len(rows) < places or not len(right):
+    def _cut(self, right: Tensor, rows: int, places: int) -> float:
+        """Return the score below which a full list may have cut off detections; ``right`` are the correct ones."""
+        if rows < places or not len(right):
             return 0.0
         return right[:, 4].min().item() + self.tolerance.edge
 
-    def _candidates(self, raw: Tensor) -> Tensor:
-        """Return the candidates of one image as detections, ``(candidates, 6 or more)``: box, score, class, rest."""
-        rows = raw[0].T
-        score, kind = rows[:, 4 : 4 + self.classes].max(1, keepdim=True)
-        box = rows[:, :4] if self.task == "obb" else xywh2xyxy(rows[:, :4])
-        return torch.cat([box, score, kind.float(), rows[:, 4 + self.classes :]], dim=1)
+    def _candidates(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the candidates of one image as detections, ``(N, 6 or more)``, and all their scores, ``(N, C)``."""
+        box, scores, rest = raw[0].T.tensor_split([4, 4 + self.classes], dim=1)
+        score, kind = scores.max(1, keepdim=True)
+        box = box if self.task == "obb" else box_convert(box, "cxcywh", "xyxy")
+        return torch.cat([box, score, kind.float(), rest], dim=1), scores
 
     def _overlap(self, a: Tensor, b: Tensor, settings: NmsSettings) -> Tensor:
         """Return the IoU of detections that may drop each other, else 0."""
@@ -166,20 +162,16 @@ class Matcher:
 
     def _dropped(self, left: Tensor, droppers: Tensor, candidates: Tensor, settings: NmsSettings) -> Tensor:
         """Return which of the candidates overlap one of the droppers whose score is not lower, within rounding."""
-        dropped = [torch.zeros(0, dtype=torch.bool)]
-        for some in torch.split(left, 1000):  # to bound the memory
-            near = self._overlap(candidates[some], candidates[droppers], settings) > settings.iou - IOU_ROUNDING
-            no_lower = candidates[droppers, 4] >= candidates[some, 4, None] - self.tolerance.match_score
-            dropped.append((near & no_lower & (droppers != some[:, None])).any(1))
-        return torch.cat(dropped)
+        near = self._overlap(candidates[left], candidates[droppers], settings) > settings.iou - IOU_ROUNDING
+        no_lower = candidates[droppers, 4] >= candidates[left, 4, None] - self.tolerance.match_score
+        return (near & no_lower & (droppers != left[:, None])).any(1)
 
-    def _pair(self, a: Tensor, b: Tensor, preferred: Tensor | None = None, scores: Tensor | None = None) -> Tensor:
+    def _pair(self, a: Tensor, b: Tensor, scores: Tensor | None = None) -> Tensor:
         """Return for each row of ``a`` the row of ``b`` that it matches, or -1.
 
         Args:
             a: Detections, best first; they choose in this order.
             b: The detections to choose from.
-            preferred: 1 for the pairs that are preferred to others, ``(len(a), len(b))``.
             scores: All scores of each row of ``b``, if its class may be another one with the same score.
         """
         limits = self.tolerance
@@ -192,8 +184,7 @@ class Matcher:
         if scores is not None:
             same_class |= (scores[:, a[:, 5].long()].T - b[None, :, 4]).abs() <= limits.edge
         fits = (overlap >= limits.match_iou) & same_class & (apart <= limits.match_score)
-        gain = overlap - apart if preferred is None else overlap - apart + preferred
-        gain = torch.where(fits, gain + 1, -1.0)
+        gain = torch.where(fits, overlap - apart + 1, -1.0)
         for row in range(len(a)):
             best = int(gain[row].argmax())
             if gain[row, best] >= 0:
@@ -204,22 +195,6 @@ class Matcher:
     def _iou(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the IoU of each detection of ``a`` with each of ``b``, ``(len(a), len(b))``, of all classes."""
         if self.task == "obb":
-            xywhr_a, xywhr_b = (torch.cat([d[:, :4], d[:, -1:]], dim=1) for d in (a, b))
-            return torch.as_tensor(batch_probiou(xywhr_a, xywhr_b))
-        return torch.as_tensor(box_iou(a[:, :4], b[:, :4]))
-
-    def _equal_to_rounding(self, wanted: Tensor, given: Tensor) -> Tensor:
-        """Return which candidates have the same box and scores on both sides, within rounding, ``(candidates,)``."""
-        apart = (wanted[0, 4 : 4 + self.classes] - given[0, 4 : 4 + self.classes]).abs().amax(0)
-        a, b = wanted[0].T, given[0].T
-        if self.task == "obb":
-            overlap = probiou(torch.cat([a[:, :4], a[:, -1:]], dim=1), torch.cat([b[:, :4], b[:, -1:]], dim=1))
-        else:
-            overlap = bbox_iou(a[:, :4], b[:, :4], xywh=True)
-        return (overlap.reshape(-1) >= FLOAT32.match_iou) & (apart <= FLOAT32.match_score)
-
-
-def _left_over(partner: Tensor, count: int) -> Tensor:
-    left = torch.ones(count, dtype=torch.bool)
-    left[partner[partner >= 0]] = False
-    return left
+            return rotated_iou(*(torch.cat([d[:, :4], d[:, -1:]], dim=1) for d in (a, b)))
+        iou: Tensor = box_iou(a[:, :4], b[:, :4])
+        return iou

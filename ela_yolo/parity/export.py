@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ultralytics import YOLO
 
-from ela_yolo.host.lookup import check_model, open_model
 from ela_yolo.host.patches import require_registered
-from ela_yolo.host.versions import bits_of, export_takes
+from ela_yolo.host.versions import export_takes
+from ela_yolo.parity.exported_file import ExportedFile
+from ela_yolo.parity.images import Source, choose_images
 from ela_yolo.parity.report import ParityReport, report_path
-from ela_yolo.parity.runtimes import ExportedFile, check_runtime, name_of_format
-from ela_yolo.parity.verify import check_kind, choose_images, compare_file
+from ela_yolo.parity.runtimes import check_runtime, name_of_format
+from ela_yolo.parity.verify import compare_file, open_to_compare
 
 _MNN_LOGGER = "MNN.tools.utils.log"
-
-
-def check_before_export(model: Any, overrides: Mapping[str, Any]) -> None:
-    """Check before an export that its file can be compared with the model.
-
-    Args:
-        model: The model to export.
-        overrides: The export keys of Ultralytics.
-
-    Raises:
-        ExportError: If the file cannot be compared, or a package is missing.
-        InputError: If Ultralytics has no such format.
-    """
-    name = name_of_format(overrides.get("format"))
-    check_kind(model)
-    check_runtime(name, quantizing=bits_of(overrides) == 8)
 
 
 def export_file(model: YOLO, overrides: Mapping[str, Any]) -> Path:
@@ -47,7 +32,7 @@ def export_file(model: YOLO, overrides: Mapping[str, Any]) -> Path:
 def export(
     model: YOLO | str | Path,
     format: str = "onnx",
-    source: str | Path | Iterable[str | Path] | None = None,
+    source: Source | None = None,
     **export_keys: Any,
 ) -> ParityReport:
     """Export a model by Ultralytics' exporter, then compare the file with the model.
@@ -58,9 +43,9 @@ def export(
     Args:
         model: A checkpoint (.pt), or a loaded ``YOLO``.
         format: Ultralytics' name of a format: ``onnx``, ``torchscript``, ``openvino``, ``ncnn``, ``mnn``, ``litert``,
-            ``executorch``, with an NVIDIA GPU ``engine``, on macOS ``coreml``.
+            ``executorch``. ``engine`` and ``coreml`` are accepted where they run, but have not been tested.
         source: The images to compare with, two or more: a folder, a pattern such as ``images/*.jpg``, or image files.
-            None means some validation images of ``data``, or photographs that come with Ultralytics.
+            None means some validation images of ``data``, or two photographs that come with Ultralytics.
         **export_keys: Export keys of Ultralytics, such as ``imgsz=640`` (px), ``half=True`` or ``dynamic=True``. With
             ``data=``, a data set's YAML, the mAP of the file and the model on its validation images is compared too.
 
@@ -80,38 +65,29 @@ def export(
         ('best.onnx', 'matches within the float32 tolerance')
     """
     require_registered()
-    overrides = {**export_keys, "format": name_of_format(format)}
-    if not isinstance(model, YOLO):
-        check_model(str(model))
-    opened = model if isinstance(model, YOLO) else open_model(model)
-    return export_and_compare(opened, overrides, source)[1]
+    return export_and_compare(open_to_compare(model), {**export_keys, "format": format}, source)[1]
 
 
 def export_and_compare(
     model: YOLO,
     overrides: Mapping[str, Any],
-    images: str | Path | Iterable[str | Path] | None = None,
+    source: Source | None = None,
 ) -> tuple[Path, ParityReport]:
-    """Export a loaded model, then compare the file with it, as :func:`export` does.
+    """Export a model and compare the file, as :func:`export` does, and return the file and the report.
 
     Args:
         model: The model to export.
         overrides: The export keys of Ultralytics, with ``format``.
-        images: The images to compare with, as in :func:`export`.
-
-    Returns:
-        The exported file and the report.
-
-    Raises:
-        ExportError: As in :func:`export`.
-        InputError: As in :func:`export`.
+        source: The images to compare with, as in :func:`export`.
     """
-    check_before_export(model, overrides)
+    model = open_to_compare(model)
+    name = name_of_format(overrides.get("format"))
+    check_runtime(name)
     data = overrides.get("data")
-    pictures = choose_images(model, images, data)
-    taken = {key: value for key, value in overrides.items() if key != "data" or export_takes(key, overrides["format"])}
-    exported = export_file(model, taken)
-    return exported, compare_file(model, ExportedFile(exported), pictures, data, overrides)
+    images = choose_images(source, data, str(model.task))
+    taken = {key: value for key, value in overrides.items() if key != "data" or export_takes(key, name)}
+    exported = export_file(model, {**taken, "format": name})
+    return exported, compare_file(model, ExportedFile(exported), images, data, overrides)
 
 
 @contextlib.contextmanager

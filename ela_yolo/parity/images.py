@@ -1,8 +1,8 @@
-"""The images on which a file and its model are compared: real ones, as the network gets them."""
+"""The images on which a file and its model are compared, as the network gets them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,43 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from ultralytics.data.augment import LetterBox
-from ultralytics.data.utils import IMG_FORMATS
-from ultralytics.utils import ASSETS
 
 from ela_yolo.errors import ExportError
+from ela_yolo.host.calls import image_files, letterbox, photographs
 from ela_yolo.host.lookup import data_images
 
 Array = np.ndarray[Any, Any]
+Source = str | Path | Iterable[str | Path]
 
 OF_A_DATA_SET = 16  # validation images of a data set that a comparison takes
-WHOLE, UPPER_LEFT, LOWER_RIGHT = "", ", upper left", ", lower right"
 
 
-def find_images(source: str) -> list[Path]:
-    """Return the images of a folder, or the images that a pattern such as ``images/*.jpg`` matches, sorted.
+def choose_images(source: Source | None, data: str | None, task: str) -> list[Path]:
+    """Return the images to compare with: those of ``source``, else some of the data set, else two photographs.
+
+    Args:
+        source: A folder, a pattern such as ``images/*.jpg``, image files, or None.
+        data: A data set's YAML, or None.
+        task: The task of the model.
 
     Raises:
-        ExportError: If there are fewer than two: a comparison needs two different images.
+        ExportError: If an image cannot be read, or there are fewer than two different ones.
+        InputError: If the data set cannot be read, or has no validation images.
     """
-    files = Path(source).iterdir() if Path(source).is_dir() else map(Path, glob(source, recursive=True))
-    images = sorted(file for file in files if file.suffix[1:].lower() in IMG_FORMATS)
-    if len(images) < 2:
-        raise ExportError(
-            f"source={source} names {len(images)} images; name at least two different ones to compare with"
-        )
-    return images
+    if source is None:
+        files = photographs() if data is None else spread_evenly(data_images(data, "val", task), OF_A_DATA_SET)
+    elif isinstance(source, str | Path):
+        found = Path(source).iterdir() if Path(source).is_dir() else map(Path, glob(str(source), recursive=True))
+        files = image_files([*found])
+    else:
+        files = list(dict.fromkeys(map(Path, source)))
+    for file in files:
+        if not cv2.haveImageReader(str(file)):
+            raise ExportError(f"{file} is not an image that OpenCV can read; name images with source=")
+    if len(files) < 2:
+        given = f"data={data}" if source is None else f"source={source}"
+        raise ExportError(f"{given} names {len(files)} images; name at least two different ones with source=")
+    return files
 
 
 def spread_evenly(images: Sequence[Path], count: int) -> list[Path]:
@@ -46,71 +57,16 @@ def spread_evenly(images: Sequence[Path], count: int) -> list[Path]:
     return [images[place * (len(images) - 1) // (count - 1)] for place in range(count)]
 
 
-def find_validation_images(data: str, task: str) -> list[Path]:
-    """Return up to 16 validation images of a data set, spread evenly over all of them.
+def read_image(file: Path, channels: int) -> Array:
+    """Return an image, uint8 ``(h, w, channels)``, in BGR or, with one channel, in grey.
 
     Raises:
-        InputError: If the data set cannot be read, or has no validation images.
-        ExportError: If it has only one.
+        ExportError: If OpenCV cannot read it.
     """
-    images = data_images(data, "val", task)
-    if len(images) < 2:
-        raise ExportError(f"data={data} has {len(images)} validation image; name images with source=")
-    return spread_evenly(images, OF_A_DATA_SET)
-
-
-class Images(Mapping[str, Array]):
-    """Images by their names, uint8 ``(H, W, channels)`` in BGR; each is read from disk when it is looked up.
-
-    Args:
-        files: Name -> file and part: the whole image, its upper left or its lower right quarter.
-        channels: 3, or 1 for grey.
-    """
-
-    def __init__(self, files: Mapping[str, tuple[Path, str]], channels: int = 3) -> None:
-        self._files = dict(files)
-        self.channels = channels
-
-    @classmethod
-    def of_files(cls, files: Iterable[str | Path], channels: int = 3) -> Images:
-        """Return the images of these files.
-
-        Raises:
-            ExportError: If a file is not an image that OpenCV can read, or there are fewer than two.
-        """
-        found = {str(file): (Path(file), WHOLE) for file in files}
-        for file, _ in found.values():
-            if not cv2.haveImageReader(str(file)):
-                raise ExportError(f"{file} is not an image that OpenCV can read; name images with source=")
-        if len(found) < 2:
-            raise ExportError("a comparison needs at least two different images; name more with source=")
-        return cls(found, channels)
-
-    def __getitem__(self, name: str) -> Array:
-        file, part = self._files[name]
-        picture: Array | None = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_COLOR)
-        if picture is None:
-            raise ExportError(f"{file} is not an image that OpenCV can read; name images with source=")
-        height, width = picture.shape[:2]
-        if part == UPPER_LEFT:
-            picture = picture[: height // 2, : width // 2]
-        elif part == LOWER_RIGHT:
-            picture = picture[height // 2 :, width // 2 :]
-        return picture.reshape(*picture.shape[:2], self.channels)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-
-def packaged_photographs(channels: int = 3) -> Images:
-    """Return the two photographs of Ultralytics' package, and two different quarters of each."""
-    files = sorted(Path(ASSETS).glob("*.jpg"))
-    return Images(
-        {f"{file}{part}": (file, part) for file in files for part in (WHOLE, UPPER_LEFT, LOWER_RIGHT)}, channels
-    )
+    picture: Array | None = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ExportError(f"{file} is not an image that OpenCV can read; name images with source=")
+    return picture.reshape(*picture.shape[:2], channels)
 
 
 def network_input(picture: Array, imgsz: tuple[int, int]) -> Tensor:
@@ -123,17 +79,18 @@ def network_input(picture: Array, imgsz: tuple[int, int]) -> Tensor:
     Shape:
         - Output: ``(1, channels, H, W)``
     """
-    boxed: Any = LetterBox(imgsz)(image=picture)
-    boxed = boxed.reshape(*boxed.shape[:2], -1)  # OpenCV drops the axis of a single channel
+    boxed = letterbox(picture, imgsz)
     return torch.from_numpy(boxed[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
 
 
-def batches(pictures: Images, batch: int, imgsz: tuple[int, int]) -> Iterator[Tensor]:
-    """Yield the images as batches, ``(batch, channels, H, W)``. The last batch is filled up with the first images.
+def batches(
+    files: Sequence[Path], channels: int, batch: int, imgsz: tuple[int, int]
+) -> Iterator[tuple[list[Path], Tensor]]:
+    """Yield the images as batches: their files, and the input ``(batch, channels, H, W)``.
 
-    A batch holds different images, so that a file that mixes them up is found out.
+    The last batch is filled up with the first images. A batch holds different images, so that a file that mixes them up
+    is found out.
     """
-    names = list(pictures)
-    for start in range(0, len(names), batch):
-        chosen = [names[place % len(names)] for place in range(start, start + batch)]
-        yield torch.cat([network_input(pictures[name], imgsz) for name in chosen])
+    for start in range(0, len(files), batch):
+        chosen = [files[place % len(files)] for place in range(start, start + batch)]
+        yield chosen, torch.cat([network_input(read_image(file, channels), imgsz) for file in chosen])

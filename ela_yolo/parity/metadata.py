@@ -41,10 +41,10 @@ def prepare_export(exporter: Any) -> None:
         entry["nms"] = {key: getattr(args, key) for key in NMS_KEYS}
     exporter.metadata[METADATA_KEY] = json.dumps(entry)
     for block in named_blocks(model).values():
-        block.export_form = _form(args, exporter.device.type) if are_as_built(block.conv, block.gn) else None
+        block.export_form = _graph_form(args, exporter.device.type) if are_as_built(block.conv, block.gn) else None
 
 
-def _form(args: Any, device: str) -> str | None:
+def _graph_form(args: Any, device: str) -> str | None:
     """Return the form of the blocks in a file; None for the formula as it is written."""
     if args.dynamic:
         return None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from math import isfinite, isnan
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from ela_yolo.parity.tolerances import Tolerance
 
 Channels = slice | list[int]
-NEAREST = 1e-4  # m; the logarithm needs a smallest depth, and heads give at least 0.018 m
 
 
 @dataclass(frozen=True)
@@ -22,17 +20,14 @@ class OutputParity:
 
     Attributes:
         name: The name of the part, such as ``boxes``.
-        unit: ``px`` of the network's input, ``probability``, ``rad``, ``raw``, ``log`` (natural logarithm of metres)
-            or ``share`` (of the pixels).
+        unit: ``px`` of the network's input, ``probability``, ``rad`` or ``raw``.
         shape: The part's shape for one image.
-        max_error: The largest absolute difference over all images, in the unit, of the values that are finite on both
-            sides; NaN if there are none.
-        mean_error: The mean absolute difference of these values, in the unit.
+        max_error: The largest absolute difference over all images, in the unit; NaN if a value is not finite.
+        mean_error: The mean absolute difference, in the unit.
         contrast: The largest difference between the model's outputs for two of the images, in the unit.
         tolerance: The largest error that passes, in the unit.
         min_contrast: The contrast must be more than this many times the largest error; where the tolerance is
             infinite, than this many times the mean error.
-        nonfinite: The number of values that could not be compared, because the file or the model gives NaN or infinity.
     """
 
     name: str
@@ -43,7 +38,6 @@ class OutputParity:
     contrast: float
     tolerance: float
     min_contrast: float
-    nonfinite: int = 0
 
     @property
     def verdict(self) -> str:
@@ -51,9 +45,9 @@ class OutputParity:
 
         Outputs that hardly change from image to image are too alike: that they are the same shows nothing.
         """
-        if self.nonfinite:
+        if isnan(self.max_error):
             return "not finite"
-        if not self.max_error <= self.tolerance:
+        if self.max_error > self.tolerance:
             return "differs"
         if isfinite(self.tolerance):
             needed = max(self.min_contrast * self.max_error, self.tolerance / 100)
@@ -71,72 +65,55 @@ class Part:
     channels: Channels = field(default_factory=lambda: slice(None))
 
 
-class Comparison:
+class PartComparison:
     """Collects the errors of one part at one input size, image by image, without keeping the outputs."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
-        self.shape: tuple[int, ...] = ()
-        self.max_error = self.sum_of_errors = 0.0
-        self.values = self.nonfinite = 0
+        self.values = 0
+        self.max_error = self.sum_of_errors = torch.zeros((), dtype=torch.float64)
         self.low: Tensor | None = None
         self.high: Tensor | None = None
 
     def add_outputs(self, wanted: Tensor) -> None:
         """Add the model's output for an image, from which the contrast is computed."""
-        self.shape = tuple(wanted.shape)
-        wanted = wanted.float()
         self.low = wanted.clone() if self.low is None else torch.minimum(self.low, wanted)
         self.high = wanted.clone() if self.high is None else torch.maximum(self.high, wanted)
 
     def add_errors(self, wanted: Tensor, given: Tensor) -> None:
         """Add values of the model and the file's values in the same places."""
         errors = (wanted.double() - given.double()).abs()
-        finite = errors.isfinite()
-        self.nonfinite += int((~finite).sum())
-        errors = errors[finite]
-        if not errors.numel():
-            return
-        self.max_error = max(self.max_error, errors.max().item())
-        self.sum_of_errors += errors.sum().item()
-        self.values += errors.numel()
+        if errors.numel():
+            self.max_error = torch.maximum(self.max_error, errors.max())  # NaN stays NaN
+            self.sum_of_errors = self.sum_of_errors + errors.sum()
+            self.values += errors.numel()
 
     def result(self, tolerance: Tolerance) -> OutputParity:
         """Return the errors, with the tolerance of the file's precision."""
-        unit = self.part.unit
-        contrast = 0.0
-        if self.low is not None and self.high is not None:
-            apart = (self.high != self.low).float().mean() if unit == "share" else (self.high - self.low).nan_to_num(0)
-            contrast = apart.max().item()
+        assert self.low is not None  # an image was added
+        assert self.high is not None
         return OutputParity(
             name=self.part.name,
-            unit=unit,
-            shape=self.shape,
-            max_error=self.max_error if self.values or not self.nonfinite else nan,
-            mean_error=self.sum_of_errors / self.values if self.values else nan if self.nonfinite else 0.0,
-            contrast=contrast,
-            tolerance=getattr(tolerance, unit),
-            min_contrast=1 if unit == "share" else tolerance.min_contrast,
-            nonfinite=self.nonfinite,
+            unit=self.part.unit,
+            shape=tuple(self.low.shape),
+            max_error=self.max_error.item(),
+            mean_error=self.sum_of_errors.item() / max(self.values, 1),
+            contrast=(self.high - self.low).max().item(),
+            tolerance=getattr(tolerance, self.part.unit),
+            min_contrast=tolerance.min_contrast,
         )
 
 
-def parts_of(task: str, net: Any, given: Sequence[Tensor], final: bool) -> list[list[Part]]:
+def parts_of(task: str, net: Any, final: bool) -> list[list[Part]]:
     """Return the parts of each output of a file.
 
     Args:
         task: The task of the model.
         net: The model.
-        given: The file's outputs for one batch.
         final: Whether the first output holds final detections, with one score and a class in place of all scores.
     """
     if task == "classify":
         return [[Part("probabilities", "probability")]]
-    if task == "semantic":
-        class_map = Part("class map", "share")
-        return [[class_map] if given[0].ndim == 3 else [Part("logits", "raw"), class_map]]
-    if task == "depth":
-        return [[Part("depth", "log")]]
     rest = 6 if final else 4 + len(net.names)
     parts = [Part("boxes", "px", slice(0, 4)), Part("scores", "probability", slice(4, 5 if final else rest))]
     if task == "obb":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -11,60 +10,16 @@ from ela_yolo.parity.detections import NmsSettings
 from ela_yolo.parity.outputs import OutputParity
 from ela_yolo.parity.tolerances import MAX_MAP_LOSS, Tolerance
 from ela_yolo.util.json import write_json
+from ela_yolo.util.tables import markdown_table
 
-SCHEMA = 1  # of the JSON; raised when a key changes its name or meaning
+SCHEMA = 2  # of the JSON; raised when a key changes its name or meaning
 LISTED = 5  # unmatched detections, and non-finite outputs, that are printed; the JSON has all of them
+HEADER = ("output", "shape", "max error", "mean error", "tolerance", "between images", "")
 
 
 def report_path(exported: str | Path) -> Path:
     """Return the path of the report on an exported file, which lies beside the file."""
     return Path(f"{str(exported).rstrip('/')}.parity.json")
-
-
-@dataclass(frozen=True)
-class Unmatched:
-    """A detection of the model that the file lacks, or of the file that the model lacks.
-
-    Attributes:
-        image: The image's name.
-        side: The side that has the detection: ``model`` or ``file``.
-        name: The name of its class.
-        score: Its score.
-        box: Its box after NMS, in px of the network's input.
-    """
-
-    image: str
-    side: str
-    name: str
-    score: float
-    box: tuple[float, ...]
-
-    def __str__(self) -> str:
-        box = " ".join(f"{value:.1f}" for value in self.box)
-        return f"only the {self.side} has {self.name} {self.score:.3f} at {box} in {self.image}"
-
-
-@dataclass(frozen=True)
-class NonFinite:
-    """Values of one output that are NaN or infinite.
-
-    Attributes:
-        image: The image's name.
-        side: The side that gives them: ``model``, or ``file`` where the model's values are finite.
-        output: The number of the output, counted from 0.
-        values: The number of such values.
-        of: The number of all values of the output.
-    """
-
-    image: str
-    side: str
-    output: int
-    values: int
-    of: int
-
-    def __str__(self) -> str:
-        whose = "the file alone gives" if self.side == "file" else "the model itself gives"
-        return f"{whose} {self.values} of {self.of} values that are not finite in output {self.output} of {self.image}"
 
 
 @dataclass(frozen=True)
@@ -74,58 +29,36 @@ class ParityReport:
     Attributes:
         model: The file of the PyTorch weights.
         exported: The exported file or folder.
-        sha256: The SHA-256 of the exported file, or of the names and contents of a folder's files.
         task: The task of the model.
-        tolerance: The tolerances of the file's precision, and the reason for them.
+        tolerance: The tolerances of the file's precision.
         runtime: The packages that ran, by name and version.
         images: The names of the images that both ran on.
         inputs: The batches and sizes of the network's input: (batch, height, width), in px.
         outputs: The errors, an entry for each part of the outputs at each input size.
-        detections: The number of the model's detections in the images (for a classifier, of images); None for a task
-            without detections.
-        unmatched: The detections of the model, or of the file, that the other one lacks.
-        nonfinite: The outputs with NaN or infinity; any of them fails the comparison.
+        detections: The number of the model's detections in the images; for a classifier, of the images.
+        unmatched: The detections of the model, or of the file, that the other one lacks, one line each.
+        nonfinite: The outputs with values that are NaN or infinite, one line each; any of them fails the comparison.
         nms: The settings of the NMS in the file; None if it has no NMS.
         mismatches: The statements of the file's metadata that are wrong.
-        scores: The metric on a data set: (name, the model's, the file's); None if no data set was given.
-
-    Example:
-        >>> from dataclasses import replace
-        >>> from ela_yolo.parity.tolerances import FLOAT32
-        >>> report = ParityReport(
-        ...     model="best.pt",
-        ...     exported="best.onnx",
-        ...     sha256="",
-        ...     task="detect",
-        ...     tolerance=FLOAT32,
-        ...     runtime={"onnxruntime": "1.22.0"},
-        ...     images=("bus.jpg", "zidane.jpg"),
-        ...     inputs=((1, 640, 640),),
-        ...     outputs=(OutputParity("boxes", "px", (1, 4, 8400), 2e-4, 1e-5, 320, FLOAT32.px, FLOAT32.min_contrast),),
-        ...     detections=9,
-        ...     unmatched=(),
-        ... )
-        >>> report.passed, report.verdict
-        (True, 'matches within the float32 tolerance')
-        >>> replace(report, detections=0).failures
-        ('the model finds nothing in these images; name others with source=',)
+        scores: The metric on a data set: (name, the model's, the file's); None if it was not compared.
+        notes: Remarks that do not decide, such as why mAP was not compared.
     """
 
     model: str
     exported: str
-    sha256: str
     task: str
     tolerance: Tolerance
     runtime: dict[str, str]
     images: tuple[str, ...]
     inputs: tuple[tuple[int, int, int], ...]
     outputs: tuple[OutputParity, ...]
-    detections: int | None
-    unmatched: tuple[Unmatched, ...]
-    nonfinite: tuple[NonFinite, ...] = ()
+    detections: int
+    unmatched: tuple[str, ...] = ()
+    nonfinite: tuple[str, ...] = ()
     nms: NmsSettings | None = None
     mismatches: tuple[str, ...] = ()
     scores: tuple[str, float, float] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -133,7 +66,7 @@ class ParityReport:
         failures = list(self.mismatches)
         if self.nonfinite:
             more = len(self.nonfinite) - 1
-            failures.append(str(self.nonfinite[0]) + f" (and in {more} more places)" * (more > 0))
+            failures.append(self.nonfinite[0] + f" (and in {more} more places)" * (more > 0))
         failures += [
             f"{part.name} differ by {part.max_error:.2g} {part.unit}, more than {part.tolerance:g}"
             for part in self.outputs
@@ -144,11 +77,10 @@ class ParityReport:
                 f"different images give almost the same {' and '.join(alike)}, so equal outputs show nothing; "
                 "train the model first"
             )
-        if self.detections is not None:
-            if len(self.unmatched) > self.tolerance.unmatched * self.detections:
-                failures.append(f"{len(self.unmatched)} of {self.detections} detections have no counterpart")
-            if not self.detections:
-                failures.append("the model finds nothing in these images; name others with source=")
+        if len(self.unmatched) > self.tolerance.unmatched * self.detections:
+            failures.append(f"{len(self.unmatched)} of {self.detections} detections have no counterpart")
+        if not self.detections:
+            failures.append("the model finds nothing in these images; name others with source=")
         if self.scores and not self.scores[1] - self.scores[2] <= MAX_MAP_LOSS:
             name, of_model, of_file = self.scores
             failures.append(f"{name} falls from {of_model:.3f} to {of_file:.3f}, by more than {MAX_MAP_LOSS:g}")
@@ -170,21 +102,19 @@ class ParityReport:
         limits = self.tolerance
         lines = [
             f"{self.exported} against {self.model}, {len(self.images)} images, {limits.precision}",
-            *_table(self.outputs),
+            markdown_table(HEADER, map(_cells, self.outputs)),
         ]
         if self.nms:
             lines.append(f"NMS in the file: {self.nms}")
-        if self.detections is not None:
-            what = f"detections above {limits.confidence:g}"
-            close = f"IoU {limits.match_iou:g}, score {limits.match_score:g}"
-            if self.task == "classify":
-                what, close = "images", "the class of the highest probability"
-            lines.append(f"{what}: {self.detections}, {len(self.unmatched)} without a counterpart ({close})")
-            lines += [f"  {each}" for each in self.unmatched[:LISTED]]
-        lines += [f"  {each}" for each in self.nonfinite[:LISTED]]
+        what = f"detections above {limits.confidence:g}"
+        close = f"IoU {limits.match_iou:g}, score {limits.match_score:g}"
+        if self.task == "classify":
+            what, close = "images", "the class of the highest probability"
+        lines.append(f"{what}: {self.detections}, {len(self.unmatched)} without a counterpart ({close})")
+        lines += [f"  {each}" for each in (*self.unmatched[:LISTED], *self.nonfinite[:LISTED])]
         if self.scores:
             lines.append(f"{self.scores[0]}: {self.scores[1]:.4f} by the model, {self.scores[2]:.4f} by the file")
-        return "\n".join([*lines, f"the file {self.verdict}"])
+        return "\n".join([*lines, *self.notes, f"the file {self.verdict}"])
 
     def save(self) -> Path:
         """Write the report as JSON beside the exported file and return its path."""
@@ -195,20 +125,13 @@ class ParityReport:
         return file
 
 
-def _table(outputs: tuple[OutputParity, ...]) -> Iterator[str]:
-    rows = [("output", "shape", "max error", "mean error", "tolerance", "between images", "")]
-    for part in outputs:
-        rows.append(
-            (
-                f"{part.name} ({part.unit})",
-                "x".join(map(str, part.shape)),
-                f"{part.max_error:.2g}",
-                f"{part.mean_error:.2g}",
-                f"{part.tolerance:g}" if isfinite(part.tolerance) else "none",
-                f"{part.contrast:.3g}",
-                part.verdict,
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+def _cells(part: OutputParity) -> list[str]:
+    return [
+        f"{part.name} ({part.unit})",
+        "x".join(map(str, part.shape)),
+        f"{part.max_error:.2g}",
+        f"{part.mean_error:.2g}",
+        f"{part.tolerance:g}" if isfinite(part.tolerance) else "none",
+        f"{part.contrast:.3g}",
+        part.verdict,
+    ]

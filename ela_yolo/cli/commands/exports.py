@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ela_yolo.cli.keys import Command, Key, UsageError, export_format, fraction, switch, text_or_none
+from ela_yolo.cli.keys import Command, Key, UsageError, export_format, switch, text_or_none
 
 
 def export(given: dict[str, Any]) -> int:
@@ -26,16 +26,13 @@ def export(given: dict[str, Any]) -> int:
 
 def verify(given: dict[str, Any]) -> int:
     """Compare an exported file with its model."""
-    from ela_yolo.host.lookup import check_data, check_model, open_model
+    from ela_yolo.host.lookup import check_data
     from ela_yolo.parity.verify import verify_export
 
-    name, against = given.pop("model"), given.pop("against")
-    source, data = given.pop("source", None), given.pop("data", None)
-    check_model(name)
+    data = given.get("data")
     if data is not None:
         check_data(data)
-    model = open_model(name)
-    return _print_parity(verify_export(model, against, source, data, nms=given))
+    return _print_parity(verify_export(given["model"], given["against"], given.get("source"), data))
 
 
 def _print_parity(report: Any) -> int:
@@ -69,8 +66,8 @@ EXPORT = Command(
         Key(
             "format",
             "onnx",
-            "onnx, torchscript, openvino, ncnn, mnn, litert or executorch; engine with a GPU, coreml on macOS. "
-            "Ultralytics' other formats need verify=False.",
+            "onnx, torchscript, openvino, ncnn, mnn, litert or executorch. engine (NVIDIA GPU) and coreml (macOS) are "
+            "accepted, but not tested. Ultralytics' other formats need verify=False.",
             export_format,
             required=True,
         ),
@@ -96,8 +93,8 @@ VERIFY = Command(
     "The file comes from `yolo export` or `ela-yolo export`. The command compares it with its model, as `ela-yolo "
     "export` does. The file, or the folder that OpenVINO, NCNN and ExecuTorch have, must keep the ending that "
     "Ultralytics gave it.\n\n"
-    "A file with NMS in it is compared with the conf=, iou= and agnostic_nms= that it was exported with. Files of "
-    "models with ELA tell them; for others the defaults are those of Ultralytics.",
+    "A file with NMS in it is compared by the settings in its metadata, which every export of a model with ELA has. "
+    "For other models, Ultralytics' defaults are taken.",
     (
         Key("model", "best.pt", "The model that the file was made from.", required=True),
         Key("against", "best.onnx", "The exported file or folder.", required=True),
@@ -107,14 +104,6 @@ VERIFY = Command(
             "my.yaml",
             "A data-set YAML. The command compares the mAP of both on its validation images too.",
             text_or_none,
-        ),
-        Key("conf", "0.25", "The confidence threshold of NMS in the file. Ultralytics' default is 0.25.", fraction),
-        Key("iou", "0.7", "The IoU threshold of NMS in the file. Ultralytics' default is 0.7.", fraction),
-        Key(
-            "agnostic_nms",
-            "True",
-            "True if NMS in the file ignores classes. Ultralytics' default is False.",
-            switch,
         ),
     ),
     verify,

@@ -1,0 +1,75 @@
+"""Functions of Ultralytics that other parts of this package call, with plain types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+def export_suffixes() -> dict[str, str]:
+    """Return the export formats of Ultralytics: name -> the ending of the exported file or folder."""
+    from ultralytics.engine.exporter import export_formats
+
+    table = export_formats()
+    return dict([*zip(table["Argument"], table["Suffix"], strict=True)][1:])  # the first is PyTorch itself
+
+
+def open_backend(file: Path, device: torch.device | None = None) -> Any:
+    """Return Ultralytics' ``AutoBackend`` of an exported file, which calls the runtime of the file's format."""
+    from ultralytics.nn.autobackend import AutoBackend
+
+    return AutoBackend(str(file), device=device or torch.device("cpu"))
+
+
+def select_device(name: str) -> torch.device:
+    """Return the device that Ultralytics names ``cpu`` or ``0``; on a CPU this also sets the number of threads."""
+    from ultralytics.utils.torch_utils import select_device as select
+
+    device: torch.device = select(name, verbose=False)
+    return device
+
+
+def image_files(files: Sequence[Path]) -> list[Path]:
+    """Return the files that have the ending of an image format that Ultralytics reads, sorted."""
+    from ultralytics.data.utils import IMG_FORMATS
+
+    return sorted(file for file in files if file.suffix[1:].lower() in IMG_FORMATS)
+
+
+def photographs() -> list[Path]:
+    """Return the two photographs in Ultralytics' package."""
+    from ultralytics.utils import ASSETS
+
+    return sorted(Path(ASSETS).glob("*.jpg"))
+
+
+def letterbox(picture: Array, imgsz: tuple[int, int]) -> Array:
+    """Resize an image to fit into ``imgsz`` (height, width) and pad it, as Ultralytics' prediction does.
+
+    Shape:
+        - picture: ``(h, w, channels)``
+        - Output: ``(H, W, channels)``
+    """
+    from ultralytics.data.augment import LetterBox
+
+    boxed: Any = LetterBox(imgsz)(image=picture)
+    return boxed.reshape(*boxed.shape[:2], -1)  # type: ignore[no-any-return]  # OpenCV drops a single channel's axis
+
+
+def rotated_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the IoU of each rotated box of ``a`` with each of ``b``.
+
+    Shape:
+        - a, b: ``(N, 5)`` and ``(M, 5)``: centre x and y, width, height in px, angle in rad
+        - Output: ``(N, M)``
+    """
+    from ultralytics.utils.metrics import batch_probiou
+
+    return torch.as_tensor(batch_probiou(a, b))
