@@ -108,18 +108,6 @@ class Profile:
             over the rounds. None if the plain model's value is 0.
         intervals: Attribute of times -> the ends of the ratio's 95% interval, a bootstrap over the rounds.
         blocks: The cost of each block.
-
-    Example:
-        >>> time = Time(median=30, low=29, high=32)
-        >>> plain = ModelCost(3_157_200, 8.858, time, None, time, 16.4, 208.2)
-        >>> ela = ModelCost(3_161_072, 8.858, Time(30.5, 30, 33), None, time, 16.4, 208.2)
-        >>> block = BlockCost("3", "ELA-B identity", (32, 160, 160), 288, Time(0.3, 0.2, 0.4), share=0.01)
-        >>> result = Profile("my.yaml", 640, "cpu", "AMD EPYC, 2 cores", plain, ela, {"latency": 1.017}, {}, (block,))
-        >>> print(result)  # doctest: +ELLIPSIS
-        |  | plain model | with ELA | ratio |
-        |---|---|---|---|
-        | parameters | 3,157,200 | 3,161,072 | - |
-        ...
     """
 
     model: str
@@ -138,21 +126,13 @@ class Profile:
         return ", ".join(dict.fromkeys("ELA" if each.block.startswith("ELA-") else each.block for each in self.blocks))
 
     def __str__(self) -> str:
-        models = [
-            [title, *(_cell(key, getattr(side, key)) for side in (self.plain, self.ela)), self._ratio_cell(key)]
-            for key, title in ROWS.items()
-            if getattr(self.ela, key) is not None
-        ]
+        rows = [key for key in ROWS if getattr(self.ela, key) is not None]
+        models = [[ROWS[key], *(_cell(key, getattr(side, key)) for side in (self.plain, self.ela))] for key in rows]
+        for row, key in zip(models, rows, strict=True):
+            row.append(self._ratio_cell(key))
         blocks = [
-            [
-                block.layer,
-                block.block,
-                "x".join(map(str, block.input)),
-                f"{block.parameters:,}",
-                str(block.latency),
-                f"{block.share:.1%}",
-            ]
-            for block in self.blocks
+            [b.layer, b.block, "x".join(map(str, b.input)), f"{b.parameters:,}", str(b.latency), f"{b.share:.1%}"]
+            for b in self.blocks
         ]
         lines = [
             markdown_table(["", "plain model", f"with {self.kind}", "ratio"], models),
@@ -173,11 +153,7 @@ class Profile:
         return f"{ratio:.3f}" if low is None else f"{ratio:.3f} ({low:.3f} to {high:.3f})"
 
     def save(self, file: str | Path | None = None) -> tuple[Path, Path]:
-        """Write the result as JSON and as a picture of bars, and return both files. Existing files are replaced.
-
-        Args:
-            file: The JSON file; the picture lies beside it as ``.png``. None means ``MODEL-profile.json`` in the
-                current folder.
+        """Write the result as JSON and as a picture of bars, and return both files, which :func:`target_files` names.
 
         Raises:
             InputError: If the name does not end in ``.json``, or there is no such folder.
@@ -190,7 +166,7 @@ class Profile:
 
 
 def target_files(model: str | Path, file: str | Path | None = None) -> tuple[Path, Path]:
-    """Return the paths of a profile's JSON file and its picture.
+    """Return the paths of a profile's JSON file, and of its picture beside it. Existing files are replaced.
 
     Args:
         model: The name of the model.
@@ -226,11 +202,7 @@ def _draw(result: Profile) -> Any:
     left.margins(x=0.2)
     left.set(title=f"what {result.kind} adds to the plain model", xlabel="%")
     names = [f"layer {block.layer}\n{'x'.join(map(str, block.input))}" for block in result.blocks]
-    spread = [
-        [block.latency.median - block.latency.low for block in result.blocks],
-        [block.latency.high - block.latency.median for block in result.blocks],
-    ]
-    right.barh(names, [block.latency.median for block in result.blocks], xerr=spread, color="#d1793c", height=0.6)
+    right.barh(names, [block.latency.median for block in result.blocks], color="#d1793c", height=0.6)
     right.set(title="each block", xlabel="ms")
     for axes in (left, right):
         axes.invert_yaxis()

@@ -1,4 +1,4 @@
-"""Times calls by turns, so that other work of the machine meets all of them alike, and names the machine."""
+"""Times calls alternately, so that other work of the machine affects all of them alike, and names the machine."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, rest: floa
         rounds: The number of rounds; in each of them every call is timed once.
         rest: A pause in seconds before each call, and then an untimed call. The threads of some runtimes keep spinning
             for a while after a run, and would disturb the next call.
-
-    Example:
-        >>> seconds = alternate({"sum": lambda: sum(range(99)), "max": lambda: max(range(99))}, rounds=5)
-        >>> {name: len(times) for name, times in seconds.items()}
-        {'sum': 5, 'max': 5}
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-WARM_UP, rounds):
@@ -46,8 +41,7 @@ def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, rest: floa
 def ratio_of(plain: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
     """Return the median ratio over rounds of :func:`alternate`, and the ends of its 95% interval.
 
-    The interval is a bootstrap over the rounds. It holds for this process and this hour: what the other guests of a
-    machine do from hour to hour is not in it.
+    The interval is a bootstrap over the rounds. It does not cover changes of the machine load from hour to hour.
 
     Example:
         >>> ratio_of([1.0, 2.0, 4.0], [1.1, 2.2, 4.4])
