@@ -126,14 +126,6 @@ def number(written: str) -> float:
     return int(value) if value.is_integer() else value
 
 
-def fraction(written: str) -> float:
-    """Return a number from 0 to 1."""
-    value = number(written)
-    if not 0 <= value <= 1:
-        raise ValueError("a number from 0 to 1")
-    return value
-
-
 def names(written: str) -> list[str]:
     """Return the names in a list: ``a.pt,b.pt``."""
     return [name.strip() for name in written.split(",") if name.strip()]
