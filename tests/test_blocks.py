@@ -212,7 +212,7 @@ print(ela_yolo.remove("run/weights/last.pt").rows)
 def test_without_the_variable_another_process_does_not_know_it(mine, tmp_path):
     insert_text = insert("yolov8n.yaml", after=21).text.replace("ELA", "Halves")
     (tmp_path / "yolov8-mine.yaml").write_text(insert_text)
-    done = forked(BIN / "ela-yolo", "train", "model=yolov8n-mine.yaml", *FAST, cwd=tmp_path, ok=False)
+    done = forked(BIN / "ela-yolo", "ablate", "model=yolov8n-mine.yaml", "data=scenes.yaml", cwd=tmp_path, ok=False)
     assert done.returncode == 1 and "layer 22: there is no module Halves" in done.stderr
 
 

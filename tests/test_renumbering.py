@@ -1,6 +1,8 @@
 """Properties of inserting and removing ELA rows, over all model YAMLs that Ultralytics ships."""
 
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +15,10 @@ from ultralytics import RTDETR, YOLO
 
 import ela_yolo
 from ela_yolo import ELA, InsertionError
-from ela_yolo.edit.renumbering import insert_rows, remove_rows, row_args
+from ela_yolo.edit.checkpoint import edit_mapping, rows_of
+from ela_yolo.edit.renumbering import plan_insertion, plan_removal, row_args
 from ela_yolo.edit.stages import choose_stages
-from ela_yolo.edit.yaml_text import read_rows
+from ela_yolo.edit.yaml_text import drop_lines, insert_lines, read_rows
 
 TEXTS = {file.stem: file.read_text() for file in HOST_YAMLS}
 NEEDS_DOWNLOAD = {"yolo11-cls-resnet18"}  # torchvision's weights
@@ -24,6 +27,29 @@ NEEDS_DOWNLOAD = {"yolo11-cls-resnet18"}  # torchvision's weights
 def load(text):
     """As Ultralytics reads it."""
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def insert_rows(text, name, stages, args=(), rewire="all"):
+    """Insert ELA into the text, and into the mapping as into a checkpoint: both must give the same rows."""
+    rows = read_rows(text, name)
+    plan, new = plan_insertion(rows, name, stages, rewire), [-1, 1, "ELA", [*args]]
+    edited = insert_lines(text, rows, plan.numbers, plan.stages, new)
+    check_mapping(text, edited, lambda rows: plan_insertion(rows, name, stages, rewire), new)
+    return SimpleNamespace(text=edited, rows=plan.blocks, layer_map=plan.layer_map, stages=plan.stages)
+
+
+def remove_rows(text, name):
+    rows = read_rows(text, name)
+    plan = plan_removal(rows, name)
+    edited = drop_lines(text, rows, plan.numbers, plan.blocks)
+    check_mapping(text, edited, lambda rows: plan_removal(rows, name), None)
+    return SimpleNamespace(text=edited, rows=plan.blocks, layer_map=plan.layer_map)
+
+
+def check_mapping(text, edited, make_plan, new):
+    config = load(text.removeprefix("\ufeff"))
+    rows = rows_of(Path("best.pt"), config)
+    assert edit_mapping(config, rows, make_plan(rows), new) == load(edited.removeprefix("\ufeff"))
 
 
 def layers_of(text):
@@ -57,7 +83,7 @@ def insertions(draw, name):
     return sorted(chosen), args, rewire
 
 
-def check_insertion(text, stages, args="[]", rewire="all"):
+def check_insertion(text, stages, args=(), rewire="all"):
     """Check everything that holds of the texts and return the new one."""
     name = "mine.yaml"
     result = insert_rows(text, name, stages, args, rewire)
@@ -81,7 +107,7 @@ def check_insertion(text, stages, args="[]", rewire="all"):
         assert kinds[0] == kinds[1]  # negative stays negative
     for number, stage in behind.items():
         assert ours[number] == [home[stage]]
-        assert new[number][1:] == [1, "ELA", load(args)]
+        assert new[number][1:] == [1, "ELA", [*args]]
     assert {k: v for k, v in load(text).items() if k not in ("backbone", "head")} == {
         k: v for k, v in load(result.text).items() if k not in ("backbone", "head")
     }
@@ -179,7 +205,7 @@ def test_the_model_builds_and_runs(name, data, tmp_path_factory):
     model = (RTDETR if "rtdetr" in name else YOLO)(str(file)).model.eval()
     assert model.yaml["scale"] == (scale if len(scales) > 1 else model.yaml["scale"])
     blocks = [layer for layer in model.model if isinstance(layer, ELA)]
-    (given,) = load(args) or [{}]
+    (given,) = args or [{}]
     expected = ELA(blocks[0].channels, **given)
     assert len(blocks) == len(stages)
     assert {(block.variant, block.gate) for block in blocks} == {(expected.variant, expected.gate)}
@@ -291,11 +317,21 @@ head:
 
 
 def test_args_say_no_more_than_needed():
-    assert [row_args(), row_args("B", "identity")] == ["[{gate: identity}]"] * 2
-    assert [row_args("B", "paper"), row_args("S", "paper")] == ["[]", "[{variant: S}]"]
-    assert row_args("T", "residual", 30) == "[{variant: T, gate: residual, lr_mult: 30}]"
-    assert row_args("T", None, 1) == "[{variant: T, gate: identity, lr_mult: 1}]"
-    assert [row_args(block=block) for block in ("ChannelScale", "SE")] == ["[]", "[]"]
+    assert [row_args(), row_args("B", "identity")] == [[{"gate": "identity"}]] * 2
+    assert [row_args("B", "paper"), row_args("S", "paper")] == [[], [{"variant": "S"}]]
+    assert row_args("T", "residual", 30) == [{"variant": "T", "gate": "residual", "lr_mult": 30}]
+    assert row_args("T", None, 1) == [{"variant": "T", "gate": "identity", "lr_mult": 1}]
+    assert [row_args(block=block) for block in ("ChannelScale", "SE")] == [[], [{"identity": True}]]
+
+
+@pytest.mark.parametrize("lr_mult", [1e-5, 0.5, 30, 1e2])
+def test_a_number_is_read_back_as_one(lr_mult, tmp_path):
+    inserted = ela_yolo.insert("yolov8n.yaml", lr_mult=lr_mult, after=iter([4]), save=tmp_path / "yolov8-mine.yaml")
+    assert layers_of(inserted.text)[5][3] == [{"gate": "identity", "lr_mult": lr_mult}]
+    assert YOLO(tmp_path / "yolov8n-mine.yaml").model.model[5].lr_mult == lr_mult
+
+
+def test_bad_variants_and_gates_are_refused():
     for variant, gate in (("Q", None), (None, "open")):
         with pytest.raises(InsertionError, match="must be one of"):
             row_args(variant, gate)

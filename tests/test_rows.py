@@ -7,7 +7,7 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from ela_yolo import InputError, ModelYamlError, RowError, insert
-from ela_yolo.host.blocks import ENVIRONMENT
+from ela_yolo.host.blocks import ENVIRONMENT, known_blocks
 from ela_yolo.host.lookup import check_rows
 from ela_yolo.host.row_hints import recognise, row_hint
 
@@ -138,6 +138,7 @@ def test_trying_a_rows_args_leaves_the_random_generator_alone():
     assert torch.equal(parse_model({"backbone": rows, "head": [], "nc": 1}, 160, False)[0][0].fc1.weight, weight)
 
 
+KNOWN = known_blocks()
 NAMES = {
     "ELA": "ela ELA_Block ELABlock ELAAttention ELA_attention EfficientLocalizationAttention EfficientLocalAttention "
     "Efficient_Localization_Attention MyELA ELAv2 ELALayer",
@@ -152,8 +153,8 @@ NAMES = {
 def test_what_others_call_a_block(block):
     for name in NAMES[block].split():
         hint = f"{name} is {block} here: write [-1, 1, {block}, []], the channels come by themselves"
-        assert row_hint(name) == hint
-    assert row_hint("ELA_S") == "ELA_S is ELA here: write [-1, 1, ELA, [S]], the channels come by themselves"
+        assert row_hint(name, KNOWN) == hint
+    assert row_hint("ELA_S", KNOWN) == "ELA_S is ELA here: write [-1, 1, ELA, [S]], the channels come by themselves"
 
 
 def test_what_has_a_block_as_a_part():
@@ -164,21 +165,23 @@ def test_what_has_a_block_as_a_part():
         "ELA_C3k2": "C3k2",
         "C2fELA": "C2f",
     }.items():
-        assert row_hint(name) == (
+        assert row_hint(name, KNOWN) == (
             f"{name} is not known: ELA is a row after {stage} and not part of it; write {stage} here and "
             f"[-1, 1, ELA, []] after it, or let ela-yolo insert model=... after={stage} do it, "
             "which numbers the rows anew"
         )
-    assert "CBAM is a row after C3k2" in row_hint("C3k2_CBAM") and "block=CBAM after=C3k2" in row_hint("C3k2_CBAM")
-    assert "ELA is a row after a stage and not part of it; write the stage here" in row_hint("ELA_HSFPN")
-    assert "model=... do it" in row_hint("ELA_HSFPN")
+    assert "CBAM is a row after C3k2" in row_hint("C3k2_CBAM", KNOWN) and "block=CBAM after=C3k2" in row_hint(
+        "C3k2_CBAM", KNOWN
+    )
+    assert "ELA is a row after a stage and not part of it; write the stage here" in row_hint("ELA_HSFPN", KNOWN)
+    assert "model=... do it" in row_hint("ELA_HSFPN", KNOWN)
 
 
 @pytest.mark.parametrize(
     "name", ["Mine", "ELAN2", "GELAN", "SEAM", "CAA", "CAM", "EMA", "SimAM", "Delta", "Case", "Relay", "Conv3"]
 )
 def test_other_names_are_not_taken_for_a_block(name):
-    assert recognise(name) is None and row_hint(name) == ""
+    assert recognise(name, KNOWN) is None and row_hint(name, KNOWN) == ""
 
 
 def test_the_names_are_known_in_every_message(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 import yaml
 from torch import nn
 
+from ela_yolo.edit.renumbering import Plan
+from ela_yolo.edit.yaml_text import Row, Span, write_row
 from ela_yolo.errors import CheckpointError
 from ela_yolo.host.checkpoint_classes import check_classes
 
@@ -55,18 +57,63 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
     return {**checkpoint, **stale, "epoch": -1, "model": model}, model
 
 
+def rows_of(file: Path, config: Mapping[str, Any]) -> tuple[Row, ...]:
+    """Return the rows of a model's mapping, without places in a text.
+
+    Raises:
+        CheckpointError: If the mapping has no rows ``[from, repeats, module, args]``.
+    """
+    rows: list[Row] = []
+    for part in ("backbone", "head"):
+        for written in config.get(part) or ():
+            layer = len(rows)
+            try:
+                source, repeats, module, args = written
+                numbers = source if isinstance(source, list) else [source]
+                sources = tuple(Span(int(number), layer, place) for place, number in enumerate(numbers))
+            except (TypeError, ValueError) as error:
+                raise CheckpointError(f"{file} holds a model whose layer {layer} is not a row: {error}") from error
+            widths = tuple(arg if type(arg) is int else None for arg in args)
+            rows.append(Row(layer, part, module, sources, repeats, widths, None, 0, 0, 0))
+    if not rows:
+        raise CheckpointError(f"{file} holds a model without rows in its YAML; insert into the YAML file instead")
+    return tuple(rows)
+
+
+def edit_mapping(
+    config: Mapping[str, Any], rows: Sequence[Row], plan: Plan, row: Sequence[Any] | None
+) -> dict[str, Any]:
+    """Return a model's mapping after a change of its rows.
+
+    Args:
+        config: The mapping.
+        rows: Its rows.
+        plan: The change.
+        row: The row to insert after each stage; None removes the blocks.
+    """
+    edited: dict[str, Any] = {**deepcopy(dict(config)), "backbone": [], "head": []}
+    for old, written in zip(rows, deepcopy([*config["backbone"], *config["head"]]), strict=True):
+        if row is None and old.layer in plan.blocks:
+            continue
+        numbers = [plan.numbers.get(span, span.value) for span in old.sources]
+        written[0] = numbers if isinstance(written[0], list) else numbers[0]
+        edited[old.part].append(written)
+        if row is not None and old.layer in plan.stages:
+            edited[old.part].append(deepcopy(list(row)))
+    return edited
+
+
 def yaml_text(file: Path, config: Mapping[str, Any]) -> str:
     """Return the mapping of a model as the text of a model YAML, with a line for each row.
 
     Raises:
-        CheckpointError: If the mapping has no rows, or values that YAML cannot hold.
+        CheckpointError: If the mapping has values that YAML cannot hold.
     """
     try:
         text = yaml.safe_dump({k: v for k, v in config.items() if k not in ("backbone", "head")}, sort_keys=False)
         for part in ("backbone", "head"):
-            rows = (yaml.safe_dump(row, default_flow_style=True, width=float("inf")).strip() for row in config[part])
-            text += f"{part}:\n" + "".join(f"  - {row}\n" for row in rows)
-    except (KeyError, TypeError, yaml.YAMLError) as error:
+            text += f"{part}:\n" + "".join(f"  - {write_row(row)}\n" for row in config[part])
+    except yaml.YAMLError as error:
         raise CheckpointError(f"{file} holds a model whose YAML cannot be written down: {error}") from error
     return text
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from ela_yolo.edit.checkpoint import build_anew, move_layers, read_checkpoint, yaml_text
-from ela_yolo.edit.renumbering import EditedYaml, insert_rows, remove_rows, row_args
+from ela_yolo.edit.checkpoint import build_anew, edit_mapping, move_layers, read_checkpoint, rows_of, yaml_text
+from ela_yolo.edit.renumbering import Plan, plan_insertion, plan_removal, row_args
 from ela_yolo.edit.stages import choose_stages
-from ela_yolo.edit.yaml_text import read_rows
+from ela_yolo.edit.yaml_text import Row, drop_lines, insert_lines, read_rows
 from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import check_block, names_block
 from ela_yolo.host.lookup import YAML, find_model, open_model
@@ -27,7 +27,7 @@ from ela_yolo.util.text import one_line
 
 
 @dataclass(frozen=True)
-class Insertion(EditedYaml):
+class Insertion:
     """What :func:`insert` or :func:`remove` did to a model; printed, it is the diff.
 
     Attributes:
@@ -48,7 +48,15 @@ class Insertion(EditedYaml):
         (23, None)
     """
 
+    text: str
+    rows: tuple[int, ...]
+    layer_map: Mapping[int, int]
+    diff: str
+    stages: Mapping[int, str]
     transfer: WeightTransfer | None = None
+
+    def __str__(self) -> str:
+        return self.diff
 
 
 def insert(
@@ -109,14 +117,13 @@ def insert(
     require_registered()
     file = find_model(model)
     check_block(block)
-    args = row_args(variant, gate, lr_mult, block)
+    new = [-1, 1, block, row_args(variant, gate, lr_mult, block)]
 
-    def edit(text: str, build: Callable[[], Any]) -> EditedYaml:
-        rows = read_rows(text, file.name)
+    def plan(rows: Sequence[Row], build: Callable[[], Any]) -> Plan:
         stages = choose_stages(rows, file.name, after, where, lambda: _measure_strides(file.name, build))
-        return insert_rows(text, file.name, stages, args, rewire, block)
+        return plan_insertion(rows, file.name, stages, rewire)
 
-    return _edit(file, edit, save, exist_ok)
+    return _edit(file, plan, new, save, exist_ok)
 
 
 def remove(
@@ -153,7 +160,7 @@ def remove(
     require_registered()
     file = find_model(model)
     chosen = None if layers is None else [*layers]
-    return _edit(file, lambda text, _: remove_rows(text, file.name, chosen), save, exist_ok)
+    return _edit(file, lambda rows, _: plan_removal(rows, file.name, chosen), None, save, exist_ok)
 
 
 def layer_map(model: str | Path) -> dict[int, int]:
@@ -177,32 +184,58 @@ def layer_map(model: str | Path) -> dict[int, int]:
     """
     require_registered()
     file = find_model(model)
-    text = read_model_yaml(file) if file.suffix in YAML else yaml_text(file, read_checkpoint(file)[1].yaml)
-    return dict(enumerate(row.layer for row in read_rows(text, file.name) if not names_block(row.module)))
+    if file.suffix in YAML:
+        rows = read_rows(read_model_yaml(file), file.name)
+    else:
+        rows = rows_of(file, read_checkpoint(file)[1].yaml)
+    return dict(enumerate(row.layer for row in rows if not names_block(row.module)))
 
 
 def _edit(
-    file: Path, edit: Callable[[str, Callable[[], Any]], EditedYaml], save: str | Path | None, exist_ok: bool
+    file: Path,
+    make_plan: Callable[[Sequence[Row], Callable[[], Any]], Plan],
+    new: Sequence[Any] | None,
+    save: str | Path | None,
+    exist_ok: bool,
 ) -> Insertion:
+    """Change the rows of a YAML or a checkpoint by a plan: insert the row ``new`` after stages, or remove blocks."""
     target = None if save is None else _check_target(file, Path(save), exist_ok)
     if file.suffix in YAML:
-        edited = edit(read_model_yaml(file), lambda: open_model(file).model)
+        text = read_model_yaml(file)
+        rows = read_rows(text, file.name)
+        plan = make_plan(rows, lambda: open_model(file).model)
+        if new is None:
+            edited = drop_lines(text, rows, plan.numbers, plan.blocks)
+        else:
+            edited = insert_lines(text, rows, plan.numbers, plan.stages, new)
         if target is not None:
             with _writing(target) as part:
-                part.write_bytes(edited.text.encode())
-        return Insertion(**vars(edited))
+                part.write_bytes(edited.encode())
+        return _insertion(file, text, edited, plan, new)
 
     checkpoint, model = read_checkpoint(file)
-    layers = list(model.model)
-    edited = edit(yaml_text(file, model.yaml), lambda: build_anew(file, model, model.yaml))
-    move_layers(file, model, yaml.safe_load(edited.text), edited.layer_map)
+    layers, text = list(model.model), yaml_text(file, model.yaml)
+    rows = rows_of(file, model.yaml)
+    plan = make_plan(rows, lambda: build_anew(file, model, model.yaml))
+    config = edit_mapping(model.yaml, rows, plan, new)
+    move_layers(file, model, config, plan.layer_map)
     if target is not None:
         with _writing(target) as part:
             torch.save(checkpoint, part)
-            model = torch.load(part, map_location="cpu", weights_only=False)["model"]  # as it is on the disk
-    origin = {new: old for old, new in edited.layer_map.items()}
+    origin = {new_number: old for old, new_number in plan.layer_map.items()}
     matches = [origin.get(number) for number in range(len(model.model))]
-    return Insertion(**vars(edited), transfer=report_transfer(layers, [*model.model], matches))
+    transfer = report_transfer(layers, [*model.model], matches)
+    return _insertion(file, text, yaml_text(file, config), plan, new, transfer)
+
+
+def _insertion(
+    file: Path, old: str, text: str, plan: Plan, new: Sequence[Any] | None, transfer: WeightTransfer | None = None
+) -> Insertion:
+    change = "without ELA" if new is None else f"with {new[2]}"
+    lines = difflib.unified_diff(
+        old.splitlines(), text.splitlines(), file.name, f"{file.name} {change}", n=1, lineterm=""
+    )
+    return Insertion(text, plan.blocks, plan.layer_map, "\n".join(lines), plan.stages, transfer)
 
 
 def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:

@@ -1,18 +1,15 @@
-"""The text layer of insert and remove: rows of blocks go into a model YAML or out of it, and its numbers follow.
+"""Plans insertions and removals: new numbers for the layers, and new sources for the rows that read them.
 
-There are two maps, never one: the new number of layer i, and the layer that the readers of layer i read now.
+There are two maps, never one: the new number of layer i, and the layer that the readers of layer i read afterwards.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
-import yaml
-
-from ela_yolo.edit.yaml_text import Row, Span, edit, read_rows
+from ela_yolo.edit.yaml_text import Row, Span
 from ela_yolo.ela import Gate, Variant, check_lr_mult
 from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import find_block, names_block
@@ -28,81 +25,65 @@ _NO_FEATURE_MAP = {"CBLinear": "a list of feature maps", "ImagePoolingAttn": "te
 
 
 @dataclass(frozen=True)
-class EditedYaml:
-    """A model YAML after its rows were inserted or removed; printed, it is the diff.
+class Plan:
+    """The change of a model's rows.
 
     Attributes:
-        text: The new YAML.
-        rows: The layer numbers of the blocks' rows: in the new YAML if they were inserted, in the old one if removed.
-        layer_map: Old layer number -> new layer number, for every layer that is in both YAMLs.
-        diff: The lines that changed, as a unified diff.
-        stages: The stages that the blocks follow, in the old YAML: layer number -> module. Empty after a removal.
+        blocks: The layer numbers of the blocks' rows: in the new model if they are inserted, in the old one if removed.
+        layer_map: Old layer number -> new layer number, for every layer that is in both models.
+        numbers: The numbers in the rows that change -> their new values.
+        stages: The stages that the blocks follow, in the old model: layer number -> module. Empty for a removal.
     """
 
-    text: str
-    rows: tuple[int, ...]
+    blocks: tuple[int, ...]
     layer_map: Mapping[int, int]
-    diff: str
+    numbers: Mapping[Span, int]
     stages: Mapping[int, str] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return self.diff
 
-
-def insert_rows(
-    text: str, name: str, stages: Collection[int], args: str = "[]", rewire: str = "all", block: str = "ELA"
-) -> EditedYaml:
-    """Insert a row of a block after each of the stages.
+def plan_insertion(rows: Sequence[Row], name: str, stages: Collection[int], rewire: str = "all") -> Plan:
+    """Plan the insertion of a block after each of the stages.
 
     Args:
-        text: The model YAML.
-        name: The name of the YAML in errors and in the diff, such as its file.
+        rows: The rows of the model.
+        name: The name of the model in errors.
         stages: The layer numbers of the stages.
-        args: The args of each new row, as YAML.
         rewire: ``all``: every reader of a stage reads the new block. ``next``: only the row after the stage does.
-        block: The module that the new rows name.
 
     Raises:
         InsertionError: If there is no such stage, no block can follow it, or a block follows it already.
-        ModelYamlError: If the text is not a model YAML.
     """
     check_choice("rewire", rewire)
-    rows = read_rows(text, name)
     chosen = frozenset(stages)
     for stage in sorted(chosen):
         _check_stage(rows, name, stage, rewire)
 
-    def home(layer: int) -> int:
+    def new_number(layer: int) -> int:
         return layer + sum(stage < layer for stage in chosen)
 
-    def read_now(layer: int, reader: int) -> int:
-        return home(layer) + (layer in chosen and (rewire == "all" or reader == layer + 1))
+    def new_source(layer: int, reader: int) -> int:
+        return new_number(layer) + (layer in chosen and (rewire == "all" or reader == layer + 1))
 
-    added = {rows[stage].end: _new_row(text, rows[stage], block, args) for stage in chosen}
-    new = edit(text, _renumber(rows, home, read_now), added, ())
-    return EditedYaml(
-        text=new,
-        rows=tuple(home(stage) + 1 for stage in sorted(chosen)),
-        layer_map={row.layer: home(row.layer) for row in rows},
-        diff=show_diff(text, new, name, f"with {block}"),
+    return Plan(
+        blocks=tuple(new_number(stage) + 1 for stage in sorted(chosen)),
+        layer_map={row.layer: new_number(row.layer) for row in rows},
+        numbers=_renumber(rows, new_number, new_source),
         stages={stage: rows[stage].module for stage in sorted(chosen)},
     )
 
 
-def remove_rows(text: str, name: str, layers: Collection[int] | None = None) -> EditedYaml:
-    """Remove the rows of blocks; the readers of a block then read its source, as before the block was inserted.
+def plan_removal(rows: Sequence[Row], name: str, layers: Collection[int] | None = None) -> Plan:
+    """Plan the removal of blocks; the readers of a block then read its source, as before the block was inserted.
 
     Args:
-        text: The model YAML.
-        name: The name of the YAML in errors and in the diff, such as its file.
+        rows: The rows of the model.
+        name: The name of the model in errors.
         layers: The layer numbers of the blocks to remove; None means all blocks.
 
     Raises:
         InsertionError: If there is no row of a block, a layer is not a block, or a later layer reads a block that reads
             the image.
-        ModelYamlError: If the text is not a model YAML.
     """
-    rows = read_rows(text, name)
     blocks = tuple(row.layer for row in rows if names_block(row.module))
     if layers is not None and blocks:
         for layer in layers:
@@ -113,32 +94,31 @@ def remove_rows(text: str, name: str, layers: Collection[int] | None = None) -> 
     several = [layer for layer in blocks if len(rows[layer].sources) != 1]
     if several:
         module = rows[several[0]].module
-        raise InsertionError(f"{name}: layer {several[0]} {module} must read one layer; mend its 'from' first")
+        raise InsertionError(f"{name}: layer {several[0]} {module} must read one layer; correct its 'from' first")
     if not blocks:
         raise InsertionError(f"{name} has no ELA rows to remove")
 
-    def home(layer: int) -> int:
+    def new_number(layer: int) -> int:
         return layer - sum(block < layer for block in blocks)
 
-    def read_now(layer: int, reader: int) -> int:
+    def new_source(layer: int, reader: int) -> int:
         while layer in blocks:
             layer = rows[layer].reads[0]
-        return home(layer)
+        return new_number(layer)
 
     kept = [row for row in rows if row.layer not in blocks]
-    if any(home(row.layer) and read_now(source, row.layer) < 0 for row in kept for source in row.reads):
+    if any(new_number(row.layer) and new_source(source, row.layer) < 0 for row in kept for source in row.reads):
         raise InsertionError(
             f"{name}: an ELA row that reads the image is read by a later layer, so it cannot be removed"
         )
-    new = edit(text, _renumber(kept, home, read_now), {}, [_whole_line(text, rows[block]) for block in blocks])
-    layer_map = {row.layer: home(row.layer) for row in kept}
-    return EditedYaml(new, blocks, layer_map, show_diff(text, new, name, "without ELA"))
+    layer_map = {row.layer: new_number(row.layer) for row in kept}
+    return Plan(blocks, layer_map, _renumber(kept, new_number, new_source))
 
 
 def row_args(
     variant: str | None = None, gate: str | None = None, lr_mult: float | None = None, block: str = "ELA"
-) -> str:
-    """Return the args of a block's row as YAML: ``[{gate: identity}]``, ``[]`` for the paper's form.
+) -> list[Any]:
+    """Return the args of a block's row: ``[{"gate": "identity"}]``, ``[]`` for the paper's form.
 
     Args:
         variant: The variant of ELA; None means ``B``.
@@ -170,7 +150,7 @@ def row_args(
         given = {"identity": gate == "identity" or None}
     given["lr_mult"] = lr_mult
     written = {key: value for key, value in given.items() if value not in (None, "B", "paper")}
-    return yaml.safe_dump([written] if written else [], default_flow_style=True, sort_keys=False).strip()
+    return [written] if written else []
 
 
 def check_choice(key: str, value: str) -> str:
@@ -206,34 +186,16 @@ def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> Non
         raise InsertionError(f"{where} is not read by the row after it, so rewire=next has no reader; use rewire=all")
 
 
-def _renumber(rows: Iterable[Row], home: Callable[[int], int], read_now: Callable[[int, int], int]) -> dict[Span, int]:
+def _renumber(
+    rows: Iterable[Row], new_number: Callable[[int], int], new_source: Callable[[int, int], int]
+) -> dict[Span, int]:
     """Return the numbers that change. A ``from`` stays -1, negative or counted from 0, as it was, where it can."""
     changes = {}
     for row in rows:
         for span, layer in zip(row.sources, row.reads, strict=True):
-            source = read_now(layer, row.layer)
-            back = source - home(row.layer)
+            source = new_source(layer, row.layer)
+            back = source - new_number(row.layer)
             changes[span] = back if span.value < -1 or (span.value == -1 and back == -1) else source
         if row.number is not None:
-            changes[row.number] = home(row.layer)
+            changes[row.number] = new_number(row.layer)
     return {span: value for span, value in changes.items() if value != span.value}
-
-
-def _new_row(text: str, stage: Row, block: str, args: str) -> str:
-    line = text[stage.start : stage.end]
-    ending = line[len(line.rstrip("\r\n")) :]
-    row = f"{text[stage.start : stage.bracket]}[-1, 1, {block}, {args}]"
-    return row + ending if ending else ("\r\n" if "\r\n" in text else "\n") + row
-
-
-def _whole_line(text: str, row: Row) -> tuple[int, int]:
-    """Return the place of a row's lines with one line end: the next one, or at the end of the file the one before."""
-    if text[row.end - 1] == "\n":
-        return row.start, row.end
-    return row.start - (2 if text[: row.start].endswith("\r\n") else 1), row.end
-
-
-def show_diff(old: str, new: str, name: str, change: str) -> str:
-    """Return the lines in which two texts differ, as a unified diff."""
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), name, f"{name} {change}", n=1, lineterm="")
-    return "\n".join(lines)

@@ -92,8 +92,8 @@ def choose_stages(
     Raises:
         InsertionError: If ``after`` or ``where`` has another form, or names something that is not there.
     """
-    given = [after] if isinstance(after, str | int) else after or ()
-    if not isinstance(given, Iterable) or not all(isinstance(item, str | int) for item in given):
+    given = [after] if isinstance(after, str | int) else [*after] if isinstance(after, Iterable) else [after or ""]
+    if not all(isinstance(item, str | int) for item in given):
         raise InsertionError(f"after= takes module names, layer numbers and levels such as P3, got {after!r}")
     items = [part.strip() for item in given for part in str(item).split(",") if part.strip()]
     if after is not None and not items:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import yaml
 
@@ -20,7 +21,7 @@ _NOT_HEADS = {  # a file whose last row is one of these was cut off
 
 @dataclass(frozen=True)
 class Span:
-    """A number in the text: its value, and its place ``text[start:end]``."""
+    """A number in the text: its value, and its place ``text[start:end]``. For rows without a text: a unique place."""
 
     value: int
     start: int
@@ -149,18 +150,51 @@ def _read_source(text: str, base: int, where: str, layer: int, node: yaml.Node) 
     return span
 
 
-def edit(
-    text: str, changes: Mapping[Span, int], inserted: Mapping[int, str], dropped: Iterable[tuple[int, int]]
+def insert_lines(
+    text: str, rows: Sequence[Row], numbers: Mapping[Span, int], stages: Iterable[int], new: Sequence[Any]
 ) -> str:
-    """Return the text with numbers replaced, lines inserted and lines dropped; the rest stays byte for byte.
+    """Return the text with numbers replaced and the row of a block after each stage; the rest stays byte for byte.
 
     Args:
         text: The YAML.
-        changes: Number in the text -> its new value.
-        inserted: Place in the text -> the text to insert there.
-        dropped: Places ``(start, end)`` to leave out; they may overlap.
+        rows: Its rows.
+        numbers: Number in the text -> its new value.
+        stages: The layer numbers of the stages.
+        new: The row to insert.
     """
-    edits = [(span.start, span.end, str(value)) for span, value in changes.items()]
+    return _edit(text, numbers, {rows[stage].end: _new_line(text, rows[stage], new) for stage in stages}, ())
+
+
+def drop_lines(text: str, rows: Sequence[Row], numbers: Mapping[Span, int], layers: Iterable[int]) -> str:
+    """Return the text with numbers replaced and the rows of some layers dropped; the rest stays byte for byte."""
+    return _edit(text, numbers, {}, [_whole_line(text, rows[layer]) for layer in layers])
+
+
+def write_row(row: Sequence[Any]) -> str:
+    """Return a row as YAML in one line, with numbers that PyYAML reads back as numbers."""
+    written = yaml.safe_dump(list(row), default_flow_style=True, sort_keys=False, width=float("inf"))
+    return str(written).strip()
+
+
+def _new_line(text: str, stage: Row, new: Sequence[Any]) -> str:
+    line = text[stage.start : stage.end]
+    ending = line[len(line.rstrip("\r\n")) :]
+    row = text[stage.start : stage.bracket] + write_row(new)
+    return row + ending if ending else ("\r\n" if "\r\n" in text else "\n") + row
+
+
+def _whole_line(text: str, row: Row) -> tuple[int, int]:
+    """Return the place of a row's lines with one line end: the next one, or at the end of the file the one before."""
+    if text[row.end - 1] == "\n":
+        return row.start, row.end
+    return row.start - (2 if text[: row.start].endswith("\r\n") else 1), row.end
+
+
+def _edit(
+    text: str, numbers: Mapping[Span, int], inserted: Mapping[int, str], dropped: Iterable[tuple[int, int]]
+) -> str:
+    """Return the text with numbers replaced, lines inserted at places, and places ``(start, end)`` dropped."""
+    edits = [(span.start, span.end, str(value)) for span, value in numbers.items()]
     edits += [(place, place, line) for place, line in inserted.items()]
     edits += [(start, end, "") for start, end in dropped]
     result, done = [], 0

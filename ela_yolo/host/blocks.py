@@ -19,6 +19,7 @@ from torch import nn
 from ela_yolo.ela import ELA
 from ela_yolo.errors import InputError, RowError
 from ela_yolo.host.row_args import try_block
+from ela_yolo.host.row_hints import recognise
 from ela_yolo.identity_start import IdentityStart
 from ela_yolo.util.text import did_you_mean, one_line
 
@@ -134,9 +135,7 @@ def check_block(name: str) -> None:
         RowError: If the block cannot be imported, or is not a block.
     """
     if name not in known_blocks():
-        from ela_yolo.host.row_hints import recognise
-
-        meant = recognise(name)
+        meant = recognise(name, known_blocks())
         near = f"; {meant.block} is meant: block={meant.block}" if meant else ""
         if meant and meant.part_of:
             near += f" after={meant.part_of}"

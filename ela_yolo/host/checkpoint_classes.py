@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ela_yolo.ela import ELA
 from ela_yolo.errors import CheckpointError
+from ela_yolo.host.blocks import known_blocks
 from ela_yolo.host.row_hints import recognise
 
 
@@ -26,7 +27,7 @@ def check_classes(file: Path) -> None:
     if getattr(utils, "SAFE_LOAD", False):  # then no class that a file names may be imported
         return
     for module, name in sorted(_class_names(file)):
-        meant = recognise(name)
+        meant = recognise(name, known_blocks())
         if meant and meant.block == "ELA" and not _can_import(module, name):
             raise CheckpointError(
                 f"{file} holds the class {module}.{name} of a changed Ultralytics, which is not installed here; save "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError
-from ela_yolo.host.blocks import names_block
+from ela_yolo.host.blocks import known_blocks, names_block
 from ela_yolo.host.checkpoint_classes import check_classes
 from ela_yolo.host.model_yaml import load_model_yaml
 from ela_yolo.host.row_hints import row_hint
@@ -156,8 +156,9 @@ def check_rows(file: Path) -> None:
             raise ModelYamlError(f"{file}: layer {layer} is not a row [from, repeats, module, args], but {short(row)}")
         module = row[2]
         if not (names_block(module) or module.startswith(("nn.", "torchvision.ops.")) or hasattr(tasks, module)):
-            near = row_hint(module) or f"there is no module {module}{did_you_mean(module, vars(tasks)) or '; check it'}"
-            raise ModelYamlError(f"{file}: layer {layer}: {near}")
+            near = did_you_mean(module, vars(tasks)) or "; check its name"
+            hint = row_hint(module, known_blocks()) or f"there is no module {module}{near}"
+            raise ModelYamlError(f"{file}: layer {layer}: {hint}")
 
 
 def _is_yaml(model: str | Path) -> bool:

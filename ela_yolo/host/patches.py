@@ -35,7 +35,7 @@ from torch import nn
 
 from ela_yolo.ela import ELA
 from ela_yolo.errors import RegistrationError
-from ela_yolo.host.blocks import find_block, foreign_class, is_block, names_block, safe_classes
+from ela_yolo.host.blocks import find_block, foreign_class, is_block, known_blocks, names_block, safe_classes
 from ela_yolo.host.learning_rate import with_own_rates
 from ela_yolo.host.probes import refuse_changed, refuse_changed_trainer
 from ela_yolo.host.row_hints import row_hint
@@ -154,7 +154,7 @@ def _log_hints(rows: list[Any], error: Exception) -> None:
     modules = [row[2] if len(row) > 2 else None for row in rows]
     if isinstance(error, KeyError):
         unknown = next((layer for layer, module in enumerate(modules) if error.args == (module,)), None)
-        hint = "" if unknown is None else row_hint(str(modules[unknown]))
+        hint = "" if unknown is None else row_hint(str(modules[unknown]), known_blocks())
         if hint:
             LOGGER.error(f"ela-yolo: layer {unknown}: {hint}")
     elif isinstance(error, TypeError) and ELA.__name__ in modules and foreign_class(ELA.__name__) is not None:

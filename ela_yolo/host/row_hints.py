@@ -8,9 +8,8 @@ name of a layer that contains the block, as ``C2f_ELA`` has.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
-
-from ela_yolo.host.blocks import known_blocks
 
 # Block -> its names; an unknown name begins or ends with one of them.
 _CALLED = {
@@ -45,11 +44,16 @@ class Recognised:
         return f"[-1, 1, {self.block}, {self.args}]"
 
 
-def recognise(name: str) -> Recognised | None:
-    """Return the block that an unknown name means, or None."""
+def recognise(name: str, known: Collection[str]) -> Recognised | None:
+    """Return the block that an unknown name means, or None.
+
+    Args:
+        name: The name.
+        known: The names of all known blocks.
+    """
     plain = _plain(name)
     called = {_plain(word): block for block, words in _CALLED.items() for word in words}
-    called = {**{_plain(block): block for block in known_blocks()}, **called}
+    called = {**{_plain(block): block for block in known}, **called}
     for word in sorted(called, key=len, reverse=True):
         for rest in _around(plain, word):
             if re.fullmatch(_WITHOUT_MEANING, rest):
@@ -58,7 +62,7 @@ def recognise(name: str) -> Recognised | None:
                 return Recognised("ELA", f"[{rest.upper()}]")
     for word in sorted(called, key=len, reverse=True):
         for rest in _around(plain, word):
-            layer = _ultralytics_layer(rest)
+            layer = _ultralytics_layer(rest, known)
             if layer is not None:
                 return Recognised(called[word], part_of=layer)
         if re.search(rf"(^|[_\-.]){word}([_\-.]|$)", name, re.IGNORECASE):  # in a layer that is unknown too
@@ -66,9 +70,9 @@ def recognise(name: str) -> Recognised | None:
     return None
 
 
-def row_hint(name: str) -> str:
+def row_hint(name: str, known: Collection[str]) -> str:
     """Return a sentence on what to write instead of the unknown module of a row; "" if no block is recognised."""
-    meant = recognise(name)
+    meant = recognise(name, known)
     if meant is None:
         return ""
     if meant.part_of is None:
@@ -92,9 +96,9 @@ def _around(name: str, word: str) -> list[str]:
     return [*rests, name[: -len(word)]] if name.endswith(word) else rests
 
 
-def _ultralytics_layer(plain: str) -> str | None:
+def _ultralytics_layer(plain: str, known: Collection[str]) -> str | None:
     from torch import nn
     from ultralytics.nn import tasks
 
     layers = (name for name, value in vars(tasks).items() if isinstance(value, type) and issubclass(value, nn.Module))
-    return next((name for name in layers if _plain(name) == plain and name not in known_blocks()), None)
+    return next((name for name in layers if _plain(name) == plain and name not in known), None)

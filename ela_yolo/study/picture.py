@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ela_yolo.study.result import CompareResult
+from ela_yolo.study.statistics import Difference
 
 
-def draw_comparison(result: CompareResult) -> Any:
-    """Return a figure of matplotlib with both panels."""
+def draw_comparison(
+    title: str, metric: str, scores_of: Mapping[str, Sequence[float]], differences: Sequence[Difference]
+) -> Any:
+    """Return a figure of matplotlib with both panels.
+
+    Args:
+        title: The title of the figure.
+        metric: The name of the metric.
+        scores_of: Model -> its score with each seed; the baseline first.
+        differences: The difference of each other model to the baseline.
+    """
     from matplotlib.figure import Figure
 
-    names = result.models
-    scores = [[run.score for run in result.of(name)] for name in names]
+    names, scores = [*scores_of], [*scores_of.values()]
     if len(names) > 6:  # side by side they would be too wide for a page
         figure = Figure(figsize=(1 + 0.9 * len(names), 7), layout="constrained")
         left, right = figure.subplots(2, 1)
@@ -27,18 +34,18 @@ def draw_comparison(result: CompareResult) -> Any:
     for place, values in enumerate(scores):
         left.scatter([place] * len(values), values, color="#3b6fb6", s=28, zorder=2)
         left.hlines(mean(values), place - 0.22, place + 0.22, color="black", linewidth=2, zorder=3)
-    left.set(title=f"{result.metric} of each seed, and the mean", xticks=range(len(names)), xticklabels=names)
+    left.set(title=f"{metric} of each seed, and the mean", xticks=range(len(names)), xticklabels=names)
     left.set_xlim(-0.6, len(names) - 0.4)
     right.axhline(0, color="black", linewidth=1)
-    for place, each in enumerate(result.differences):
+    for place, each in enumerate(differences):
         right.scatter([place - 0.1] * len(each.values), each.values, color="#d1793c", s=28)
         spread = [[each.mean - each.low], [each.high - each.mean]] if each.has_enough_seeds else None
         right.errorbar([place + 0.1], [each.mean], yerr=spread, color="black", fmt="_", ms=14, mew=2, capsize=4)
     right.set(
         title=f"difference to {names[0]},\nand 95% interval over seeds",
-        xticks=range(len(result.differences)),
-        xticklabels=[each.model for each in result.differences],
-        xlim=(-0.6, len(result.differences) - 0.4),
+        xticks=range(len(differences)),
+        xticklabels=[each.model for each in differences],
+        xlim=(-0.6, len(differences) - 0.4),
     )
     for axes in (left, right):
         axes.title.set_size(10)
@@ -47,6 +54,5 @@ def draw_comparison(result: CompareResult) -> Any:
                 label.set(rotation=20, ha="right", rotation_mode="anchor")
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    data, seeds = Path(result.data).name, ", ".join(map(str, result.seeds))
-    figure.suptitle(f"{data}, {result.runs[0].imgsz} px, seeds {seeds}", fontsize=11)
+    figure.suptitle(title, fontsize=11)
     return figure

@@ -173,8 +173,13 @@ class CompareResult:
             csv.writer(file).writerows(self._csv_rows())
         write_json(files[3], self._json())
         with atomic_write(files[4]) as part:
-            draw_comparison(self).savefig(part, format="png", dpi=120)
+            self._picture().savefig(part, format="png", dpi=120)
         return files
+
+    def _picture(self) -> Any:
+        title = f"{Path(self.data).name}, {self.runs[0].imgsz} px, seeds {', '.join(map(str, self.seeds))}"
+        scores = {model: [run.score for run in self.of(model)] for model in self.models}
+        return draw_comparison(title, self.metric, scores, self.differences)
 
     def _csv_rows(self) -> Iterable[list[Any]]:
         classes, metrics = [*self.runs[0].classes], [*self.runs[0].metrics]
