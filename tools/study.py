@@ -1,15 +1,18 @@
 """The third study of docs/study.md: which models, data and budgets, and the comparisons that run them.
 
 Start it again after an interruption: finished runs are kept, as small files in docs/study. ``python tools/study.py``
-runs all comparisons in their order, ``python tools/study.py neu`` those that are named.
+runs all comparisons in their order, ``python tools/study.py neu`` those that are named, and ``python tools/study.py
+tables`` writes what is finished into docs/study.md.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 REPO = Path(__file__).parents[1]
@@ -83,11 +86,70 @@ def write_plain(original: str | Path, file: Path) -> None:
     shutil.copy(original if file.suffix == ".pt" else check_yaml("yolov8.yaml"), file)
 
 
+def rows_table() -> str:
+    """Return the table of the runs on rows.yaml: each model at both budgets, beside plain and ChannelScale."""
+    from ela_yolo.study.statistics import sign_flip_p
+    from ela_yolo.util.tables import markdown_table
+
+    budgets = ("rows-short", "rows-long")
+    found = {budget: scores_of(OUT / budget) for budget in budgets}
+    head = ["model"]
+    for budget in budgets:
+        epochs = COMPARISONS[budget][2]["epochs"]
+        head += [f"{epochs} epochs", "p to plain", "p to `ChannelScale`", "without attention"]
+    names = dict.fromkeys(["plain", *(name for name in MODELS if any(name in found[budget] for budget in budgets))])
+    rows = []
+    for name in names:
+        cells = [name.replace("-", " ")]
+        place, _, rest = name.rpartition("identity-") if "identity-" in name else name.rpartition("paper")
+        control = f"{place}scale-{rest or 100}"
+        for budget in budgets:
+            runs = found[budget].get(name, {})
+            cells.append(spread([run["score"] for run in runs.values()]))
+            for other in ("plain", control):
+                base = found[budget].get(other, {})
+                shared = sorted(base.keys() & runs.keys())
+                is_test = name != "plain" and "scale" not in (name if other == control else "") and len(shared) >= 6
+                values = [runs[seed]["score"] - base[seed]["score"] for seed in shared]
+                cells.append(f"{sign_flip_p(values):.3f}" if is_test else "")
+            without = [run["without_attention"] for run in runs.values() if run["without_attention"] is not None]
+            cells.append(f"{mean(without):.3f}" if without else "")
+        rows.append(cells)
+    return markdown_table(head, rows)
+
+
+def scores_of(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return model -> seed -> the result of the run, for the finished runs in a folder."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for file in sorted(folder.glob("runs/*/run.json")):
+        name, _, seed = file.parent.name.rpartition("-")
+        found.setdefault(name, {})[int(seed)] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def spread(values: list[float]) -> str:
+    """Return mean and standard deviation, and the number of seeds if it is not six."""
+    if not values:
+        return ""
+    count = "" if len(values) == len(SEEDS) else f" ({len(values)} seeds)"
+    return f"{mean(values):.3f} ± {stdev(values):.3f}{count}" if len(values) > 1 else f"{values[0]:.3f}{count}"
+
+
+def write_tables() -> None:
+    """Write the tables into docs/study.md, between the marks ``<!-- rows -->`` and ``<!-- end of rows -->``."""
+    page = REPO / "docs/study.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition("<!-- rows -->\n")
+    _, _, after = rest.partition("<!-- end of rows -->")
+    page.write_text(f"{before}<!-- rows -->\n{rows_table()}\n<!-- end of rows -->{after}", encoding="utf-8")
+
+
 def main(names: list[str]) -> None:
     """Run comparisons, and keep what they found as small files."""
     os.chdir(REPO)
     from ela_yolo.study.compare import compare
 
+    if names == ["tables"]:
+        return write_tables()
     for name in names or COMPARISONS:
         source, models, keys = COMPARISONS[name]
         files = make_models(source, models)
