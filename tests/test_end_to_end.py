@@ -8,10 +8,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime
 import pytest
-import torch
-from conftest import BIN, FEW, HOME, REPO, SHARED, forked, forked_python, run
+from conftest import BIN, FEW, HOME, REPO, forked, forked_python
 from ultralytics import YOLO
 
 FAST = ("epochs=1", "fraction=0.05", "imgsz=64", "batch=8", "workers=0", "plots=False")
@@ -81,14 +79,6 @@ def test_val(retrained, tmp_path):
     assert [float(score) for score in scores] == pytest.approx(best, abs=0.02)  # the file's weights are halves
 
 
-def test_training_on_from_a_checkpoint_keeps_the_blocks(retrained, tmp_path):
-    assert blocks(retrained / "weights/best.pt", tmp_path) == 4
-    with (retrained / "results.csv").open(encoding="utf-8") as file:
-        losses = [float(row["train/box_loss"]) for row in csv.DictReader(file)]
-    assert len(losses) == 3
-    assert losses[-1] < losses[0]
-
-
 def test_stock_export_runs_in_onnx_runtime_through_ultralytics(retrained, tmp_path):
     """And detects there what the checkpoint does."""
     weights = shutil.copy(retrained / "weights/best.pt", tmp_path)
@@ -106,45 +96,35 @@ def tutorial_block(language, start):
     return next(block for block in blocks if block.startswith(start))
 
 
-def test_a_users_own_yaml_trains_validates_predicts_and_exports(tmp_path):
-    """The tutorial's story."""
+def test_a_users_own_yaml_is_inserted_into_and_trains_at_the_scale_of_its_name(tmp_path):
+    """As the tutorial shows it."""
     insert = tutorial_block("bash", "ela-yolo insert model=yolov8n.yaml").split()
-    done = run(BIN / insert[0], *insert[1:], cwd=tmp_path)
+    done = forked(BIN / insert[0], *insert[1:], cwd=tmp_path)
     expected = tutorial_block("diff", "---") + "ELA follows 21 C2f\nwritten to yolov8-mine.yaml\n"
     hunk = r"(?m)^@@ .*\n"  # the comment at the top of the YAML has other lines in older releases
     assert re.sub(hunk, "", done.stdout) == re.sub(hunk, "", expected)
     train = ["model=yolov8s-mine.yaml", f"data={FEW}", f"project={tmp_path}", "name=mine"]
-    done = run(BIN / "yolo", "train", *train, *FAST, cwd=tmp_path)
+    done = forked(BIN / "yolo", "train", *train, *FAST, cwd=tmp_path)
     table_row = next(line for line in done.stdout.splitlines() if "ela_yolo.ela.ELA" in line)
     told = "  4608  ela_yolo.ela.ELA                             [512, 'B', 'identity']"
     assert table_row.rstrip().endswith(told)  # args are padded to a width
-    best = f"model={tmp_path}/mine/weights/best.pt"
-    val = [best, f"data={FEW}", "imgsz=96", "workers=0", f"project={tmp_path}"]
-    assert re.search(r"^ +all +8 +\d+ ", forked(BIN / "yolo", "val", *val, cwd=tmp_path).stdout, re.MULTILINE)
-    predict(best.removeprefix("model="), tmp_path, "imgsz=96", "conf=0.0001")
-    forked(BIN / "yolo", "export", best, "format=onnx", "imgsz=96", cwd=tmp_path)
-    session = onnxruntime.InferenceSession(tmp_path / "mine/weights/best.onnx", providers=["CPUExecutionProvider"])
-    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    (output,) = session.run(None, {"images": image.numpy()})
-    with torch.inference_mode():
-        expected = YOLO(tmp_path / "mine/weights/best.pt").model.float().fuse(verbose=False).eval()(image)[0]
-    np.testing.assert_allclose(output, expected, atol=1e-3, rtol=1e-3)
+    assert blocks(tmp_path / "mine/weights/best.pt", tmp_path) == 1
 
 
 def quickstart(folder, *keys):
     """What the command prints, and its last lines as name -> text."""
-    done = run(BIN / "ela-yolo", "quickstart", *keys, f"project={folder}", cwd=folder)
+    small = (f"data={FEW}", "imgsz=96", "epochs=1", "fraction=0.1", "lr0=0.0001", "workers=0")
+    done = forked(BIN / "ela-yolo", "quickstart", *small, *keys, f"project={folder}", cwd=folder, timeout=900)
     assert "Error" not in done.stderr
     summary = {line[:10].strip(): line[10:].strip() for line in done.stdout.splitlines()[-3:]}
     assert list(summary) == ["weights", "ONNX file", "page"]
     return done.stdout, summary
 
 
-def test_quickstart_compares_with_the_plain_model(tmp_path):
-    if not (SHARED / "weights/yolov8n.pt").is_file():
-        pytest.skip("the official weights are in ../shared, which is not here")
-    shutil.copy(SHARED / "weights/yolov8n.pt", tmp_path)
-    printed, summary = quickstart(tmp_path, "epochs=1", "fraction=0.2")
+def test_quickstart_compares_with_the_plain_model(plain, tmp_path):
+    """With a detector of scenes in place of the official weights, since outputs must depend on the image."""
+    shutil.copy(plain, tmp_path / "yolov8n.pt")
+    printed, summary = quickstart(tmp_path)
     table = [line for line in printed.splitlines() if line.startswith("| YOLOv8n") or line.startswith("| the same")]
     assert [line.split("|")[1].strip() for line in table] == [
         "YOLOv8n",
@@ -166,17 +146,8 @@ def test_quickstart_compares_with_the_plain_model(tmp_path):
     assert report["passed"] is True and len(report["images"]) == 6
 
 
-def test_quickstart_without_weights(tmp_path):
-    printed, summary = quickstart(tmp_path, "epochs=4", "imgsz=96", "batch=4")
+def test_quickstart_without_weights(retrained, tmp_path):
+    printed, summary = quickstart(tmp_path, f"pretrained={retrained}/weights/best.pt")
     assert "Without yolov8n.pt, which is not here and could not be downloaded, this was trained from scratch" in printed
     assert "| YOLOv8n |" not in printed and "| YOLOv8n with ELA |" in printed
     assert blocks(summary["weights"], tmp_path) == 4 and Path(summary["page"]).is_file()
-
-
-def test_real_photographs_train_through_the_stock_command(photographs, tmp_path):
-    keys = ["epochs=1", "imgsz=128", "batch=16", "workers=0", "plots=False", f"project={tmp_path}", "name=bccd"]
-    forked(BIN / "yolo", "train", "model=yolov8n-ela.yaml", f"data={photographs}", *keys, cwd=tmp_path)
-    assert blocks(tmp_path / "bccd/weights/best.pt", tmp_path) == 4
-    with (tmp_path / "bccd/results.csv").open(encoding="utf-8") as file:
-        (row,) = csv.DictReader(file)
-    assert float(row["train/box_loss"]) > 0
