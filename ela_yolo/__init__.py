@@ -1,7 +1,8 @@
 """Efficient Local Attention (ELA) as a layer of Ultralytics YOLO.
 
 Importing this package registers ELA as soon as Ultralytics is imported; an installed ``ela-yolo`` does so in every
-process, unless ``ELA_YOLO_AUTOLOAD=0`` is set. Neither torch nor ultralytics is imported until a public name that needs them is used.
+process, unless ``ELA_YOLO_AUTOLOAD=0`` is set. Neither torch nor ultralytics is imported until a public name that needs
+them is used.
 """
 
 from ela_yolo._version import __version__ as __version__

@@ -1,7 +1,7 @@
 """From medical photographs to a detector with ELA, what attention contributes, and an ONNX file that matches.
 
-``python first_detector.py`` downloads the data set brain-tumor (4 MB) and the weights yolov8n.pt, and needs some minutes on
-two CPU cores. Each of these may be another: ``data=my.yaml model=best.pt epochs=50 imgsz=640``.
+``python first_detector.py`` downloads the data set brain-tumor (4 MB) and the weights yolov8n.pt, and needs some
+minutes on two CPU cores. Each of these may be another: ``data=my.yaml model=best.pt epochs=50 imgsz=640``.
 """
 
 import subprocess
