@@ -331,3 +331,10 @@ def test_a_block_that_cannot_be_imported_is_refused_before_anything_is_written(t
         done = forked(*command, "insert", *keys, cwd=tmp_path, env=env, ok=False)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and reason in done.stderr
     assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_a_malformed_entry_is_named_and_ignored(tmp_path):
+    code = "from ultralytics import YOLO; print(len(YOLO('yolov8n.yaml').model.model))"
+    done = python(code, cwd=tmp_path, env={ENVIRONMENT: "Mine"})
+    assert "ELA_YOLO_BLOCKS has the entry Mine, which is ignored; write NAME=module:Class" in done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "23"

@@ -9,7 +9,7 @@ from conftest import REPO
 from ultralytics.nn.tasks import yaml_model_load
 
 from ela_yolo import CheckpointError, InputError
-from ela_yolo.host.lookup import check_inputs, check_model, check_rows, find_model
+from ela_yolo.host.lookup import check_data, check_model, check_rows, find_model
 from ela_yolo.util.text import one_line
 
 ULTRALYTICS = Path(ultralytics.__file__).parent
@@ -70,17 +70,6 @@ def test_a_folder_that_looks_like_a_scale_is_told_only_where_it_matters(tmp_path
     check_model(str(folder / "yolov8-mine.yaml"))
 
 
-def test_data_is_looked_at_where_it_is_read_alone(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    given = {"model": "yolov8n.yaml", "data": "none.yaml"}
-    for command in ("predict", "track", "export"):
-        check_inputs(command, given)
-    for command in ("train", "val", "tune", "quickstart"):
-        with pytest.raises(InputError, match=r"there is no data=none\.yaml"):
-            check_inputs(command, given)
-    check_inputs("train", {"model": "yolov8n-cls.yaml", "data": "folder", "resume": True, "pretrained": False})
-
-
 def test_the_file_is_the_one_that_ultralytics_takes(tmp_path):
     """With and without its scale in the name; Ultralytics' order has changed."""
     assert find_model("yolov8n-ela.yaml") == REPO / "cfg/yolov8-ela.yaml"
@@ -114,10 +103,11 @@ def test_the_split_that_is_asked_for_is_looked_at(tmp_path):
     (tmp_path / "images").mkdir()
     data = tmp_path / "data.yaml"
     data.write_text(f"path: {tmp_path}\ntrain: images\nval: none\ntest: images\nnames: [a]\n")
-    given = {"model": "yolov8n.yaml", "data": str(data)}
-    check_inputs("val", {**given, "split": "test"})
+    check_data(str(data), "test")
     with pytest.raises(InputError, match="images not found"):
-        check_inputs("val", given)
+        check_data(str(data))
+    with pytest.raises(InputError, match=r"there is no data=none\.yaml"):
+        check_data("none.yaml")
 
 
 def test_the_suggestion_has_the_scale_that_was_typed(tmp_path, monkeypatch):

@@ -32,7 +32,6 @@ class Key:
     help: str
     convert: Callable[[str], Any] = str
     required: bool = False
-    such_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,6 @@ def _other_value(command: Command, name: str, written: str) -> Any:
     from ela_yolo.host.command_line import ultralytics_value
 
     return ultralytics_value(name, written, names)
-
-
-def text_or_none(written: str) -> str | None:
-    """Return the text; None for the word None, which in Ultralytics means that a key is not given."""
-    return None if written.lower() == "none" else written
 
 
 def switch(written: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,6 @@ from ela_yolo.util.text import did_you_mean, one_line, short
 
 YAML = (".yaml", ".yml")
 _SCALE = r"(\d+)[nslmx](.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
-
-
-def check_inputs(command: str, overrides: Mapping[str, Any]) -> None:
-    """Check the files that Ultralytics' keys name, if the command reads them.
-
-    Raises:
-        InputError: If there is no such file, or it has another format.
-        ModelYamlError: If Ultralytics cannot build a model from a YAML.
-        CheckpointError: If there is no such checkpoint.
-    """
-    # Releases of Ultralytics differ in which of the two prevails, so both are checked.
-    settings = _load_settings(overrides["cfg"]) if isinstance(overrides.get("cfg"), str) else {}
-    for given in (overrides, settings):
-        for key in ("model", "pretrained", "resume", "distill_model"):
-            if isinstance(given.get(key), str):
-                check_model(given[key])
-    overrides = {**settings, **overrides}
-    if command in ("quickstart", "train", "tune", "val") and isinstance(overrides.get("data"), str):
-        check_data(overrides["data"], str(overrides.get("split") or "val"))
 
 
 def find_model(model: str | Path) -> Path:
@@ -174,16 +154,6 @@ def _load_as_ultralytics(file: Path) -> dict[str, Any]:
         return load_yaml(file)
     except Exception:  # the stricter reader reports the reason
         return {}
-
-
-def _load_settings(cfg: str) -> dict[str, Any]:
-    from ultralytics.utils.checks import check_yaml
-
-    found = check_yaml(cfg, hard=False) if _is_yaml(cfg) and "://" not in cfg else None
-    settings = _load_as_ultralytics(Path(found)) if found and Path(found).is_file() else {}
-    if not settings:
-        raise InputError(f"cfg={cfg} is no file of settings such as imgsz: 640; name a .yaml file")
-    return settings
 
 
 def check_data(data: str, split: str = "val") -> None:

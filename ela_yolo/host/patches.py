@@ -35,7 +35,16 @@ from torch import nn
 
 from ela_yolo.ela import ELA
 from ela_yolo.errors import RegistrationError
-from ela_yolo.host.blocks import find_block, foreign_class, is_block, known_blocks, names_block, safe_classes
+from ela_yolo.host.blocks import (
+    ENVIRONMENT,
+    find_block,
+    foreign_class,
+    is_block,
+    known_blocks,
+    malformed_entries,
+    names_block,
+    safe_classes,
+)
 from ela_yolo.host.learning_rate import with_own_rates
 from ela_yolo.host.probes import refuse_changed, refuse_changed_trainer
 from ela_yolo.host.row_hints import row_hint
@@ -60,7 +69,7 @@ def register(callbacks: Sequence[tuple[str, Callable[..., None]]]) -> None:
     """
     # Not at the top of the module: importing the parser calls this function.
     from ultralytics.nn import tasks
-    from ultralytics.utils import checks
+    from ultralytics.utils import LOGGER, checks
     from ultralytics.utils.callbacks import base
 
     places = (
@@ -71,6 +80,8 @@ def register(callbacks: Sequence[tuple[str, Callable[..., None]]]) -> None:
     if all(_is_wrapped(getattr(owner, name, None)) for owner, name, _ in places):
         return
     refuse_changed(event for event, _ in callbacks)
+    for entry in malformed_entries():
+        LOGGER.warning(f"ela-yolo: {ENVIRONMENT} has the entry {entry}, which is ignored; write NAME=module:Class")
     for owner, name, wrap in places:
         _wrap(owner, name, wrap)
     for block in (ELA, IdentityStart):

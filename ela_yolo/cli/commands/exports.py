@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ela_yolo.cli.keys import Command, Key, UsageError, export_format, switch, text_or_none
+from ela_yolo.cli.keys import Command, Key, UsageError, export_format, switch
 
 
 def export(given: dict[str, Any]) -> int:
     """Export a model and compare the file with it."""
-    from ela_yolo.host.lookup import check_inputs, open_model
+    from ela_yolo.host.lookup import check_model, open_model
     from ela_yolo.parity.export import export_and_compare, export_file
 
-    check_inputs("export", given)
+    check_model(given["model"])
     verify, source = given.pop("verify", True), given.pop("source", None)
     model = open_model(given.pop("model"), given.pop("task", None))
     if not verify:
@@ -45,7 +45,6 @@ _SOURCE = Key(
     "images/",
     "A folder of images, or one pattern such as 'images/*.jpg', with two images at least. The default is some images "
     "of data=, or photographs from Ultralytics.",
-    text_or_none,
 )
 
 EXPORT = Command(
@@ -61,7 +60,6 @@ EXPORT = Command(
             "best.pt",
             "The model: a checkpoint (.pt) or a model YAML.",
             required=True,
-            such_as="model=yolov8n-ela.yaml",
         ),
         Key(
             "format",
@@ -77,7 +75,6 @@ EXPORT = Command(
             "my.yaml",
             "A data-set YAML. The command compares the mAP of both on its validation images too. For int8, "
             "Ultralytics calibrates with it.",
-            text_or_none,
         ),
         Key("verify", "False", "False skips the comparison.", switch),
     ),
@@ -103,7 +100,6 @@ VERIFY = Command(
             "data",
             "my.yaml",
             "A data-set YAML. The command compares the mAP of both on its validation images too.",
-            text_or_none,
         ),
     ),
     verify,
