@@ -45,7 +45,7 @@ CHECKS = {  # column -> tests, by pytest's names
     ],
     "train": [
         "test_end_to_end.py::test_train_learns_the_blocks_weights",
-        "test_end_to_end.py::test_a_users_own_yaml_trains_validates_predicts_and_exports",
+        "test_end_to_end.py::test_a_users_own_yaml_is_inserted_into_and_trains_at_the_scale_of_its_name",
         "test_training.py::test_every_optimizer_trains_and_leaves_norms_undecayed[auto]",
         "test_training.py::test_every_optimizer_trains_and_leaves_norms_undecayed[MuSGD]",
         "test_learning_rate.py",
@@ -63,6 +63,8 @@ CHECKS = {  # column -> tests, by pytest's names
         "test_end_to_end.py::test_quickstart_without_weights",
     ],
     "attention": ["test_ablation.py", "test_attention.py"],
+    "compare": ["test_compare.py::test_what_a_comparison_leaves", "test_scoring.py"],
+    "profile": ["test_profile.py"],
 }
 SMOKE = f"""
 from ultralytics import YOLO, settings
