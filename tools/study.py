@@ -101,15 +101,14 @@ def rows_table() -> str:
     rows = []
     for name in names:
         cells = [name.replace("-", " ")]
-        place, _, rest = name.rpartition("identity-") if "identity-" in name else name.rpartition("paper")
-        control = f"{place}scale-{rest or 100}"
+        control = name.replace("identity", "scale").replace("paper", "scale-100")
         for budget in budgets:
             runs = found[budget].get(name, {})
             cells.append(spread([run["score"] for run in runs.values()]))
             for other in ("plain", control):
                 base = found[budget].get(other, {})
                 shared = sorted(base.keys() & runs.keys())
-                is_test = name != "plain" and "scale" not in (name if other == control else "") and len(shared) >= 6
+                is_test = name != other and len(shared) >= len(SEEDS)
                 values = [runs[seed]["score"] - base[seed]["score"] for seed in shared]
                 cells.append(f"{sign_flip_p(values):.3f}" if is_test else "")
             without = [run["without_attention"] for run in runs.values() if run["without_attention"] is not None]

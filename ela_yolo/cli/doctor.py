@@ -116,11 +116,11 @@ def _yolo_command() -> Finding:
 
 def _registration() -> Finding:
     from ela_yolo.host.blocks import foreign_class
-    from ela_yolo.host.command_line import ultralytics_version
     from ela_yolo.host.probes import TESTED, older, refuse_changed_trainer
+    from ela_yolo.host.versions import package_versions
     from ela_yolo.plugin import register
 
-    subject, version, (oldest, newest) = "registration", ultralytics_version(), TESTED
+    subject, version, (oldest, newest) = "registration", package_versions()["ultralytics"], TESTED
     try:
         register()
         refuse_changed_trainer()

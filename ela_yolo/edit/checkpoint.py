@@ -91,8 +91,9 @@ def edit_mapping(
         plan: The change.
         row: The row to insert after each stage; None removes the blocks.
     """
-    edited: dict[str, Any] = {**deepcopy(dict(config)), "backbone": [], "head": []}
-    for old, written in zip(rows, deepcopy([*config["backbone"], *config["head"]]), strict=True):
+    copied = deepcopy(dict(config))
+    edited: dict[str, Any] = {**copied, "backbone": [], "head": []}
+    for old, written in zip(rows, [*copied["backbone"], *copied["head"]], strict=True):
         if row is None and old.layer in plan.blocks:
             continue
         numbers = [plan.numbers.get(span, span.value) for span in old.sources]

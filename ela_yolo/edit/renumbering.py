@@ -130,7 +130,9 @@ def row_args(
     Raises:
         InsertionError: If there is no such variant, gate form or multiple, or the block does not take it.
     """
-    options = (*options_of(find_block(block)), *start_options(find_block(block)))
+    kind = find_block(block)
+    starts = start_options(kind)
+    options = (*options_of(kind), *starts)
     if variant and block != "ELA":
         raise InsertionError(f"variant is ELA's, and {block} has none; leave it out")
     gate = check_choice("gate", gate or "identity")
@@ -146,7 +148,7 @@ def row_args(
     given: dict[str, object] = {}
     if block == "ELA":
         given = {"variant": check_choice("variant", variant or "B"), "gate": gate}
-    elif "identity" in start_options(find_block(block)):
+    elif "identity" in starts:
         given = {"identity": gate == "identity" or None}
     given["lr_mult"] = lr_mult
     written = {key: value for key, value in given.items() if value not in (None, "B", "paper")}

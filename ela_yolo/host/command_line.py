@@ -47,10 +47,3 @@ def ultralytics_value(key: str, written: str, own_keys: Iterable[str]) -> Any:
     except SyntaxError:
         raise InputError(f"unknown key '{key}'{did_you_mean(key, (*DEFAULT_CFG_DICT, *own_keys))}") from None
     return value
-
-
-def ultralytics_version() -> str:
-    """Return the version of the Ultralytics in use, which may be a local copy."""
-    from ultralytics import __version__
-
-    return str(__version__)

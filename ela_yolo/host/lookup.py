@@ -8,6 +8,7 @@ from typing import Any
 
 from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError
 from ela_yolo.host.blocks import known_blocks, names_block
+from ela_yolo.host.calls import image_files
 from ela_yolo.host.checkpoint_classes import check_classes
 from ela_yolo.host.model_yaml import load_model_yaml
 from ela_yolo.host.row_hints import row_hint
@@ -202,7 +203,7 @@ def data_images(data: str, split: str, task: str) -> list[Path]:
     Raises:
         InputError: If the data set cannot be read, or the split has no images.
     """
-    from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset
+    from ultralytics.data.utils import check_cls_dataset
 
     from ela_yolo.host.versions import check_dataset
 
@@ -215,7 +216,7 @@ def data_images(data: str, split: str, task: str) -> list[Path]:
     images: list[Path] = []
     for place in map(Path, places if isinstance(places, list) else [places] if places else []):
         images += _listed(place) if place.is_file() else place.rglob("*.*")
-    images = sorted(image.absolute() for image in images if image.suffix[1:].lower() in IMG_FORMATS)
+    images = image_files([image.absolute() for image in images])
     if not images:
         raise InputError(
             f"data={data} has no images in its split {split}; name a split that has some, or put images there"

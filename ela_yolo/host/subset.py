@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ela_yolo.errors import InputError
-from ela_yolo.host.lookup import YAML, data_images
+from ela_yolo.host.lookup import data_images, yaml_of_data
 from ela_yolo.host.versions import check_dataset, load_yaml
 
 
@@ -32,17 +32,16 @@ def subset_of(data: str, split: str, fraction: float, task: str) -> Iterator[str
     if fraction == 1:
         yield data
         return
-    if Path(data).suffix not in YAML:
+    data_yaml = yaml_of_data(data)
+    if data_yaml is None:
         raise InputError(f"fraction= needs a data-set YAML, and data={data} is none; name one, or leave it out")
-    from ultralytics.utils.checks import check_file
-
     images = data_images(data, split, task)
     count = max(1, round(fraction * len(images)))
     chosen = [images[number * len(images) // count] for number in range(count)]
     with tempfile.TemporaryDirectory() as name:
         listed, file = Path(name) / "images.txt", Path(name) / "subset.yaml"
         listed.write_text("\n".join(map(str, chosen)), encoding="utf-8")
-        content = load_yaml(Path(check_file(data)))
+        content = load_yaml(data_yaml)
         content.pop("download", None)
         content = {**content, "path": str(check_dataset(data, split)["path"]), split: str(listed)}
         file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")

@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.errors import CompareError, InputError
-from ela_yolo.host.lookup import YAML, check_data, check_model, data_images, find_model, open_model, yaml_of_data
-from ela_yolo.host.lookup import find_weights as download
+from ela_yolo.host.lookup import (
+    YAML,
+    check_data,
+    check_model,
+    data_images,
+    find_model,
+    find_weights,
+    open_model,
+    yaml_of_data,
+)
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.scoring import METRICS
 from ela_yolo.host.train_keys import check_train_keys, default_of
@@ -206,4 +214,4 @@ def _from_checkpoints(opened: Mapping[str, Any], train: Mapping[str, Any]) -> di
 
 def _file(model: str) -> Path:
     file = find_model(model)
-    return file if file.suffix in YAML else download(str(file)) or file
+    return file if file.suffix in YAML else find_weights(str(file)) or file
