@@ -27,18 +27,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.fixture(scope="module")
-def sure(retrained, tmp_path_factory):
-    """Weights of a short training, made sure enough of themselves to detect something."""
-    model = YOLO(retrained / "weights/best.pt")
-    with torch.no_grad():
-        for branch in model.model.model[-1].cv3:
-            branch[-1].bias += 3
-    file = tmp_path_factory.mktemp("sure") / "best.pt"
-    model.save(file)
-    return file
-
-
 @pytest.mark.parametrize(
     ("program", "keys"),
     [

@@ -18,15 +18,14 @@ MARGIN = 46  # px at the left of the image and below it, for the gates
 
 
 @pytest.fixture(scope="module")
-def folder(retrained, tmp_path_factory):
+def folder(sure, tmp_path_factory):
     """Pictures of 20 scenes, 640 px, and their page."""
     folder = tmp_path_factory.mktemp("page")
     scenes = sorted((render(HOME / "datasets/ela-yolo-scenes") / "images/val").iterdir())
     for number, scene in enumerate(scenes[:20]):
         image = cv2.resize(read(scene), (640, 512))
         cv2.imwrite(str(folder / f"scene-{number:02}.jpg"), image)
-    weights = retrained / "weights/best.pt"
-    attention(weights, folder / "*.jpg", folder / "out", imgsz=160, max_det=3)
+    attention(sure, folder / "*.jpg", folder / "out", imgsz=160, max_det=3)
     return folder / "out"
 
 
