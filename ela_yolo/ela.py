@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ela_yolo._ela_cpu import Form, apply_gates, scale_by_gates, serves
-
 Variant = Literal["T", "B", "S", "L"]
 Gate = Literal["paper", "residual", "identity"]
 LARGEST_LR_MULT = 300  # larger multiples were not tried with every optimizer
@@ -138,9 +136,8 @@ class ELA(nn.Module):
     - ``identity``: ``x * 2 * gate_h * 2 * gate_w``, with the weight and bias of the norm at 0 at the start. Until it is
       trained, the output equals ``x`` bit for bit, so a pretrained network keeps its results.
 
-    The output has the dtype of ``x``, also under autocast, and its memory format. On a CPU the formula is computed in
-    few operators. With hooks, parametrizations or other modules in the place of ``conv`` and ``gn``, these are called
-    as modules.
+    The output has the dtype of ``x``, also under autocast, and its memory format. Both strips of a square map go
+    through ``conv`` and ``gn`` as one batch.
 
     Args:
         channels: The number of input and output channels, C.
@@ -259,13 +256,17 @@ class ELA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` multiplied by its gates."""
-        conv, gn = self.conv, self.gn
         if self.export_form:
             return self._forward_blocked(x) if self.export_form == "blocked" else self._forward_pooled(x)
-        if serves(x, conv, gn):
-            form = Form(conv.groups, gn.num_groups, gn.eps, self.gate)
-            return scale_by_gates(x, conv.weight, gn.weight, gn.bias, form)
-        return apply_gates(x, self._strip_gate(x.mean(dim=3)), self._strip_gate(x.mean(dim=2)), self.gate)
+        strip_h, strip_w = x.mean(dim=3), x.mean(dim=2)
+        eager = not _is_recorded(x)
+        if eager and x.shape[2] == x.shape[3] and type(self.gn) is nn.GroupNorm:
+            gate_h, gate_w = self._strip_gate(torch.cat([strip_h, strip_w])).chunk(2)
+        else:
+            gate_h, gate_w = self._strip_gate(strip_h), self._strip_gate(strip_w)
+        # A new copy of the map costs more than reading it, and only a backward needs the first product.
+        in_place = eager and not torch.is_grad_enabled()
+        return _scale(x, gate_h[:, :, :, None], gate_w[:, :, None, :], self.gate, in_place)
 
     def _strip_gate(self, strip: Tensor) -> Tensor:
         gn, mixed = self.gn, self.conv(strip)
@@ -298,8 +299,8 @@ class ELA(nn.Module):
         channels, height, width = _constant_size(x)
         strip_h, strip_w = F.avg_pool2d(x, (1, width)), F.avg_pool2d(x, (height, 1))
         if height == width:
-            both, images = self._strip_gate(torch.cat([strip_h.flatten(2), strip_w.flatten(2)])), x.shape[0]
-            return apply_gates(x, both[:images], both[images:], self.gate)
+            gate_h, gate_w = self._strip_gate(torch.cat([strip_h.flatten(2), strip_w.flatten(2)])).chunk(2)
+            return _scale(x, gate_h[:, :, :, None], gate_w[:, :, None, :], self.gate)
         scaled = x * self._map_gate(strip_h, channels, axis=2) * self._map_gate(strip_w, channels, axis=3)
         return x + scaled if self.gate == "residual" else scaled
 
@@ -320,6 +321,24 @@ class ELA(nn.Module):
         if self.lr_mult == 1:
             del settings["lr_mult"]
         return ", ".join(str(value) if name == "channels" else f"{name}={value}" for name, value in settings.items())
+
+
+def _scale(x: Tensor, gate_h: Tensor, gate_w: Tensor, form: str, in_place: bool = False) -> Tensor:
+    """Return a map multiplied by its gates, ``(B, C, H, 1)`` and ``(B, C, 1, W)``."""
+    gate_h, gate_w = gate_h.to(x.dtype), gate_w.to(x.dtype)
+    if form == "identity":
+        gate_h, gate_w = 2 * gate_h, 2 * gate_w
+    scaled = x * gate_h
+    scaled = scaled.mul_(gate_w) if in_place else scaled * gate_w
+    return x + scaled if form == "residual" else scaled
+
+
+def _is_recorded(x: Tensor) -> bool:
+    """Return whether a graph is made, which must hold neither the size of this map nor whether gradients are wanted."""
+    compiler = getattr(torch, "compiler", None)  # since PyTorch 2.1
+    compiles = hasattr(compiler, "is_compiling") and torch.compiler.is_compiling()
+    traces = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return compiles or traces or isinstance(x, torch.fx.Proxy)
 
 
 def _constant_size(x: Tensor) -> tuple[int, int, int]:

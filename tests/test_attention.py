@@ -1,6 +1,5 @@
 """The gates of real models, what detections get through them, and the pictures of that."""
 
-import pickle
 import shutil
 from typing import Any
 
@@ -20,7 +19,7 @@ from ultralytics.utils import ops
 from ela_yolo import ELA, insert
 from ela_yolo.data.scenes import render
 from ela_yolo.errors import CheckpointError, InputError
-from ela_yolo.gates.attention import _prediction, attention
+from ela_yolo.gates.attention import attention, traced_images
 from ela_yolo.gates.attribution import Trace, trace
 from ela_yolo.gates.capture import capture_gates, gates_of
 from ela_yolo.gates.picture import FULL, LOWERS, RAISES, Detection, density, plot_attention
@@ -401,6 +400,10 @@ def test_pictures_of_a_folder(best, tmp_path, monkeypatch):
     assert {*tmp_path.rglob("*best-attention/*")} == {page, *(file.absolute() for file in files)}
 
 
+def all_detections(model, source, imgsz):
+    return [each.detections for each in traced_images(open_model(model), source, imgsz, max_det=20)]
+
+
 def test_a_list_of_images_gives_each_image_its_own_maps(built, tmp_path):
     """Ultralytics runs a list as one batch."""
     files = []
@@ -410,8 +413,7 @@ def test_a_list_of_images_gives_each_image_its_own_maps(built, tmp_path):
     arrays = [cv2.imread(str(file)) for file in files]
 
     def changes(source):
-        with _prediction(built, source, 64) as run:
-            found = [[each.traces["1"] for each in run.traced(result, 8)[1]] for result in run.results]
+        found = [[each.traces["1"] for each in detections] for detections in all_detections(built, source, 64)]
         return [[(round(each.change, 3), int(each.places.argmax())) for each in of_image] for of_image in found]
 
     one_by_one = [changes(file)[0] for file in files]
@@ -426,8 +428,7 @@ def test_a_detection_is_traced_in_the_network_input_of_its_image(built):
     image, *_ = hand_built.draw(0)
     gray = np.full((64, 32, 3), 77, np.uint8)
     for source in (np.hstack([image, gray]), cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)):
-        with _prediction(built, source, 96 if source.shape[0] == 64 else 64) as run:
-            (found,) = [run.traced(result, 20)[1] for result in run.results]
+        (found,) = all_detections(built, source, 96 if source.shape[0] == 64 else 64)
         assert len(found) == 5 and all(each.traces for each in found)
 
 
@@ -439,12 +440,6 @@ def test_frames_of_a_video_are_numbered_and_nothing_grows_with_them(best, tmp_pa
     files = attention(best, tmp_path / "clip.avi", tmp_path / "deep/pictures", imgsz=64)
     assert [file.name for file in files] == [f"clip-0000{number}.png" for number in range(1, 6)]
     assert all(file.is_file() for file in files)
-    held = []
-    with _prediction(best, tmp_path / "clip.avi", 64) as run:
-        for result in run.results:
-            run.traced(result, 1)
-            held.append(len(pickle.dumps(run.inputs.waiting)))
-    assert len(held) == 5 and len(set(held)) == 1
 
 
 UNTRAINED = since("8.4.0")  # before, the predictor needs what only a trained model of the task has

@@ -4,7 +4,6 @@ import re
 import pytest
 import torch
 from torch import nn
-from torch.autograd import forward_ad
 from torch.nn.utils import prune
 
 from ela_yolo import ELA
@@ -164,19 +163,6 @@ def test_every_parameter_gets_a_gradient(gate):
     assert x.grad.abs().min() > 0
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 3, 4), (1, 8, 4, 4), (2, 8, 1, 5), (1, 8, 6, 2)])
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("gate", GATES)
-def test_gradients_are_right(gate, variant, shape):
-    block = randomised(ELA(8, variant, gate, num_groups=4)).double()
-    x = torch.randn(shape, dtype=torch.double, requires_grad=True)
-
-    def of_all(x, *parameters):
-        return torch.func.functional_call(block, dict(zip(dict(block.named_parameters()), parameters, strict=True)), x)
-
-    assert torch.autograd.gradcheck(of_all, (x, *block.parameters()))
-
-
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("grad", ["expanded", "channels_last", "sliced"])
 def test_gradients_are_those_of_the_formula_whatever_the_layout_of_the_incoming_one(grad, gate):
@@ -198,98 +184,34 @@ def test_gradients_are_those_of_the_formula_whatever_the_layout_of_the_incoming_
 
 
 @pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("shape", [(2, 16, 40, 40), (2, 16, 30, 50)])
-def test_training_keeps_one_copy_of_the_map_which_is_its_input(shape, gate):
-    kept = {}
-    x = torch.randn(shape, requires_grad=True)
-    block = ELA(16, gate=gate)
-    remember = torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
-    )
-    with remember:
-        block(x)
-    whole = x.untyped_storage()
-    assert kept.pop(whole.data_ptr()) == whole.nbytes()
-    strips = 4 * 2 * 16 * max(shape[2:])
-    assert sum(kept.values()) < 10 * strips < whole.nbytes()
-
-
-def of_parameters(block):
-    """The block as a function of the map and of its parameters."""
-    names = [name for name, _ in block.named_parameters()]
-    return lambda x, *weights: torch.func.functional_call(block, dict(zip(names, weights, strict=True)), x)
-
-
-@pytest.mark.parametrize("shape", [(1, 4, 3, 2), (1, 4, 3, 3), (2, 4, 1, 2)])
-@pytest.mark.parametrize("variant", ["B", "S"])
-@pytest.mark.parametrize("gate", GATES)
-def test_second_derivatives_are_right(gate, variant, shape):
-    block = randomised(ELA(4, variant, gate, kernel_size=3, num_groups=2)).double()
-    x = torch.randn(shape, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradgradcheck(of_parameters(block), (x, *block.parameters()))
-
-
-def test_second_derivatives_are_right_where_a_block_is_called_twice():
-    block = randomised(ELA(4, kernel_size=3, num_groups=2)).double()
-    x, once = torch.randn(1, 4, 3, 2, dtype=torch.double, requires_grad=True), of_parameters(block)
-    weights = tuple(block.parameters())
-    assert torch.autograd.gradgradcheck(lambda x, *weights: once(once(x, *weights), *weights), (x, *weights))
-    twice = block(block(x)).square().sum()
-    first = torch.autograd.grad(twice, (x, *weights), retain_graph=True)
-    for plain, with_graph in zip(first, torch.autograd.grad(twice, (x, *weights), create_graph=True), strict=True):
-        torch.testing.assert_close(plain, with_graph)
-
-
-@pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("shape", [(2, 16, 5, 5), (2, 16, 5, 7)])
-def test_a_penalty_on_gradients_counts_where_a_linear_loss_follows_the_block(shape, gate):
-    """The gradient that comes back from such a loss needs none itself."""
-    block, factor = randomised(ELA(16, gate=gate)).double(), torch.randn(shape, dtype=torch.double)
-    found = []
-    for function in (block, lambda x: formula(x, block.conv, block.gn, gate)):
-        x = torch.linspace(-1, 1, factor.numel(), dtype=torch.double).view(shape).requires_grad_()
-        (grad,) = torch.autograd.grad((function(x) * factor).sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(grad.square().sum(), (x, *block.parameters())))
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("frozen", ["x", "conv.weight", "gn.bias"])
-def test_second_derivatives_of_a_part_of_the_inputs(frozen):
-    block = randomised(ELA(16))
-    x = torch.randn(1, 16, 4, 5, requires_grad=frozen != "x")
-    for name, parameter in block.named_parameters():
-        parameter.requires_grad_(name != frozen)
-    learned = [each for each in (x, *block.parameters()) if each.requires_grad]
-    grads = torch.autograd.grad(block(x).sum(), learned, create_graph=True)
-    torch.autograd.backward([grad.square().sum() for grad in grads])
-    assert all(each.grad.any() for each in learned)
-
-
-@pytest.mark.parametrize("gate", GATES)
-def test_forward_mode_and_vectorized_derivatives_are_right(gate):
-    block = randomised(ELA(4, gate=gate, num_groups=2)).double()
-    x, along = (torch.randn(1, 4, 3, 2, dtype=torch.double) for _ in range(2))
-    jacobian = torch.autograd.functional.jacobian(block, x)
-    torch.testing.assert_close(torch.autograd.functional.jacobian(block, x, vectorize=True), jacobian)
-    expected = (jacobian * along).sum((4, 5, 6, 7))
-    for context in (torch.no_grad, torch.enable_grad):
-        with context(), forward_ad.dual_level():
-            dual = block(forward_ad.make_dual(x, along))
-            torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, expected)
-    torch.testing.assert_close(torch.func.jvp(block, (x,), (along,))[1], expected)
-
-
-@pytest.mark.parametrize("variant", ["B", "S"])
 @pytest.mark.parametrize("shape", [(2, 16, 20, 20), (2, 16, 12, 20)])
-def test_inference_reads_the_map_twice_and_makes_one_copy_of_it(shape, variant):
-    block, x = ELA(16, variant), torch.randn(shape)
-    with torch.profiler.profile(record_shapes=True) as profiler, torch.inference_mode():
-        block(x)
-    events = [event for event in profiler.events() if event.input_shapes and list(shape) in event.input_shapes]
-    assert sorted(event.name for event in events if event.cpu_parent is None) == sorted(
-        ["aten::sum", "aten::sum", "aten::mul", "aten::mul_"]
-    )
+def test_inference_gives_what_training_gives_and_leaves_the_map_alone(shape, gate):
+    block, x = randomised(ELA(16, gate=gate)), torch.randn(shape)
+    before, trained = x.clone(), block(x).detach()
+    with torch.no_grad():
+        assert torch.equal(block(x), trained) and torch.equal(x, before)
+    with torch.inference_mode():
+        assert torch.equal(block(x), trained) and torch.equal(x, before)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)]
+)
+def test_both_strips_as_one_batch_give_what_each_gives_alone(dtype, tolerance, layout, gate):
+    """With gradients, and under autocast."""
+    block, x = randomised(ELA(16, gate=gate)).to(dtype), torch.randn(2, 16, 9, 9)
+    found = []
+    for alone in (False, True):
+        given = x.to(dtype, memory_format=layout).requires_grad_()
+        if alone:  # a norm of a class of its own is called for each strip
+            block.gn.__class__ = type("GroupNorm", (nn.GroupNorm,), {})
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            y = block(given)
+        found.append((y, *torch.autograd.grad(y.float().square().sum(), (given, *block.parameters()))))
+    for together, apart in zip(*found, strict=True):
+        torch.testing.assert_close(together, apart, rtol=tolerance, atol=tolerance * max(1, apart.abs().max().item()))
 
 
 def test_a_map_of_other_channels_is_refused_by_the_convolution():
@@ -319,7 +241,7 @@ def test_a_convolution_that_was_changed_is_called(change):
         block.conv.register_full_backward_hook(lambda *_: called.append(1))
     after = block(x)
     after.sum().backward()
-    assert called == ([] if change == "bias" else [1, 1])
+    assert called == ([] if change == "bias" else [1, 1])  # once for each strip of a map that is not square
     assert torch.allclose(before, after) is (change == "backward hook")
 
 

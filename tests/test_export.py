@@ -15,7 +15,6 @@ from onnx import helper, numpy_helper
 from ultralytics import RTDETR, YOLO
 
 from ela_yolo import ELA, ExportError, InputError, __version__, export, verify_export
-from ela_yolo.parity.exported_file import ExportedFile
 from ela_yolo.parity.images import choose_images
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
@@ -296,16 +295,6 @@ def test_the_commands_name_swapped_files(exported, tmp_path):
     for command in (["verify", f"model={file}", f"against={weights}"], ["export", f"model={file}", "format=openvino"]):
         done = forked(BIN / "ela-yolo", *command, cwd=tmp_path, ok=False)
         assert done.returncode == 1 and "best.onnx is an exported file" in done.stderr.splitlines()[-1]
-
-
-def test_the_input_is_moved_to_the_device_of_the_runtime(exported):
-    """TensorRT runs on a GPU; here the device on which tensors have no data stands for it."""
-    file = ExportedFile(exported[1])
-    assert file.device.type == "cpu"
-    devices = []
-    file.device, file.call = torch.device("meta"), lambda batch: devices.append(batch.device.type) or torch.zeros(1)
-    file.run(torch.zeros(1, 3, 96, 96))
-    assert devices == ["meta"]
 
 
 def test_verify_false_skips_the_comparison_and_leaves_no_older_report(exported, tmp_path):

@@ -5,18 +5,17 @@ import sys
 import time
 from typing import Any
 
-import cv2
 import pytest
 import torch
 from conftest import BIN, forked, forked_python, python
 from helpers import SHORT_PROFILE
 
-from ela_yolo import ELA, InputError, insert, profile
+from ela_yolo import InputError, insert, profile
 from ela_yolo.cost.measure import peak_memory
 from ela_yolo.cost.result import ModelCost, Profile, Time
 from ela_yolo.cost.timing import WARM_UP, alternate
 
-ROWS = {"parameters", "gflops", "latency", "onnx", "training", "memory", "training_memory"}
+ROWS = {"parameters", "gflops", "latency", "onnx", "training"}
 
 
 def short_profile(*arguments, cwd):
@@ -25,8 +24,8 @@ def short_profile(*arguments, cwd):
 
 def test_a_model_beside_its_plain_model(tmp_path):
     done = forked(BIN / "ela-yolo", "profile", "model=yolov8n-ela.yaml", "imgsz=64", cwd=tmp_path)
-    assert done.stdout.endswith("written to yolov8n-ela-profile.json and yolov8n-ela-profile.png\n")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["yolov8n-ela-profile.json", "yolov8n-ela-profile.png"]
+    assert done.stdout.endswith("written to yolov8n-ela-profile.json\n")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["yolov8n-ela-profile.json"]
     assert "| parameters | 3,157,200 | 3,161,520 | 1.001 |" in done.stdout
     text = (tmp_path / "yolov8n-ela-profile.json").read_text(encoding="utf-8")
     found = json.loads(text, parse_constant=pytest.fail)
@@ -38,7 +37,6 @@ def test_a_model_beside_its_plain_model(tmp_path):
     for side in ("plain", "ela"):
         for row in ("latency", "onnx", "training"):
             assert 0 < found[side][row]["low"] <= found[side][row]["median"] <= found[side][row]["high"]
-        assert found[side]["training_memory"] > found[side]["memory"] > 0
     assert found["ela"]["gflops"] > found["plain"]["gflops"]
     assert [(block["layer"], block["input"], block["parameters"]) for block in found["blocks"]] == [
         ("3", [32, 16, 16], 288),
@@ -47,13 +45,12 @@ def test_a_model_beside_its_plain_model(tmp_path):
         ("12", [256, 2, 2], 2304),
     ]
     assert all(0 < block["share"] < 1 for block in found["blocks"])
-    assert cv2.imread(str(tmp_path / "yolov8n-ela-profile.png")).std() > 10
 
 
 def test_a_checkpoint_and_a_file_to_save_to(trained, tmp_path):
     done = short_profile(f"model={trained}/weights/best.pt", "imgsz=64", "save=costs.json", cwd=tmp_path)
     assert "| 3 | ELA-B paper | 32x16x16 | 288 |" in done.stdout
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["costs.json", "costs.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["costs.json"]
 
 
 def test_stacked_blocks_are_measured_one_by_one(tmp_path):
@@ -111,24 +108,14 @@ def test_a_ratio_to_nothing_is_left_out(tmp_path):
     assert "| PyTorch, fused | 1 ms (1 to 1) | 1 ms (1 to 1) | 1.000 (0.980 to 1.030) |" in str(result)
     assert "| GFLOPs | 0.000 | 0.000 | - |" in str(result) and "| peak memory | 0.0 MB | 1.5 MB | - |" in str(result)
     assert "training |" not in str(result)
-    target, picture = result.save(tmp_path / "costs.json")
+    target = result.save(tmp_path / "costs.json")
     found = json.loads(target.read_text(encoding="utf-8"))
-    assert found["ratios"]["memory"] is None and found["ela"]["training_memory"] is None and picture.is_file()
+    assert found["ratios"]["memory"] is None and found["ela"]["training_memory"] is None
 
 
-def test_peak_memory_is_what_is_held_at_once():
-    def call():
-        first = torch.empty(2_000_000)
-        del first
-        second = torch.empty(2_000_000)
-        third = torch.empty_like(second[:1_000_000])
-        return second, third
-
-    assert peak_memory(call, torch.device("cpu")) == pytest.approx(12, rel=0.01)
-
-
-def test_memory_is_none_on_a_device_that_does_not_report_it():
-    assert peak_memory(lambda: None, torch.device("mps")) is None
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_memory_is_none_on_a_device_that_does_not_report_it(device):
+    assert peak_memory(lambda: None, torch.device(device)) is None
 
 
 def test_calls_take_turns_in_a_changing_order():
@@ -139,12 +126,3 @@ def test_calls_take_turns_in_a_changing_order():
     turns = ["".join(order[i : i + 3]) for i in range(0, len(order), 3)]
     assert len(turns) == 20 + WARM_UP and {"".join(sorted(turn)) for turn in turns} == {"abc"}
     assert len(set(turns)) > 3
-
-
-def test_a_block_is_a_small_part_of_what_training_holds():
-    x = torch.randn(4, 16, 64, 64, requires_grad=True)
-    block = ELA(16)
-    map_size = x.nbytes / 1e6
-    held = peak_memory(lambda: block(x).sum().backward(), x.device)
-    # The output and the gradient that comes back; one copy of the map in between is the result, and x.grad is there.
-    assert held < 3.5 * map_size

@@ -135,14 +135,13 @@ def _registration() -> Finding:
 
 def _model(name: str, weights: str | None) -> Iterator[Finding]:
     from ela_yolo.host.blocks import describe
-    from ela_yolo.host.lookup import check_model, find_model, open_model
+    from ela_yolo.host.lookup import find_model, open_model
     from ela_yolo.host.model_blocks import attention_blocks
 
     subject = f"model={name}"
     try:
         for given in filter(None, (name, weights)):
             find_model(given)
-            check_model(given)
         model: Any = open_model(name).model
         trained = Path(name).suffix == ".pt"
         yield Finding(subject, str(Path(getattr(model, "pt_path", name)) if trained else find_model(name)))

@@ -62,10 +62,6 @@ class Command:
 def parse(command: Command, args: Sequence[str]) -> dict[str, Any]:
     """Return key -> converted value of the given keys.
 
-    Args:
-        command: The command.
-        args: The command line without the command's name.
-
     Raises:
         UsageError: If a key is unknown or missing, or does not take its value.
     """

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
-from itertools import accumulate, chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -154,8 +153,6 @@ def _wait(device: torch.device) -> None:
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
     """Return the peak memory that a call allocates, in MB; None if the device does not report it."""
     call()
-    if device.type == "cpu":
-        return _peak_on_cpu(call)
     memory = getattr(torch, device.type)
     if not hasattr(memory, "max_memory_allocated"):
         return None
@@ -163,23 +160,6 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float | Non
     memory.reset_peak_memory_stats(device)
     call()
     return float(memory.max_memory_allocated(device) - before) / 1e6
-
-
-def _peak_on_cpu(call: Callable[[], object]) -> float | None:
-    # PyTorch has no public function for this: torch.profiler would print lines about itself to standard error.
-    try:
-        from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
-        from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
-    except ImportError:  # these names may disappear
-        return None
-    settings = False, True, False, False, False  # memory alone: no shapes, stacks, FLOPs or modules
-    _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, *settings, _ExperimentalConfig()))
-    try:
-        call()
-    finally:
-        events: list[Any] = [*chain(*_disable_profiler_legacy())]
-    events = [event for event in events if event.kind() == "memory_alloc"]
-    return max(accumulate(event.cpu_memory_usage() for event in events), default=0) / 1e6
 
 
 def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:

@@ -1,4 +1,4 @@
-"""The cost of a model with ELA beside its plain model: the numbers, their tables and their picture."""
+"""The cost of a model with ELA beside its plain model: the numbers and their tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from statistics import median, quantiles
 from typing import Any
 
 from ela_yolo.errors import InputError
-from ela_yolo.util.files import atomic_write
 from ela_yolo.util.json import write_json
 from ela_yolo.util.tables import markdown_table
 
@@ -152,60 +151,32 @@ class Profile:
         low, high = self.intervals.get(key, (None, None))
         return f"{ratio:.3f}" if low is None else f"{ratio:.3f} ({low:.3f} to {high:.3f})"
 
-    def save(self, file: str | Path | None = None) -> tuple[Path, Path]:
-        """Write the result as JSON and as a picture of bars, and return both files, which :func:`target_files` names.
+    def save(self, file: str | Path | None = None) -> Path:
+        """Write the result as JSON, and return the file, which :func:`target_file` names.
 
         Raises:
             InputError: If the name does not end in ``.json``, or there is no such folder.
         """
-        target, picture = target_files(self.model, file)
+        target = target_file(self.model, file)
         write_json(target, {"schema": SCHEMA, **asdict(self)})
-        with atomic_write(picture) as part:
-            _draw(self).savefig(part, format="png", dpi=120)
-        return target, picture
+        return target
 
 
-def target_files(model: str | Path, file: str | Path | None = None) -> tuple[Path, Path]:
-    """Return the paths of a profile's JSON file, and of its picture beside it. Existing files are replaced.
-
-    Args:
-        model: The name of the model.
-        file: The JSON file; None means ``MODEL-profile.json`` in the current folder.
+def target_file(model: str | Path, file: str | Path | None = None) -> Path:
+    """Return the JSON file of a profile; None means ``MODEL-profile.json`` in the current folder.
 
     Raises:
         InputError: If the name does not end in ``.json``, or there is no such folder.
     """
     target = Path(f"{Path(model).stem}-profile.json" if file is None else file)
     if target.suffix != ".json" or target.is_dir():
-        raise InputError(f"save={target}: a profile is a .json file with a picture beside it; name one that ends so")
+        raise InputError(f"save={target}: a profile is a .json file; name one that ends so")
     if not target.parent.is_dir():
         raise InputError(f"save={target}: there is no folder {target.parent}; make it first")
-    return target, target.with_suffix(".png")
+    return target
 
 
 def _cell(key: str, value: Any) -> str:
     if key == "parameters":
         return f"{value:,}"
     return f"{value:.1f} MB" if key.endswith("memory") else f"{value:.3f}" if key == "gflops" else str(value)
-
-
-def _draw(result: Profile) -> Any:
-    """Return a figure: by how many percent the model is above the plain one, and the latency of each block."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    added = {ROWS[key]: 100 * (ratio - 1) for key, ratio in result.ratios.items() if ratio is not None}
-    left.barh(list(added), list(added.values()), color="#3b6fb6", height=0.6)
-    left.bar_label(left.containers[0], [f"{percent:+.1f}%" for percent in added.values()], padding=3)
-    left.axvline(0, color="black", linewidth=1)
-    left.margins(x=0.2)
-    left.set(title=f"what {result.kind} adds to the plain model", xlabel="%")
-    names = [f"layer {block.layer}\n{'x'.join(map(str, block.input))}" for block in result.blocks]
-    right.barh(names, [block.latency.median for block in result.blocks], color="#d1793c", height=0.6)
-    right.set(title="each block", xlabel="ms")
-    for axes in (left, right):
-        axes.invert_yaxis()
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{result.model} at {result.imgsz} px, batch 1, {result.device}", fontsize=11)
-    return figure

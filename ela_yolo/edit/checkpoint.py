@@ -14,7 +14,7 @@ from torch import nn
 from ela_yolo.edit.renumbering import Plan
 from ela_yolo.edit.yaml_text import Row, Span, write_row
 from ela_yolo.errors import CheckpointError
-from ela_yolo.host.checkpoint_classes import check_classes
+from ela_yolo.host.checkpoints import load_checkpoint
 
 _SEED = 0  # of the weights of new blocks, so that the same insertion gives the same file
 
@@ -25,23 +25,7 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
     Raises:
         CheckpointError: If the file cannot be read, holds no model that was built from a YAML, or is quantized.
     """
-    from ultralytics.nn.tasks import torch_safe_load
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
-    official = str(file) in GITHUB_ASSETS_NAMES  # Ultralytics downloads it
-    if not file.is_file() and not official:
-        raise CheckpointError(f"there is no {file}; name a checkpoint (.pt) that is there")
-    check_classes(file)
-    try:
-        checkpoint = torch_safe_load(file)[0]
-        checkpoint.get("ema")
-    except Exception as error:  # Ultralytics reports damage by many types
-        if not file.is_file():
-            raise CheckpointError(f"{file} is not here and could not be downloaded; put the file here") from error
-        reason = (
-            (str(error).strip() or type(error).__name__).removeprefix("ERROR ❌️ ").partition(" (")[0].splitlines()[0]
-        )
-        raise CheckpointError(f"{file} cannot be read as a checkpoint: {reason}") from error
+    checkpoint = load_checkpoint(file)
     model = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(getattr(model, "model", None), nn.Sequential) or not isinstance(getattr(model, "yaml", 0), dict):
         raise CheckpointError(
@@ -83,14 +67,7 @@ def rows_of(file: Path, config: Mapping[str, Any]) -> tuple[Row, ...]:
 def edit_mapping(
     config: Mapping[str, Any], rows: Sequence[Row], plan: Plan, row: Sequence[Any] | None
 ) -> dict[str, Any]:
-    """Return a model's mapping after a change of its rows.
-
-    Args:
-        config: The mapping.
-        rows: Its rows.
-        plan: The change.
-        row: The row to insert after each stage; None removes the blocks.
-    """
+    """Return a model's mapping after a change of its rows."""
     copied = deepcopy(dict(config))
     edited: dict[str, Any] = {**copied, "backbone": [], "head": []}
     for old, written in zip(rows, [*copied["backbone"], *copied["head"]], strict=True):

@@ -66,10 +66,6 @@ class Row:
 def read_rows(text: str, name: str) -> tuple[Row, ...]:
     """Return the rows of a model YAML in the order of their layers.
 
-    Args:
-        text: The YAML.
-        name: The name of the YAML in errors, such as its file.
-
     Raises:
         ModelYamlError: If the text is not YAML or not a whole model, or a row is not ``[from, repeats, module, args]``
             on a line of its own.
@@ -153,15 +149,7 @@ def _read_source(text: str, base: int, where: str, layer: int, node: yaml.Node) 
 def insert_lines(
     text: str, rows: Sequence[Row], numbers: Mapping[Span, int], stages: Iterable[int], new: Sequence[Any]
 ) -> str:
-    """Return the text with numbers replaced and the row of a block after each stage; the rest stays byte for byte.
-
-    Args:
-        text: The YAML.
-        rows: Its rows.
-        numbers: Number in the text -> its new value.
-        stages: The layer numbers of the stages.
-        new: The row to insert.
-    """
+    """Return the text with numbers replaced and the row of a block after each stage; the rest stays byte for byte."""
     return _edit(text, numbers, {rows[stage].end: _new_line(text, rows[stage], new) for stage in stages}, ())
 
 

@@ -17,7 +17,7 @@ from ela_yolo.ela import ELA
 from ela_yolo.errors import InputError
 from ela_yolo.gates.capture import strip_gates
 from ela_yolo.host.blocks import describe
-from ela_yolo.host.lookup import check_data, check_model, find_model, open_model
+from ela_yolo.host.lookup import check_data, open_model
 from ela_yolo.host.model_blocks import attention_blocks
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.progress import progress_bar
@@ -208,9 +208,8 @@ def ablate(
         ...
     """
     require_registered()
-    check_model(str(model))
     check_data(str(data), split)
-    opened = open_model(find_model(model))
+    opened = open_model(model)
     blocks = attention_blocks(opened)
     if not blocks:
         raise InputError(f"model={model} has no attention block; insert one first: ela-yolo insert model={model}")

@@ -49,11 +49,6 @@ def covered(image: tuple[int, int], network: tuple[int, int], fit: str = "letter
 def along_image(values: Array, part: Part, pixels: int) -> Array:
     """Return a gate, or each row of a map, interpolated at the pixels of the image.
 
-    Args:
-        values: The values of cells that divide the network's input evenly.
-        part: The part of the input that the image covers.
-        pixels: The number of pixels of the image along this axis.
-
     Shape:
         - values: ``(..., L)``
         - Output: ``(..., pixels)``; NaN where the network did not see the image

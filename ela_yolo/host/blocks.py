@@ -11,17 +11,15 @@ import os
 import pkgutil
 import re
 import sys
-from functools import cache
 from typing import Any, TypeGuard
 
 from torch import nn
 
 from ela_yolo.ela import ELA
 from ela_yolo.errors import InputError, RowError
-from ela_yolo.host.row_args import try_block
-from ela_yolo.host.row_hints import recognise
+from ela_yolo.host.row_hints import block_in
 from ela_yolo.identity_start import IdentityStart
-from ela_yolo.util.text import did_you_mean, one_line
+from ela_yolo.util.text import one_line
 
 ENVIRONMENT = "ELA_YOLO_BLOCKS"  # NAME=module:Class, with commas between them
 _ENTRY = re.compile(r"([^\W\d]\w*)\s*=\s*([\w.]+:[\w.]+)")
@@ -61,9 +59,8 @@ def register_block(name: str, block: type[nn.Module]) -> None:
         raise InputError(f"a block's name is one word of letters and digits, got {name!r}")
     if known_blocks().get(name, path) != path:
         raise InputError(f"{name} is {known_blocks()[name]} already; take another name")
-    problem = _unfit(block)
-    if problem:
-        raise InputError(f"{name}: {problem}")
+    if not _is_module(block):
+        raise InputError(f"{name}: a block is a class of torch.nn.Module, not {block!r}")
     if block.__module__ == "__main__" or _import(path)[0] is not block:
         raise InputError(f"{name}: other processes import the block, so put {block.__qualname__} into a module's file")
     from ultralytics.nn import tasks
@@ -100,13 +97,11 @@ def find_block(name: str) -> type[nn.Module]:
     path = known_blocks()[name]
     found, reason = _import(path)
     if found is None:
-        remedy = "pip install timm" if name in _TIMM else f"mend {ENVIRONMENT}, or install what has it"
+        remedy = "pip install timm" if name in _TIMM else f"correct {ENVIRONMENT}, or install what has it"
         raise RowError(f"{name} is {path}, which cannot be imported ({reason}); {remedy}")
-    problem = None if name in _built_in() else _unfit(found)
-    if problem:
-        raise RowError(f"{name} is {path}, and {problem}; mend {ENVIRONMENT}")
-    block: type[nn.Module] = found
-    return block
+    if not _is_module(found):
+        raise RowError(f"{name} is {path}, which is no class of torch.nn.Module; correct {ENVIRONMENT}")
+    return found
 
 
 def safe_classes() -> list[type[nn.Module]]:
@@ -135,11 +130,8 @@ def check_block(name: str) -> None:
         RowError: If the block cannot be imported, or is not a block.
     """
     if name not in known_blocks():
-        meant = recognise(name, known_blocks())
-        near = f"; {meant.block} is meant: block={meant.block}" if meant else ""
-        if meant and meant.part_of:
-            near += f" after={meant.part_of}"
-        near = near or did_you_mean(name, known_blocks()) or f"; there are {', '.join(known_blocks())}"
+        meant = block_in(name, known_blocks())
+        near = f", did you mean '{meant}'?" if meant else f"; there are {', '.join(known_blocks())}"
         raise InputError(f"there is no block {name}{near}; ela_yolo.register_block makes others known")
     if not names_block(name):
         raise InputError(
@@ -197,16 +189,5 @@ def _import(path: str) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {one_line(error)}"
 
 
-def _unfit(block: Any) -> str | None:
-    """Return why an object is not a block; None if it is one."""
-    is_module: bool = _is_module(block)
-    return _try_once(block) if is_module else f"a block is a class of torch.nn.Module, not {block!r}"
-
-
 def _is_module(value: Any) -> TypeGuard[type[nn.Module]]:
     return isinstance(value, type) and issubclass(value, nn.Module)
-
-
-@cache
-def _try_once(block: Any) -> str | None:
-    return try_block(block, 64)

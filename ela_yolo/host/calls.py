@@ -21,11 +21,11 @@ def export_suffixes() -> dict[str, str]:
     return dict([*zip(table["Argument"], table["Suffix"], strict=True)][1:])  # the first is PyTorch itself
 
 
-def open_backend(file: Path, device: torch.device | None = None) -> Any:
+def open_backend(file: Path) -> Any:
     """Return Ultralytics' ``AutoBackend`` of an exported file, which calls the runtime of the file's format."""
     from ultralytics.nn.autobackend import AutoBackend
 
-    return AutoBackend(str(file), device=device or torch.device("cpu"))
+    return AutoBackend(str(file), device=torch.device("cpu"))
 
 
 def select_device(name: str) -> torch.device:

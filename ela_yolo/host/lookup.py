@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError
-from ela_yolo.host.blocks import known_blocks, names_block
 from ela_yolo.host.calls import image_files
-from ela_yolo.host.checkpoint_classes import check_classes
-from ela_yolo.host.model_yaml import load_model_yaml
-from ela_yolo.host.row_hints import row_hint
+from ela_yolo.host.checkpoints import check_classes
 from ela_yolo.util.packaged import packaged_yamls
-from ela_yolo.util.text import did_you_mean, one_line, short
+from ela_yolo.util.text import did_you_mean, one_line
 
 YAML = (".yaml", ".yml")
 _SCALE = r"(\d+)[nslmx](.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
 
 
 def find_model(model: str | Path) -> Path:
-    """Return the file of a model YAML or a checkpoint. A YAML is looked up as Ultralytics does it.
+    """Return the file of a model YAML or a checkpoint, looked up as Ultralytics does it.
+
+    A checkpoint that Ultralytics would download need not be there yet.
 
     Raises:
         InputError: If the name is neither, or there is no such YAML.
+        CheckpointError: If there is no such checkpoint.
     """
+    from ultralytics.utils import SETTINGS
+    from ultralytics.utils.checks import check_yolov5u_filename
+    from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
+
+    file = Path(check_yolov5u_filename(str(model).strip(), verbose=False))  # yolov5s.pt is yolov5su.pt
+    if file.suffix in YAML:
+        return _find_yaml(file)
+    if not file.suffix and file.stem in GITHUB_ASSETS_STEMS:
+        file = file.with_suffix(".pt")
+    if file.suffix != ".pt":
+        raise InputError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
+    if file.is_dir():
+        raise CheckpointError(f"{model} is a folder; name the checkpoint in it, such as {file / 'best.pt'}")
+    elsewhere = Path(SETTINGS["weights_dir"]) / file
+    if not file.is_file() and not elsewhere.is_file() and file.stem not in GITHUB_ASSETS_STEMS:
+        raise CheckpointError(f"there is no {model}; name a checkpoint (.pt) that is there")
+    return elsewhere if elsewhere.is_file() and not file.is_file() else file
+
+
+def _find_yaml(file: Path) -> Path:
     from ultralytics import __version__
     from ultralytics.utils.checks import check_version, check_yaml
 
-    file = Path(str(model).strip())
-    if file.suffix == ".pt":
-        return file
-    if file.suffix not in YAML:
-        raise InputError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
     file = file.with_name(re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", file.name))  # Ultralytics' former names
     names = [file, file.with_name(re.sub(_SCALE, r"\1\2", file.name))]
     for name in names if check_version(__version__, ">=8.4.144") else reversed(names):
@@ -46,7 +62,7 @@ def find_model(model: str | Path) -> Path:
     if scale:
         known = [re.sub(r"(\d)(?=[-.])", rf"\g<1>{scale[0][len(scale[1])]}", name, count=1) for name in known]
     near = did_you_mean(file.name, known) or "; check the name"
-    raise InputError(f"there is no {model}, neither here nor among the YAMLs of Ultralytics and ela-yolo{near}")
+    raise InputError(f"there is no {file}, neither here nor among the YAMLs of Ultralytics and ela-yolo{near}")
 
 
 def find_weights(name: str) -> Path | None:
@@ -61,100 +77,29 @@ def find_weights(name: str) -> Path | None:
 
 
 def open_model(model: str | Path, task: str | None = None) -> Any:
-    """Return the ``YOLO`` or ``RTDETR`` object of a model, by its name.
+    """Return the ``YOLO`` or ``RTDETR`` object of a model YAML or a checkpoint, or of a URL of a checkpoint.
 
     Raises:
         InputError: If there is no such YAML.
         ModelYamlError: If Ultralytics cannot build a model from the YAML.
+        CheckpointError: If there is no such checkpoint, or it holds an ELA class of a changed Ultralytics.
     """
     from ultralytics import RTDETR, YOLO
 
-    if _is_yaml(model):
-        check_rows(find_model(model))
-    return RTDETR(model) if "rtdetr" in Path(model).stem.lower() else YOLO(model, task=task)
-
-
-def check_model(model: str) -> None:
-    """Check that Ultralytics can read a model YAML or a checkpoint. It checks other formats itself.
-
-    Raises:
-        InputError: If there is no such file, or Ultralytics would read another one.
-        ModelYamlError: If Ultralytics cannot build a model from the YAML.
-        CheckpointError: If there is no such checkpoint, or it holds an ELA class of a changed Ultralytics.
-    """
-    from ultralytics.utils import SETTINGS
-    from ultralytics.utils.checks import check_yolov5u_filename
-    from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
-
-    model = model.strip()
-    file = Path(check_yolov5u_filename(model, verbose=False))  # yolov5s.pt is yolov5su.pt
-    if _is_yaml(model) and ("://" in model or file.suffix not in YAML):
-        remedy = "fetch it first and name the file" if "://" in model else "rename it to end in .yaml"
-        raise InputError(f"model={model} would be built before its content can be checked; {remedy}")
-    if "://" in model or (not file.suffix and (file.stem in GITHUB_ASSETS_STEMS or file.is_dir())):
-        return  # Ultralytics downloads it, or it is an exported folder
+    kind = RTDETR if "rtdetr" in Path(model).stem.lower() else partial(YOLO, task=task)
+    if "://" in str(model):
+        return kind(str(model))
+    file = find_model(model)
     if file.suffix == ".pt":
-        if file.is_dir():
-            raise CheckpointError(f"{model} is a folder; name the checkpoint in it, such as {file / 'best.pt'}")
-        elsewhere = Path(SETTINGS["weights_dir"]) / file
-        if not file.is_file() and not elsewhere.is_file() and file.stem not in {*GITHUB_ASSETS_STEMS, "FastSAM"}:
-            raise CheckpointError(f"there is no {model}; name a checkpoint (.pt) that is there")
-        check_classes(file if file.is_file() else elsewhere)
-        return
-    if file.suffix not in YAML:
-        if not file.exists():
-            raise InputError(f"there is no {model}; name a checkpoint (.pt), a model YAML or an exported file")
-        return
-    found = find_model(model)
-    by_ultralytics = re.sub(_SCALE, r"\1\2", str(file))  # on the whole path
-    if not file.exists() and Path(by_ultralytics).parent != file.parent and found.parent == file.parent:
-        raise InputError(
-            f"Ultralytics takes the scale out of a folder's name in {model} and looks for {by_ultralytics}; "
-            f"rename the folder, or the file {found.name} to {file.name}"
-        )
-    check_rows(found)
-
-
-def check_rows(file: Path) -> None:
-    """Check that a model YAML has the rows that Ultralytics' parser needs, and only modules that it knows.
-
-    Raises:
-        ModelYamlError: If it does not; the message names the layer.
-    """
-    from ultralytics.nn import tasks
-
-    config = _load_as_ultralytics(file)
-    if not all(isinstance(config.get(part), list) and config[part] for part in ("backbone", "head")):
-        load_model_yaml(file)  # raises the reason, if it finds one
-        raise ModelYamlError(f"{file} is not a model YAML that Ultralytics can read; save it as UTF-8 text")
-    classes = config.get("nc")
-    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
-        raise ModelYamlError(f"{file}: nc, the number of classes, must be a positive number, got {classes!r}")
-    if not isinstance(config.get("scales") or {}, dict):
-        raise ModelYamlError(f"{file}: scales must be a mapping such as 'n: [0.33, 0.25, 1024]'")
-    for layer, row in enumerate([*config["backbone"], *config["head"]]):
-        if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
-            raise ModelYamlError(f"{file}: layer {layer} is not a row [from, repeats, module, args], but {short(row)}")
-        module = row[2]
-        if not (names_block(module) or module.startswith(("nn.", "torchvision.ops.")) or hasattr(tasks, module)):
-            near = did_you_mean(module, vars(tasks)) or "; check its name"
-            hint = row_hint(module, known_blocks()) or f"there is no module {module}{near}"
-            raise ModelYamlError(f"{file}: layer {layer}: {hint}")
-
-
-def _is_yaml(model: str | Path) -> bool:
-    """Return whether Ultralytics would build a model from this name, rather than load one."""
-    return str(model).strip().lower().endswith(YAML)
-
-
-def _load_as_ultralytics(file: Path) -> dict[str, Any]:
-    """Return a YAML as Ultralytics reads it, without control characters and bytes that are not UTF-8; {} on failure."""
-    from ela_yolo.host.versions import load_yaml
-
+        check_classes(file)
+        return kind(str(file))
     try:
-        return load_yaml(file)
-    except Exception:  # the stricter reader reports the reason
-        return {}
+        return kind(str(model).strip())  # which names the scale
+    except ELAError:
+        raise
+    except Exception as error:  # of Ultralytics or of a user's module
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelYamlError(f"{file} holds a model that Ultralytics cannot build; correct it ({reason})") from error
 
 
 def check_data(data: str, split: str = "val") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -24,23 +23,6 @@ def read_model_yaml(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text; save it as UTF-8"
         raise ModelYamlError(f"{file} cannot be read: {reason}") from None
-
-
-def load_model_yaml(file: Path) -> dict[str, Any]:
-    """Return a model YAML as a mapping.
-
-    Raises:
-        ModelYamlError: If the file cannot be read, is not YAML, or has no rows.
-    """
-    text = read_model_yaml(file)
-    try:
-        config = yaml.load(text.removeprefix(BOM), Loader=LOADER)
-    except (yaml.YAMLError, ValueError) as error:  # an impossible date raises a ValueError
-        raise ModelYamlError(yaml_reason(text, str(file), error)) from None
-    for part in ("backbone", "head"):
-        if not isinstance(config, dict) or not isinstance(config.get(part), list) or not config[part]:
-            raise ModelYamlError(no_rows(str(file), part))
-    return dict(config)
 
 
 def no_rows(name: str, part: str) -> str:

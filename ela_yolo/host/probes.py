@@ -35,11 +35,7 @@ class Probe:
 
 
 def probe(events: Iterable[str]) -> list[Probe]:
-    """Check everything that the registration relies on, without changing anything.
-
-    Args:
-        events: The events that need a list of callbacks.
-    """
+    """Check everything that the registration relies on, without changing anything."""
     from ultralytics.nn import tasks
     from ultralytics.utils import checks
     from ultralytics.utils.callbacks import base
@@ -84,9 +80,6 @@ def probe_trainer() -> Probe:
 
 def refuse_changed(events: Iterable[str]) -> None:
     """Raise an error if Ultralytics is not as expected.
-
-    Args:
-        events: The events that need a list of callbacks.
 
     Raises:
         RegistrationError: If a probe fails; the message names the tested versions.
@@ -173,7 +166,7 @@ def _probe_parser(parse_model: Callable[..., Any]) -> str | None:
     Identity and Concat have no weights, so the state of torch's random generator does not change.
     """
     rows: list[list[Any]] = [[-1, 1, "nn.Identity", []], [[-1, 0], 1, "Concat", [1]]]  # 3 channels, then 6
-    probes = [RowArgs(BlockRow("probe", "", source, (), {}, "", ())) for source in (-1, 0, -3)]
+    probes = [RowArgs(BlockRow("probe", "ELA", source, (), "", ())) for source in (-1, 0, -3)]
     rows += [[args.row.source, 1, "nn.Identity", args] for args in probes]
     parse_model({"backbone": rows, "head": []}, 3, False)
     right = [args[0] for args in probes] == [6, 3, 6]

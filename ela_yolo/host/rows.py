@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from ela_yolo.ela import ELA, check_lr_mult, resolve_settings
 from ela_yolo.errors import RowError
 from ela_yolo.host.blocks import find_block
-from ela_yolo.host.row_args import by_position, check_args, options_of, read_args, refuse_width, start_options
+from ela_yolo.host.row_args import BY_THEMSELVES, by_position, options_of, read_args, refuse_width, start_options
 from ela_yolo.identity_start import IdentityStart
 from ela_yolo.util.text import short
 
@@ -25,7 +25,6 @@ class BlockRow:
         block: The name of the block.
         source: The layer that the row reads, as in its ``from``.
         args: The args as they are written.
-        given: The args as option -> value.
         module: The module that the parser builds: the block, or ``IdentityStart`` around it.
         options: The arguments of this module after its channels, by position; for ELA with variant and gate.
         width: The width in the row of the layer that this row reads, before the model's scale applies; None if that
@@ -36,7 +35,6 @@ class BlockRow:
     block: str
     source: int
     args: Sequence[Any]
-    given: Mapping[str, Any]
     module: str
     options: Sequence[Any]
     width: int | None = None
@@ -51,11 +49,9 @@ class BlockRow:
             try:
                 resolve_settings(channels, *self.options)
             except ValueError as error:
-                raise RowError(f"{self.where}: {error}") from None
-        elif self.given:
-            block = find_block(self.block)
-            refuse_width(self.where, self.block, block, self.args, (channels, self.width))
-            check_args(self.where, block, self.given, channels)
+                raise RowError(f"{self.where}: {error}; {BY_THEMSELVES}") from None
+        else:
+            refuse_width(self.where, find_block(self.block), self.args, (channels, self.width))
 
 
 class RowArgs(list[Any]):
@@ -101,7 +97,7 @@ def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
         raise RowError(f"{where}: repeats must be a positive integer, got {repeats!r}")
     block = find_block(name)
     args, start = _split_start(where, block, args)
-    given = read_args(where, name, block, args)
+    given = read_args(where, block, args)
     module = name
     if name == ELA.__name__:  # variant and gate in full, so that the layer table names them
         options = [given[key] if given.get(key) is not None else default for key, default in options_of(ELA).items()]
@@ -112,7 +108,7 @@ def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
     if start.get("identity"):
         module, options = IdentityStart.__name__, [block, start.get("lr_mult"), *options]
     width = _written_width(rows[source + layer if source < 0 else source]) if layer else None
-    return BlockRow(where, name, source, args, given, module, options, width)
+    return BlockRow(where, name, source, args, module, options, width)
 
 
 def _split_start(where: str, block: type[nn.Module], args: Any) -> tuple[Any, dict[str, Any]]:

@@ -47,10 +47,6 @@ class FileComparison:
     def add(self, images: Tensor, files: Sequence[Path]) -> None:
         """Run file and model on a batch of images, and collect their differences.
 
-        Args:
-            images: The batch, ``(B, channels, H, W)``.
-            files: The image files.
-
         Raises:
             ExportError: If the runtime fails, or the outputs of file and model have different shapes.
         """

@@ -43,7 +43,7 @@ def export(
     Args:
         model: A checkpoint (.pt), or a loaded ``YOLO``.
         format: Ultralytics' name of a format: ``onnx``, ``torchscript``, ``openvino``, ``ncnn``, ``mnn``, ``litert``,
-            ``executorch``. ``engine`` and ``coreml`` are accepted where they run, but have not been tested.
+            ``executorch``.
         source: The images to compare with, two or more: a folder, a pattern such as ``images/*.jpg``, or image files.
             None means some validation images of ``data``, or two photographs that come with Ultralytics.
         **export_keys: Export keys of Ultralytics, such as ``imgsz=640`` (px), ``half=True`` or ``dynamic=True``. With
@@ -73,13 +73,7 @@ def export_and_compare(
     overrides: Mapping[str, Any],
     source: Source | None = None,
 ) -> tuple[Path, ParityReport]:
-    """Export a model and compare the file, as :func:`export` does, and return the file and the report.
-
-    Args:
-        model: The model to export.
-        overrides: The export keys of Ultralytics, with ``format``.
-        source: The images to compare with, as in :func:`export`.
-    """
+    """Export a model and compare the file, as :func:`export` does, and return the file and the report."""
     model = open_to_compare(model)
     name = name_of_format(overrides.get("format"))
     check_runtime(name)

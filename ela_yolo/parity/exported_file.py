@@ -16,7 +16,7 @@ from ela_yolo.host.calls import open_backend
 from ela_yolo.host.versions import bits_of
 from ela_yolo.parity.detections import NmsSettings
 from ela_yolo.parity.metadata import METADATA_KEY, NMS_KEYS
-from ela_yolo.parity.runtimes import LARGEST, RUNTIMES, check_runtime, format_of, runtime_version, try_ncnn
+from ela_yolo.parity.runtimes import LARGEST, RUNTIMES, check_runtime, format_of, runtime_version
 from ela_yolo.parity.tolerances import FLOAT16, FLOAT32, INT8
 from ela_yolo.util.text import one_line
 
@@ -30,7 +30,6 @@ class ExportedFile:
     Attributes:
         path: The file or folder.
         format: Ultralytics' name of its format.
-        device: The device of its input.
         task: The task of the model.
         names: Class number -> name.
         stride: The model's largest stride.
@@ -55,9 +54,6 @@ class ExportedFile:
         self.path = path
         self.format = format_of(path)
         check_runtime(self.format, exporting=False)
-        if self.format == "ncnn":
-            try_ncnn(path)
-        self.device = torch.device("cuda:0" if self.format == "engine" else "cpu")
         self.call, metadata = self._open()
         if not {"task", "imgsz", "names", "stride"} <= metadata.keys():
             made = f"ela-yolo export model=... format={self.format}"
@@ -71,7 +67,7 @@ class ExportedFile:
     def _open(self) -> tuple[Callable[[Tensor], Any], Mapping[str, Any]]:
         """Return the function that runs the file, and the metadata."""
         try:
-            backend = open_backend(self.path, self.device)
+            backend = open_backend(self.path)
             return _openvino_in_float32(self.path) if self.format == "openvino" else backend, backend.metadata
         except Exception as error:  # every runtime has its own types
             raise self._cannot_be_run(error) from error
@@ -95,7 +91,7 @@ class ExportedFile:
         self.inputs: list[Size] = [(batch, (height, width))]
         if self.dynamic:
             # Some files refuse a larger batch than they were exported with.
-            two, three = (1, 1) if self.format in ("engine", "coreml") or self.kind == "nms" else (2, 3)
+            two, three = (1, 1) if self.kind == "nms" else (2, 3)
             step = self.stride
             sizes = (height + 2 * step, width + step), (height, width + 2 * step), (height + step, width)
             self.inputs += [*zip((two, three, 1), sizes, strict=True)]
@@ -107,7 +103,7 @@ class ExportedFile:
             ExportError: If the runtime fails.
         """
         try:
-            outputs = self.call(batch.to(self.device))
+            outputs = self.call(batch)
         except Exception as error:  # every runtime has its own types
             raise self._cannot_be_run(error) from error
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]

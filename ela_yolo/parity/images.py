@@ -72,10 +72,6 @@ def read_image(file: Path, channels: int) -> Array:
 def network_input(picture: Array, imgsz: tuple[int, int]) -> Tensor:
     """Return an image as the network gets it: letterboxed, RGB or grey, values from 0 to 1.
 
-    Args:
-        picture: The image, uint8 BGR ``(h, w, channels)``.
-        imgsz: Height and width of the network's input, in px.
-
     Shape:
         - Output: ``(1, channels, H, W)``
     """

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from ela_yolo._ela_cpu import are_as_built
 from ela_yolo._version import __version__
 from ela_yolo.host.model_blocks import named_blocks
 from ela_yolo.host.versions import bits_of
@@ -56,3 +55,22 @@ def _graph_form(args: Any, device: str) -> str | None:
 def describe_blocks(model: nn.Module) -> list[dict[str, Any]]:
     """Return the layer and the settings of each ELA block, in order. A layer is ``"3"``, with repeats ``"3.0"``."""
     return [{"layer": layer, **asdict(block.settings)} for layer, block in named_blocks(model).items()]
+
+
+def are_as_built(conv: nn.Module, gn: nn.Module) -> bool:
+    """Return whether these layers are as ELA builds them, without hooks, so that they need not be called as modules."""
+    if not (_is_bare(conv) and type(conv) is nn.Conv1d and _is_bare(gn) and type(gn) is nn.GroupNorm):
+        return False
+    channels, per_group, kernel_size = conv.weight.shape
+    return (
+        conv.bias is None
+        and gn.affine
+        and conv.padding == (kernel_size // 2,)
+        and conv.padding_mode == "zeros"
+        and conv.stride == conv.dilation == (1,)
+        and conv.groups * per_group == channels == gn.num_channels
+    )
+
+
+def _is_bare(layer: nn.Module) -> bool:
+    return "forward" not in vars(layer) and not (layer._forward_hooks or layer._forward_pre_hooks)

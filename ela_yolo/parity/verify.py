@@ -13,7 +13,7 @@ from ultralytics import RTDETR, YOLO
 
 from ela_yolo.errors import ExportError, InputError
 from ela_yolo.host.calls import export_suffixes
-from ela_yolo.host.lookup import YAML, check_model, open_model
+from ela_yolo.host.lookup import YAML, open_model
 from ela_yolo.host.scoring import METRICS
 from ela_yolo.host.versions import package_versions
 from ela_yolo.parity.comparison import FileComparison, as_exported
@@ -74,7 +74,6 @@ def open_to_compare(model: Any) -> YOLO:
     if _is_exported(model):
         raise InputError(f"{_name(model)} is an exported file; name the checkpoint (.pt) that it was exported from")
     if isinstance(model, str | Path):
-        check_model(str(model))
         model = open_model(model)
     if not isinstance(model, YOLO | RTDETR):
         raise InputError(f"a model is a checkpoint (.pt) or a YOLO object, not a {type(model).__name__} object")
@@ -181,8 +180,8 @@ def _mismatches(net: Any, file: ExportedFile) -> Iterator[str]:
 def _scores(model: YOLO, file: ExportedFile, data: str, nms: NmsSettings) -> tuple[str, float, float]:
     """Return the metric of the model and of the file on a data set, at the same size: its name and both values."""
     key = METRICS[file.task].key
-    keys: dict[str, Any] = {"imgsz": max(file.inputs[0][1]), "batch": file.inputs[0][0], "rect": False, "plots": False}
-    keys["device"] = file.device.index if file.device.index is not None else "cpu"
+    keys: dict[str, Any] = {"imgsz": max(file.inputs[0][1]), "batch": file.inputs[0][0], "rect": False}
+    keys |= {"plots": False, "device": "cpu"}
     if file.kind == "nms":  # or its limits would count as a loss of mAP
         keys |= asdict(nms)
     elif file.kind == "end2end":

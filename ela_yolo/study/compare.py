@@ -12,7 +12,6 @@ from ela_yolo.errors import CompareError, InputError
 from ela_yolo.host.lookup import (
     YAML,
     check_data,
-    check_model,
     data_images,
     find_model,
     find_weights,
@@ -23,7 +22,7 @@ from ela_yolo.host.patches import require_registered
 from ela_yolo.host.scoring import METRICS
 from ela_yolo.host.train_keys import check_train_keys, default_of
 from ela_yolo.host.versions import package_versions
-from ela_yolo.study.folder import check_or_write_settings, folder_key, locked
+from ela_yolo.study.folder import check_or_write_settings, locked
 from ela_yolo.study.result import CompareResult
 from ela_yolo.study.runs import SeedRun, check_engine, run_all
 from ela_yolo.study.statistics import MAX_SEEDS, paired_differences
@@ -159,12 +158,10 @@ def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 def _checked_models(models: Sequence[str | Path]) -> dict[str, str]:
     named: dict[str, str] = {}
     for model in map(str, models):
-        check_model(model)
         find_model(model)  # raises an error for a URL or an exported file
         name = Path(model).stem
-        same = [named[each] for each in named if folder_key(each) == folder_key(name)]
-        if same:
-            raise InputError(f"{same[0]} and {model} would both be called {name}; copy one to another name")
+        if name in named:
+            raise InputError(f"{named[name]} and {model} would both be called {name}; copy one to another name")
         named[name] = model
     if len(named) < 2:
         raise InputError("name two models or more, the baseline first, such as models=yolov8n.yaml,yolov8n-ela.yaml")
@@ -192,7 +189,7 @@ def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     check_train_keys(keys)
     for key in WEIGHTS_KEYS:
         if isinstance(keys.get(key), str):
-            check_model(keys[key])
+            find_model(keys[key])
     return dict(json.loads(json.dumps({**DEFAULTS, **keys, **FIXED}, default=str)))
 
 

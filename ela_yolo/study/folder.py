@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +17,6 @@ from ela_yolo.util.json import write_json
 
 SETTINGS = "settings.json"
 LOCK = ".lock"
-
-
-def folder_key(name: str) -> str:
-    """Return a key that is the same for names that some file systems take for one: they differ in case or accents."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 @contextmanager
@@ -79,9 +73,5 @@ def check_or_write_settings(folder: Path, shared: Mapping[str, Any], models: Map
         for name, digest in before["models"].items():
             if models.get(name, digest) != digest:
                 raise InputError(f"{folder} holds runs of another {name}; rename the file, or {remedy}")
-        for name in models:
-            like = [each for each in before["models"] if each != name and folder_key(each) == folder_key(name)]
-            if like:
-                raise InputError(f"{folder} holds runs of {like[0]}, which is {name} on some disks; rename the file")
         models = {**before["models"], **models}
     write_json(file, {"schema": SCHEMA, "shared": shared, "models": models})

@@ -12,14 +12,7 @@ from ela_yolo.study.statistics import Difference
 def draw_comparison(
     title: str, metric: str, scores_of: Mapping[str, Sequence[float]], differences: Sequence[Difference]
 ) -> Any:
-    """Return a figure of matplotlib with both panels.
-
-    Args:
-        title: The title of the figure.
-        metric: The name of the metric.
-        scores_of: Model -> its score with each seed; the baseline first.
-        differences: The difference of each other model to the baseline.
-    """
+    """Return a figure of matplotlib with both panels."""
     from matplotlib.figure import Figure
 
     names, scores = [*scores_of], [*scores_of.values()]

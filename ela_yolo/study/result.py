@@ -36,8 +36,8 @@ class CompareResult:
         >>> run = SeedRun("plain", 0, 0.40, 0.4, {}, {}, {}, {}, (), (0.39, 0.40), 3_157_200, 8.9, 9.5, 640, 16)
         >>> ela = SeedRun("ela", 0, 0.41, 0.4, {}, {}, {}, {}, (), (0.40, 0.41), 3_161_520, 8.9, 9.9, 640, 16)
         >>> result = CompareResult("my.yaml", "val", "detect", {"epochs": 2}, (run, ela), ())
-        >>> result.models, result.seeds, result.epochs_to_reach("ela")
-        (('plain', 'ela'), (0,), 1)
+        >>> result.models, result.seeds
+        (('plain', 'ela'), (0,))
     """
 
     data: str
@@ -65,18 +65,6 @@ class CompareResult:
     def of(self, model: str) -> tuple[SeedRun, ...]:
         """Return the runs of a model, seed by seed."""
         return tuple(run for run in self.runs if run.model == model)
-
-    def epochs_to_reach(self, model: str) -> int | None:
-        """Return the first epoch in which a model reaches the baseline's final score; None if there is none.
-
-        Epochs are counted from 1. The scores are the means of the main metric over the seeds; the baseline's is that of
-        its last epoch, which the baseline itself may reach earlier.
-        """
-        goal = self._curve(self.models[0])[-1:]
-        return next((epoch for epoch, score in enumerate(self._curve(model), 1) if [score] >= goal), None)
-
-    def _curve(self, model: str) -> list[float]:
-        return [mean(scores) for scores in zip(*(run.epochs for run in self.of(model)), strict=True)]
 
     def __str__(self) -> str:
         classes = [
@@ -106,7 +94,7 @@ class CompareResult:
         sizes = [size for size in SIZES if self.runs[0].objects.get(size)]
         head = ["", self.metric, name, f"{self.metric} without attention"]
         head += [f"AP {size} ({self.runs[0].objects[size]:,})" for size in sizes]
-        head += [f"epochs to reach {self.models[0]}", "parameters", "GFLOPs"]
+        head += ["parameters", "GFLOPs"]
         rows = []
         for model in self.models:
             runs = self.of(model)
@@ -115,7 +103,7 @@ class CompareResult:
             columns += [[run.sizes[size] for run in runs] for size in sizes]
             cells = [_spread(column) if column and all(map(isfinite, column)) else "-" for column in columns]
             cost = [f"{runs[0].parameters:,}", f"{runs[0].gflops:.2f}"]
-            rows.append([model, *cells, str(self.epochs_to_reach(model) or "-"), *cost])
+            rows.append([model, *cells, *cost])
         return head, rows
 
     def _difference_table(self) -> tuple[list[str], list[list[str]]]:
@@ -148,11 +136,6 @@ class CompareResult:
         yield (
             "Without attention: the same weights with all gates held constant, per channel, at their mean over the "
             "images. If a model scores the same there, attention contributes nothing."
-        )
-        yield ""
-        yield (
-            f"Epochs to reach {self.models[0]}: the first epoch whose {self.metric}, the mean over the seeds, is at "
-            f"least that of {self.models[0]} after its last epoch; - if there is none."
         )
         yield ""
         yield (
@@ -201,9 +184,8 @@ class CompareResult:
 
     def _json(self) -> dict[str, Any]:
         runs = [{key: value for key, value in asdict(run).items() if key != "resampled"} for run in self.runs]
-        epochs = {model: self.epochs_to_reach(model) for model in self.models}
         verdicts = [difference.verdict for difference in self.differences]
-        return {"schema": SCHEMA, **asdict(self), "runs": runs, "epochs_to_reach": epochs, "verdicts": verdicts}
+        return {"schema": SCHEMA, **asdict(self), "runs": runs, "verdicts": verdicts}
 
 
 def _spread(values: Sequence[float]) -> str:

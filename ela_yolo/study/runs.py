@@ -71,10 +71,6 @@ class SeedRun:
 def check_engine(engine: str | None, train: Mapping[str, Any]) -> None:
     """Check that an engine can do the runs.
 
-    Args:
-        engine: None or ``ray``.
-        train: The train keys of Ultralytics.
-
     Raises:
         InputError: If there is no such engine, or ``device=`` is given with Ray.
         CompareError: If Ray is not installed.

@@ -144,10 +144,6 @@ def interval_over_images(
     """Return the 95% percentile interval over draws of the images, for the difference of two models' means over seeds.
 
     Both ends are None if a run has no draws.
-
-    Args:
-        baseline: For each seed, the baseline's score of each draw.
-        other: For each seed, the other model's score of each draw.
     """
     if not all(len(draws) for draws in (*baseline, *other)):
         return None, None

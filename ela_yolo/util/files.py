@@ -50,10 +50,6 @@ def atomic_write(file: Path) -> Iterator[Path]:
 def atomic_data_set(folder: Path, is_finished: Callable[[Path], bool]) -> Iterator[Path]:
     """Give a temporary folder beside ``folder`` to write to; it becomes ``folder`` if the ``with`` block succeeds.
 
-    Args:
-        folder: The folder of the data set.
-        is_finished: Returns whether a folder holds the finished data set.
-
     Raises:
         RenderError: If the folder holds something else, or cannot be written.
     """

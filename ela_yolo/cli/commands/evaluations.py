@@ -125,8 +125,8 @@ COMPARE = Command(
     "Train models under the same conditions, and state what the difference shows.",
     "The command trains every model with every seed, with the same data, budget and keys, and measures the weights "
     "of the last epoch. It compares the models with the first one, seed by seed, by the main metric of their task. "
-    "The tables have the metric with and without attention, AP of small, medium and large objects, epochs until the "
-    "first one's final score, parameters and GFLOPs. The differences have bootstrap intervals over seeds and over "
+    "The tables have the metric with and without attention, AP of small, medium and large objects, "
+    "parameters and GFLOPs. The differences have bootstrap intervals over seeds and over "
     "images and an exact test, and a sentence states what they show.\n\n"
     "Finished runs are kept. The same command continues after an interruption, and you can add seeds or models.",
     (
@@ -158,14 +158,13 @@ COMPARE = Command(
 def profile(given: dict[str, Any]) -> int:
     """Measure a model and its baseline."""
     from ela_yolo.cost.measure import profile as measure
-    from ela_yolo.cost.result import target_files
+    from ela_yolo.cost.result import target_file
 
     save = given.pop("save", None)
-    target_files(given["model"], save)  # checked before the measurement, which takes a minute
+    target_file(given["model"], save)  # checked before the measurement, which takes a minute
     print(f"measuring {given['model']} and its baseline alternately; a nano model takes a minute", flush=True)
     result = measure(**given)
-    table, picture = result.save(save)
-    print(f"\n{result}\nwritten to {table} and {picture}")
+    print(f"\n{result}\nwritten to {result.save(save)}")
     return 0
 
 
@@ -175,13 +174,13 @@ PROFILE = Command(
     "Measure what ELA costs.",
     "The command measures a model with ELA and its baseline, the same model without the ELA rows: parameters, GFLOPs, "
     "latency in PyTorch (fused) and, with the extra `export`, in ONNX Runtime, forward and backward of training, and "
-    "peak memory. It also measures each ELA block within the model. Both models run alternately, at batch 1, with "
-    "Ultralytics' number of threads. The command prints two tables, and writes them as JSON and as a picture.",
+    "on a GPU peak memory. It also measures each ELA block within the model. Both models run alternately, at batch 1, "
+    "with Ultralytics' number of threads. The command prints two tables, and writes them as JSON.",
     (
         _MODEL,
         Key("imgsz", "640", "The side of the square image in pixels. The default is 640.", whole),
         Key("device", "cpu", "cpu (the default), or a GPU such as 0."),
-        Key("save", "FILE.json", "The file to write, with a picture. The default is best-profile.json for best.pt."),
+        Key("save", "FILE.json", "The file to write. The default is best-profile.json for best.pt."),
     ),
     profile,
 )

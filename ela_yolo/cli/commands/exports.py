@@ -9,12 +9,12 @@ from ela_yolo.cli.keys import Command, Key, UsageError, export_format, switch
 
 def export(given: dict[str, Any]) -> int:
     """Export a model and compare the file with it."""
-    from ela_yolo.host.lookup import check_model, open_model
+    from ela_yolo.host.lookup import open_model
     from ela_yolo.parity.export import export_and_compare, export_file
+    from ela_yolo.parity.verify import open_to_compare
 
-    check_model(given["model"])
     verify, source = given.pop("verify", True), given.pop("source", None)
-    model = open_model(given.pop("model"), given.pop("task", None))
+    model = (open_to_compare if verify else open_model)(given.pop("model"))
     if not verify:
         if source is not None:
             raise UsageError("source= is about the comparison, which verify=False skips; leave one of them out")
@@ -64,8 +64,8 @@ EXPORT = Command(
         Key(
             "format",
             "onnx",
-            "onnx, torchscript, openvino, ncnn, mnn, litert or executorch. engine (NVIDIA GPU) and coreml (macOS) are "
-            "accepted, but not tested. Ultralytics' other formats need verify=False.",
+            "onnx, torchscript, openvino, ncnn, mnn, litert or executorch. Ultralytics' other formats, such as engine "
+            "(TensorRT) and coreml, need verify=False.",
             export_format,
             required=True,
         ),

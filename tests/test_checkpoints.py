@@ -9,7 +9,7 @@ from conftest import BIN, forked
 from torch import nn
 
 from ela_yolo import CheckpointError, insert
-from ela_yolo.host.checkpoint_classes import check_classes
+from ela_yolo.host.checkpoints import check_classes
 
 
 class Foreign(nn.Module):

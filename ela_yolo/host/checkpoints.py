@@ -1,4 +1,4 @@
-"""Checks that the ELA class of a checkpoint can be imported, without running the checkpoint's code."""
+"""Loads checkpoints, and checks before that that the ELA class in one can be imported."""
 
 from __future__ import annotations
 
@@ -7,11 +7,33 @@ import pickle
 import pickletools
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from ela_yolo.ela import ELA
 from ela_yolo.errors import CheckpointError
 from ela_yolo.host.blocks import known_blocks
-from ela_yolo.host.row_hints import recognise
+from ela_yolo.host.row_hints import block_in
+from ela_yolo.util.text import one_line
+
+
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint, which Ultralytics downloads if it is one of its own.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
+    from ultralytics.nn.tasks import torch_safe_load
+
+    check_classes(file)
+    try:
+        checkpoint = torch_safe_load(file)[0]
+        checkpoint.get("ema")
+    except Exception as error:  # Ultralytics reports damage by many types
+        if not file.is_file():
+            raise CheckpointError(f"{file} is not here and could not be downloaded; put the file here") from error
+        reason = one_line(error).partition(" (")[0]
+        raise CheckpointError(f"{file} cannot be read as a checkpoint: {reason}") from error
+    return dict(checkpoint)
 
 
 def check_classes(file: Path) -> None:
@@ -27,8 +49,7 @@ def check_classes(file: Path) -> None:
     if getattr(utils, "SAFE_LOAD", False):  # then no class that a file names may be imported
         return
     for module, name in sorted(_class_names(file)):
-        meant = recognise(name, known_blocks())
-        if meant and meant.block == "ELA" and not _can_import(module, name):
+        if block_in(name, known_blocks()) == "ELA" and not _can_import(module, name):
             raise CheckpointError(
                 f"{file} holds the class {module}.{name} of a changed Ultralytics, which is not installed here; save "
                 "the state dict of its model where it is, put ELA rows into its YAML, and load the state dict into that"
