@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ela_yolo.ela import ELA as ELA
     from ela_yolo.errors import CheckpointError as CheckpointError
     from ela_yolo.errors import CompareError as CompareError
+    from ela_yolo.errors import DatasetError as DatasetError
     from ela_yolo.errors import ELAError as ELAError
     from ela_yolo.errors import ExportError as ExportError
     from ela_yolo.errors import InputError as InputError
     from ela_yolo.errors import InsertionError as InsertionError
     from ela_yolo.errors import ModelYamlError as ModelYamlError
     from ela_yolo.errors import RegistrationError as RegistrationError
-    from ela_yolo.errors import RenderError as RenderError
     from ela_yolo.errors import RowError as RowError
     from ela_yolo.gates.ablation import AblationReport as AblationReport
     from ela_yolo.gates.ablation import ablate as ablate
@@ -56,7 +56,7 @@ _HOME = {
     "ParityReport": "parity.report",
     "Profile": "cost.result",
     "RegistrationError": "errors",
-    "RenderError": "errors",
+    "DatasetError": "errors",
     "RowError": "errors",
     "WeightTransfer": "host.weight_matching",
     "ablate": "gates.ablation",

@@ -171,7 +171,7 @@ class ELA(nn.Module):
     """
 
     # Set in the copy of a model that is exported to a graph of one image size: "blocked" or "pooled", as named below.
-    export_form: str | None = None
+    export_variant: str | None = None
     lr_mult: float = 1  # in checkpoints that are older than this attribute
 
     def __init__(
@@ -256,8 +256,8 @@ class ELA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` multiplied by its gates."""
-        if self.export_form:
-            return self._forward_blocked(x) if self.export_form == "blocked" else self._forward_pooled(x)
+        if self.export_variant:
+            return self._forward_blocked(x) if self.export_variant == "blocked" else self._forward_pooled(x)
         strip_h, strip_w = x.mean(dim=3), x.mean(dim=2)
         eager = not _is_recorded(x)
         if eager and x.shape[2] == x.shape[3] and type(self.gn) is nn.GroupNorm:

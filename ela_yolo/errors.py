@@ -10,7 +10,7 @@
         ├── ModelYamlError       a file is no model YAML, or its rows cannot be edited
         ├── InsertionError       ELA rows cannot go where they are asked for, or the result cannot be written
         ├── CheckpointError      a file is no checkpoint of a model that ELA can be put into
-        ├── RenderError          a data set that comes along cannot be written where it should go
+        ├── DatasetError          a data set that comes along cannot be written where it should go
         ├── ExportError          an exported file cannot be run or compared
         └── CompareError         runs of a comparison failed, or cannot be run as asked for
 """
@@ -47,7 +47,7 @@ class CheckpointError(ELAError):
     """A file is no checkpoint of a model that ELA can be put into."""
 
 
-class RenderError(ELAError):
+class DatasetError(ELAError):
     """A data set that comes along cannot be written where it should go."""
 
 

@@ -20,10 +20,9 @@ from ela_yolo.gates.ablation import (
     UNNEEDED,
     Ablation,
     AblationReport,
-    MeanFactors,
     _removable,
-    held_constant,
 )
+from ela_yolo.gates.mean_factors import MeanFactors, held_constant
 from ela_yolo.host.scoring import validate
 from ela_yolo.study.worker import _validate_twice
 

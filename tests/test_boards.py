@@ -7,7 +7,7 @@ import yaml
 from conftest import REPO
 
 from ela_yolo.data.rows import CLASSES, EDGE, render, render_board
-from ela_yolo.errors import RenderError
+from ela_yolo.errors import DatasetError
 
 BOARDS = [render_board(np.random.default_rng((7, number))) for number in range(300)]
 
@@ -95,7 +95,7 @@ def test_the_data_set_is_written_once(tmp_path):
     render(folder)
     assert first.read_bytes() == b"mine"  # a finished data set is left as it is
     first.unlink()
-    with pytest.raises(RenderError, match="exists and is not a finished data set"):
+    with pytest.raises(DatasetError, match="exists and is not a finished data set"):
         render(folder)
 
 

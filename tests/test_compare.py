@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from conftest import HOME, REPO, forked_python, python
+from conftest import HOME, forked_python, python
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
@@ -153,19 +153,6 @@ def test_checkpoints_that_carry_unlike_keys_are_refused(retrained, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_names_that_share_a_folder_on_some_disks_are_refused(compared, tmp_path, monkeypatch):
-    folder, _ = compared
-    monkeypatch.chdir(folder)
-    text = (REPO / "cfg/yolov8-ela.yaml").read_text(encoding="utf-8")
-    for name in ("YOLOv8n-ELA", "caf\u00e9", "cafe\u0301"):
-        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
-    for one, other in ((tmp_path / "YOLOv8n-ELA.yaml", MODELS[1]), [*tmp_path.glob("caf*.yaml")]):
-        with pytest.raises(InputError, match="would both be called"):
-            compare([one, other], "scenes.yaml", [0], **KEYS)
-    with pytest.raises(InputError, match="holds runs of yolov8n-ela, which is YOLOv8n-ELA on some disks; rename the"):
-        compare([MODELS[0], tmp_path / "YOLOv8n-ELA.yaml"], "scenes.yaml", [0], **KEYS)
-
-
 def test_a_run_without_numbers_reads_back_as_one_and_is_refused(tmp_path):
     """As it is written: null, which JSON has, and not NaN, which it has not."""
     nan = float("nan")
@@ -199,7 +186,9 @@ def test_a_classifier_is_compared_by_its_accuracy(tmp_path):
     )
     assert {"metrics/accuracy_top1", "metrics/accuracy_top5"} <= result.runs[0].metrics.keys()
     assert len(result.runs[0].epochs) == 1 and 0 <= result.runs[1].without_attention <= 1
-    assert str(result).startswith("|  | top-1 accuracy | top-5 accuracy | top-1 accuracy without attention | epochs")
+    assert str(result).startswith(
+        "|  | top-1 accuracy | top-5 accuracy | top-1 accuracy without attention | parameters"
+    )
     assert "(test), seeds 0, 64 px" in str(result)
     result.save(tmp_path / "out")
 

@@ -15,7 +15,7 @@ from ultralytics.nn.modules import C2f, Conv
 
 import ela_yolo
 from ela_yolo import ELA
-from ela_yolo.parity.metadata import are_as_built, describe_blocks
+from ela_yolo.parity.metadata import describe_blocks, is_unmodified
 from ela_yolo.plugin import register
 
 register()
@@ -294,7 +294,7 @@ def assert_right_in_every_form(block, x):
     torch.testing.assert_close(block(x), expected)
     for form in ("blocked", "pooled"):
         exported = copy.deepcopy(block)
-        exported.export_form = form
+        exported.export_variant = form
         torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -358,7 +358,7 @@ def test_a_block_whose_layers_were_changed_is_exported_as_it_is(retrained, tmp_p
     blocks = [module for module in model.model.modules() if isinstance(module, ELA)]
     blocks[0].conv.padding_mode = "replicate"
     parametrizations.weight_norm(blocks[1].conv)
-    assert [are_as_built(block.conv, block.gn) for block in blocks] == [False, False, True, True]
+    assert [is_unmodified(block.conv, block.gn) for block in blocks] == [False, False, True, True]
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         expected = model.model.float().eval()(image)[0]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import HOME, REPO, forked_python
 
-from ela_yolo import RenderError
+from ela_yolo import DatasetError
 from ela_yolo.data import scenes
 
 
@@ -124,14 +124,14 @@ def test_two_processes_at_once_end_with_one_finished_folder(few, tmp_path):
 def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("mine")
-    with pytest.raises(RenderError, match="is not a finished data set; move or delete it"):
+    with pytest.raises(DatasetError, match="is not a finished data set; move or delete it"):
         scenes.render(tmp_path / "data")
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "mine.txt"]
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RenderError, match="cannot be written: File exists; choose another folder"):
+    with pytest.raises(DatasetError, match="cannot be written: File exists; choose another folder"):
         scenes.render(tmp_path / "file" / "data")
 
 

@@ -34,7 +34,7 @@ def write_data_set(
         The folder.
 
     Raises:
-        RenderError: If the folder holds something else, or cannot be written.
+        DatasetError: If the folder holds something else, or cannot be written.
     """
 
     def is_finished(folder: Path) -> bool:

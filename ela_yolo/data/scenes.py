@@ -33,7 +33,7 @@ def render(folder: str | Path, seed: int = 0) -> Path:
         The folder.
 
     Raises:
-        RenderError: If the folder holds something else, or cannot be written.
+        DatasetError: If the folder holds something else, or cannot be written.
     """
     return write_data_set(Path(folder), SPLITS, render_scene, seed)
 

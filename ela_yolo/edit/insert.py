@@ -16,7 +16,7 @@ from ela_yolo.edit.renumbering import Plan, plan_insertion, plan_removal, row_ar
 from ela_yolo.edit.stages import choose_stages
 from ela_yolo.edit.yaml_text import Row, drop_lines, insert_lines, read_rows
 from ela_yolo.errors import InsertionError
-from ela_yolo.host.blocks import check_block, names_block
+from ela_yolo.host.blocks import check_block, is_block_name
 from ela_yolo.host.lookup import YAML, find_model, open_model
 from ela_yolo.host.model_yaml import read_model_yaml
 from ela_yolo.host.patches import require_registered
@@ -188,7 +188,7 @@ def layer_map(model: str | Path) -> dict[int, int]:
         rows = read_rows(read_model_yaml(file), file.name)
     else:
         rows = rows_of(file, read_checkpoint(file)[1].yaml)
-    return dict(enumerate(row.layer for row in rows if not names_block(row.module)))
+    return dict(enumerate(row.layer for row in rows if not is_block_name(row.module)))
 
 
 def _edit(

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from ela_yolo.edit.yaml_text import Row, Span
 from ela_yolo.ela import Gate, Variant, check_lr_mult
 from ela_yolo.errors import InsertionError
-from ela_yolo.host.blocks import find_block, names_block
+from ela_yolo.host.blocks import find_block, is_block_name
 from ela_yolo.host.row_args import options_of, start_options
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -84,7 +84,7 @@ def plan_removal(rows: Sequence[Row], name: str, layers: Collection[int] | None 
         InsertionError: If there is no row of a block, a layer is not a block, or a later layer reads a block that reads
             the image.
     """
-    blocks = tuple(row.layer for row in rows if names_block(row.module))
+    blocks = tuple(row.layer for row in rows if is_block_name(row.module))
     if layers is not None and blocks:
         for layer in layers:
             if layer not in blocks:
@@ -173,12 +173,12 @@ def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> Non
     where = f"{name}: layer {stage} {module}"
     if stage == len(rows) - 1:
         raise InsertionError(f"{where} is the head, and nothing reads it; choose a layer before it")
-    if names_block(module):
+    if is_block_name(module):
         raise InsertionError(f"{where} is a block itself; choose the layer that it reads, or another")
     if module in _NO_FEATURE_MAP:
         raise InsertionError(f"{where} gives {_NO_FEATURE_MAP[module]}, and ELA needs one feature map; choose another")
     behind = rows[stage + 1]
-    if names_block(behind.module) and behind.reads == (stage,):
+    if is_block_name(behind.module) and behind.reads == (stage,):
         already = f"is followed by its {behind.module} already (layer {stage + 1})"
         raise InsertionError(f"{where} {already}; choose others with after=")
     readers = [row.layer for row in rows if stage in row.reads]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ela_yolo.edit.renumbering import check_choice
 from ela_yolo.edit.yaml_text import Row
 from ela_yolo.errors import InsertionError
-from ela_yolo.host.blocks import names_block
+from ela_yolo.host.blocks import is_block_name
 
 _CONVOLUTIONS = {"Conv", "Conv2", "ConvTranspose", "DWConv", "GhostConv", "LightConv", "RepConv"}
 _RESAMPLE = {"ADown", "AConv", "SCDown", "HGStem", "Focus", "ConvTranspose", "DWConvTranspose2d"}
@@ -65,7 +65,7 @@ def _strided(row: Row) -> bool:
 
 
 def _may_be_stage(row: Row) -> bool:
-    one_map = len(row.sources) == 1 and row.module not in _NO_ONE_MAP and not names_block(row.module)
+    one_map = len(row.sources) == 1 and row.module not in _NO_ONE_MAP and not is_block_name(row.module)
     gives_width = bool(row.args) and row.args[0] is not None
     plain = row.module in _CONVOLUTIONS and row.repeats == 1
     return one_map and gives_width and not (plain or row.module in _BEHIND_A_STAGE or _resamples(row))

@@ -76,7 +76,7 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
     def keep(layer: str, block: ELA, x: Tensor, _: Tensor) -> None:
         latest[layer] = gates_of(block, x)
 
-    handles = listen(model, keep)
+    handles = hook_blocks(model, keep)
     try:
         yield latest
     finally:
@@ -120,13 +120,13 @@ def gates_of_strips(block: ELA, strip_h: Tensor, strip_w: Tensor) -> tuple[Tenso
     return (2 * along_h, 2 * along_w) if block.gate == "identity" else (along_h, along_w)
 
 
-def listen(model: nn.Module, hear: Callable[[str, ELA, Tensor, Tensor], None]) -> list[RemovableHandle]:
-    """Call ``hear`` with layer, block, input and output after each forward of an ELA block."""
+def hook_blocks(model: nn.Module, callback: Callable[[str, ELA, Tensor, Tensor], None]) -> list[RemovableHandle]:
+    """Call ``callback`` with layer, block, input and output after each forward of an ELA block."""
 
     def hook_of(layer: str) -> Callable[..., None]:
         def hook(block: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             with torch.no_grad():
-                hear(layer, block, inputs[0], output)
+                callback(layer, block, inputs[0], output)
 
         return hook
 

@@ -1,22 +1,23 @@
 """Records the gates during a training run: a table and curves in the run's folder, and values for loggers.
 
-Ultralytics calls these functions at the events of a training run. In each epoch the gates are measured for one batch.
+Ultralytics calls the functions of ``EVENTS`` during a training run. In each epoch the gates are measured for one batch.
 """
 
 from __future__ import annotations
 
 import csv
-import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from ultralytics.utils import LOGGER
 
 from ela_yolo.ela import ELA
-from ela_yolo.gates.capture import gates_of, listen
+from ela_yolo.gates.capture import gates_of, hook_blocks
 from ela_yolo.host.model_blocks import named_blocks
+from ela_yolo.host.versions import is_main_process, trained_network
 from ela_yolo.util.files import atomic_write
 
 SWITCH = "ELA_YOLO_MONITOR"
@@ -27,156 +28,111 @@ _RECORDER = "ela_recorder"
 
 
 class _Recorder:
-    """The gates of one training run, epoch by epoch.
+    """Records the gates of one training run.
 
     Attributes:
         rows: A row for each epoch: ``epoch``, and ``ela/LAYER/mean`` and ``ela/LAYER/spread`` for each block.
     """
 
-    def __init__(self, model: nn.Module, rows: list[dict[str, float]]) -> None:
-        self.rows = rows
-        self._model = model
+    def __init__(self, trainer: Any) -> None:
+        self._model = trained_network(trainer)
+        self._table = Path(trainer.save_dir) / TABLE
         self._handles: list[Any] = []
         self._measured: dict[str, float] = {}
+        self.rows: list[dict[str, float]] = []
+        if trainer.args.resume and self._table.is_file():
+            with self._table.open(encoding="utf-8") as file:
+                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            self.rows = [row for row in rows if row["epoch"] <= trainer.start_epoch]  # the others are trained again
+        else:
+            for name in (TABLE, PICTURE):  # of an earlier run in this folder
+                self._table.with_name(name).unlink(missing_ok=True)
 
-    def listen(self) -> None:
-        """Measure the gates in each forward from now on."""
+    def start_epoch(self, trainer: Any) -> None:
+        """Measure the gates in the next batch."""
+        # Ultralytics keeps the metrics of an epoch until the next validation, and would write these into its own table.
+        for key in [key for key in trainer.metrics or {} if key.startswith(PREFIX)]:
+            del trainer.metrics[key]
         self.stop()  # if memory ran out, Ultralytics starts the epoch again, and no batch has ended
         self._measured = {}
-        self._handles = listen(self._model, self._measure)
+        self._handles = hook_blocks(self._model, self._measure)
 
-    def stop(self) -> None:
+    def stop(self, _: Any = None) -> None:
         """Stop measuring."""
         for handle in self._handles:
             handle.remove()
 
-    def take(self) -> dict[str, float]:
-        """Return what was measured since :meth:`listen`; empty if nothing was, or if it was taken already."""
+    def finish_epoch(self, trainer: Any) -> None:
+        """Add a row to the table, and values to the trainer's metrics.
+
+        Ultralytics' callbacks for TensorBoard, W&B, MLflow and others run after this one and log these metrics.
+        """
         measured, self._measured = self._measured, {}
-        return measured
+        if not measured:  # the final validation is not an epoch
+            return
+        trainer.metrics = {**(trainer.metrics or {}), **measured}
+        self.rows.append({"epoch": trainer.epoch + 1, **measured})
+        with atomic_write(self._table) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.rows[0])
+            writer.writerows([f"{value:.6g}" for value in row.values()] for row in self.rows)
+
+    def finish(self, trainer: Any) -> None:
+        """Draw the curves, and say how to measure what attention contributes."""
+        if not self.rows:
+            return
+        if trainer.args.plots:
+            with atomic_write(self._table.with_name(PICTURE)) as part:
+                _draw(self.rows).savefig(part, format="png", dpi=120)
+        best = Path(trainer.save_dir) / "weights" / "best.pt"
+        ablate = f"ela-yolo ablate model={best} data={trainer.args.data}"
+        LOGGER.info(f"ELA: to measure what attention contributes: {ablate}")
 
     def _measure(self, layer: str, block: ELA, x: Tensor, _: Tensor) -> None:
         try:
-            sigmoids = [gate.float() for gate in gates_of(block, x).sigmoids()]
-            self._measured[f"{PREFIX}{layer}/mean"] = sum(float(gate.mean()) for gate in sigmoids) / 2
-            self._measured[f"{PREFIX}{layer}/spread"] = (
-                sum(float(gate.std(2, correction=0).mean()) for gate in sigmoids) / 2
-            )
+            gates = [gate.float() for gate in gates_of(block, x).sigmoids()]
+            for name, value in (
+                ("mean", sum(float(gate.mean()) for gate in gates) / 2),
+                ("spread", sum(float(gate.std(2, correction=0).mean()) for gate in gates) / 2),
+            ):
+                self._measured[f"{PREFIX}{layer}/{name}"] = value
         except Exception as error:  # must not end the training run
             self.stop()
-            _warn(f"ELA: the gates of this epoch are not recorded ({error!r})")
+            LOGGER.warning(f"ELA: the gates of this epoch are not recorded ({error!r})")
 
 
-def _harmless(callback: Callable[[Any], None]) -> Callable[[Any], None]:
+def _start(trainer: Any) -> None:
+    """Record if the model has ELA and ``ELA_YOLO_MONITOR`` is not 0."""
+    if is_main_process() and os.environ.get(SWITCH) != "0" and named_blocks(trained_network(trainer)):
+        setattr(trainer, _RECORDER, _Recorder(trainer))
+
+
+def _harmless(event: Callable[[Any], None] | Callable[[_Recorder, Any], None]) -> Callable[[Any], None]:
     """Return a callback whose failure, such as a full disk, does not end the training run."""
 
-    @functools.wraps(callback)
-    def attempt(trainer: Any) -> None:
+    def callback(trainer: Any) -> None:
+        recorder = getattr(trainer, _RECORDER, None)
         try:
-            callback(trainer)
+            if event is _start:
+                _start(trainer)
+            elif recorder is not None:
+                event(recorder, trainer)  # type: ignore[call-arg]
         except Exception as error:
-            recorder = getattr(trainer, _RECORDER, None)
             if recorder is not None:
                 recorder.stop()
             setattr(trainer, _RECORDER, None)
-            _warn(f"ELA: the gates are no longer recorded ({error!r})")
+            LOGGER.warning(f"ELA: the gates are no longer recorded ({error!r})")
 
-    return attempt
-
-
-def _warn(message: str) -> None:
-    from ultralytics.utils import LOGGER
-
-    LOGGER.warning(message)
-
-
-@_harmless
-def on_train_start(trainer: Any) -> None:
-    """Start to record if the model has ELA and ``ELA_YOLO_MONITOR`` is not 0."""
-    from ultralytics.utils import RANK
-
-    model = _network(trainer)
-    if RANK > 0 or os.environ.get(SWITCH) == "0" or not named_blocks(model):
-        return
-    table = Path(trainer.save_dir) / TABLE
-    rows: list[dict[str, float]] = []
-    if trainer.args.resume and table.is_file():
-        with table.open(encoding="utf-8") as file:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-        rows = [row for row in rows if row["epoch"] <= trainer.start_epoch]  # the others are trained again
-    else:
-        for name in (TABLE, PICTURE):  # of an earlier run in this folder
-            table.with_name(name).unlink(missing_ok=True)
-    setattr(trainer, _RECORDER, _Recorder(model, rows))
-
-
-@_harmless
-def on_train_epoch_start(trainer: Any) -> None:
-    """Measure the gates in the next batch."""
-    # Ultralytics keeps the metrics of an epoch until the next validation, and would write these into its own table.
-    for key in [key for key in trainer.metrics or {} if key.startswith(PREFIX)]:
-        del trainer.metrics[key]
-    recorder = getattr(trainer, _RECORDER, None)
-    if recorder is not None:
-        recorder.listen()
-
-
-@_harmless
-def on_train_batch_end(trainer: Any) -> None:
-    """Stop measuring."""
-    recorder = getattr(trainer, _RECORDER, None)
-    if recorder is not None:
-        recorder.stop()
-
-
-@_harmless
-def on_fit_epoch_end(trainer: Any) -> None:
-    """Add a row to the table, and values to the trainer's metrics.
-
-    Ultralytics' callbacks for TensorBoard, W&B, MLflow and others run after this one and log the trainer's metrics.
-    """
-    recorder = getattr(trainer, _RECORDER, None)
-    if recorder is None:
-        return
-    measured = recorder.take()
-    if not measured:  # the final validation is not an epoch
-        return
-    trainer.metrics = {**(trainer.metrics or {}), **measured}
-    recorder.rows.append({"epoch": trainer.epoch + 1, **measured})
-    with atomic_write(Path(trainer.save_dir) / TABLE) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(recorder.rows[0])
-        writer.writerows([f"{value:.6g}" for value in row.values()] for row in recorder.rows)
-
-
-@_harmless
-def on_train_end(trainer: Any) -> None:
-    """Draw the curves, and say how to find out what attention contributes."""
-    recorder = getattr(trainer, _RECORDER, None)
-    if recorder is None or not recorder.rows:
-        return
-    setattr(trainer, _RECORDER, None)
-    from ultralytics.utils import LOGGER
-
-    if trainer.args.plots:
-        with atomic_write(Path(trainer.save_dir) / PICTURE) as part:
-            _draw(recorder.rows).savefig(part, format="png", dpi=120)
-    best = Path(trainer.save_dir) / "weights" / "best.pt"
-    LOGGER.info(f"ELA: to measure what attention contributes: ela-yolo ablate model={best} data={trainer.args.data}")
+    return callback
 
 
 EVENTS = {
-    each.__name__: each
-    for each in (on_train_start, on_train_epoch_start, on_train_batch_end, on_fit_epoch_end, on_train_end)
+    "on_train_start": _harmless(_start),
+    "on_train_epoch_start": _harmless(_Recorder.start_epoch),
+    "on_train_batch_end": _harmless(_Recorder.stop),
+    "on_fit_epoch_end": _harmless(_Recorder.finish_epoch),
+    "on_train_end": _harmless(_Recorder.finish),
 }
-
-
-def _network(trainer: Any) -> nn.Module:
-    """Return the model that is trained; with ``distill_model=`` this is the student, not the teacher."""
-    from ela_yolo.host.versions import unwrap_model
-
-    model = unwrap_model(trainer.model)
-    return unwrap_model(getattr(model, "student_model", model))
 
 
 def _draw(rows: list[dict[str, float]]) -> Any:

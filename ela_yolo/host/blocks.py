@@ -76,7 +76,7 @@ def known_blocks() -> dict[str, str]:
     return {**user_blocks(), **_built_in()}
 
 
-def names_block(module: object) -> bool:
+def is_block_name(module: object) -> bool:
     """Return whether the module of a row is a known block, and not another class that Ultralytics has by this name."""
     return isinstance(module, str) and module in known_blocks() and foreign_class(module) is None
 
@@ -133,7 +133,7 @@ def check_block(name: str) -> None:
         meant = block_in(name, known_blocks())
         near = f", did you mean '{meant}'?" if meant else f"; there are {', '.join(known_blocks())}"
         raise InputError(f"there is no block {name}{near}; ela_yolo.register_block makes others known")
-    if not names_block(name):
+    if not is_block_name(name):
         raise InputError(
             f"Ultralytics has a module {name} of its own, so rows cannot use this name for {known_blocks()[name]}"
         )

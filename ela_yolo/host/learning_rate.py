@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ela_yolo.host.muon import move_conv1d_to_sgd
+from ela_yolo.host.versions import is_main_process
 
 GROUP = "gates"
 # Adam and similar optimizers move a parameter by about the learning rate at each step, whatever its gradient. Above
@@ -83,11 +84,11 @@ def warn_of_ordinary_rates(trainer: Any) -> None:
 
     A user's trainer may build its optimizer without Ultralytics' method.
     """
-    from ultralytics.utils import LOGGER, RANK
+    from ultralytics.utils import LOGGER
 
     asked = {parameter for parameter, multiple in _multiples(trainer.model).items() if multiple != 1}
     given = {id(p) for group in trainer.optimizer.param_groups if "lr_mult" in group for p in group["params"]}
-    if RANK < 1 and asked - given:
+    if is_main_process() and asked - given:
         LOGGER.warning(
             f"ela-yolo: {type(trainer).__name__} builds its own optimizer, so the gates train at its learning rate "
             "without lr_mult; call super().build_optimizer() there"

@@ -40,9 +40,9 @@ from ela_yolo.host.blocks import (
     find_block,
     foreign_class,
     is_block,
+    is_block_name,
     known_blocks,
     malformed_entries,
-    names_block,
     safe_classes,
 )
 from ela_yolo.host.learning_rate import with_own_rates
@@ -174,7 +174,7 @@ def _log_hints(rows: list[Any], error: Exception) -> None:
 
 def _is_ours(module: Any) -> bool:
     """Return whether a row names a known block, and add the block to the parser's globals."""
-    if not names_block(module):
+    if not is_block_name(module):
         return False
     from ultralytics.nn import tasks
 

@@ -60,6 +60,19 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     return unwrapped
 
 
+def trained_network(trainer: Any) -> nn.Module:
+    """Return the model that is trained; with ``distill_model=`` this is the student, not the teacher."""
+    model = unwrap_model(trainer.model)
+    return unwrap_model(getattr(model, "student_model", model))
+
+
+def is_main_process() -> bool:
+    """Return whether this is the only process of a training run, or the first of several."""
+    from ultralytics.utils import RANK
+
+    return int(RANK) < 1
+
+
 def load_yaml(file: Path) -> dict[str, Any]:
     """Return the mapping in a YAML."""
     try:

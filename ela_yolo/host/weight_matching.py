@@ -125,7 +125,7 @@ def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Mat
         source: The layers that the weights come from; ``.f`` of a layer is the number of the layer that it reads.
         model: The layers that get the weights, with ``.f`` too.
     """
-    places = {place: number for number, place in enumerate(_places(source))}
+    places = {place: number for number, place in enumerate(_layer_keys(source))}
     theirs, ours = ([i for i, layer in enumerate(layers) if not is_block(layer)] for layers in (source, model))
     last = len(ours) - 1
     agree = [
@@ -146,7 +146,7 @@ def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Mat
 
     matches: list[int | None] = []
     before = 0  # layers so far that are no blocks
-    for layer, place in zip(model, _places(model), strict=True):
+    for layer, place in zip(model, _layer_keys(model), strict=True):
         match = places.get(place)
         if is_block(layer):
             while isinstance(place, tuple):  # the layer that it reads, through other blocks
@@ -200,7 +200,7 @@ def report_transfer(
     )
 
 
-def _places(layers: Sequence[nn.Module]) -> list[Any]:
+def _layer_keys(layers: Sequence[nn.Module]) -> list[Any]:
     """Return for each layer a key that does not depend on the blocks in the model.
 
     For a layer that is no block, the key is its number with blocks left out of the count. For a block, it is the number

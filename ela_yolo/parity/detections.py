@@ -97,7 +97,7 @@ class Matcher:
         real = (partner >= 0) & ~repeated.any(0)
         kept = partner[real]
         clear = a[:, 4] > max(settings.conf, limits.confidence) + limits.edge
-        lost = clear & ~torch.isin(numbers, kept) & (a[:, 4] > self._cut(b[real], len(b), settings.max_det))
+        lost = clear & ~torch.isin(numbers, kept) & (a[:, 4] > self._score_cutoff(b[real], len(b), settings.max_det))
         # Ultralytics' NMS of rotated boxes lets any better candidate drop one, also one that was dropped itself.
         droppers = torch.arange(len(candidates)) if self.task == "obb" else kept
         lost[lost.clone()] = ~self._dropped(numbers[lost], droppers, candidates, settings)
@@ -110,9 +110,9 @@ class Matcher:
         partner = self._pair(a, b)
         pairs = (a[partner >= 0], b[partner[partner >= 0]])
         edge = self.tolerance.confidence + self.tolerance.edge
-        lost = (partner < 0) & (a[:, 4] > max(edge, self._cut(pairs[1], len(b), len(given))))
+        lost = (partner < 0) & (a[:, 4] > max(edge, self._score_cutoff(pairs[1], len(b), len(given))))
         unpaired = ~torch.isin(torch.arange(len(b)), partner)
-        extra = unpaired & (b[:, 4] > max(edge, self._cut(a, len(a), len(wanted))))
+        extra = unpaired & (b[:, 4] > max(edge, self._score_cutoff(a, len(a), len(wanted))))
         return Matched(int((a[:, 4] > edge).sum()), a[lost], b[extra], pairs)
 
     def detections(self, output: Tensor, settings: NmsSettings) -> tuple[Tensor, Tensor]:
@@ -143,7 +143,7 @@ class Matcher:
         rows = rows[rows[:, 4] > self.tolerance.confidence]
         return rows[torch.argsort(rows[:, 4], descending=True)]
 
-    def _cut(self, right: Tensor, rows: int, places: int) -> float:
+    def _score_cutoff(self, right: Tensor, rows: int, places: int) -> float:
         """Return the score below which a full list may have cut off detections; ``right`` are the correct ones."""
         if rows < places or not len(right):
             return 0.0

@@ -40,7 +40,7 @@ def prepare_export(exporter: Any) -> None:
         entry["nms"] = {key: getattr(args, key) for key in NMS_KEYS}
     exporter.metadata[METADATA_KEY] = json.dumps(entry)
     for block in named_blocks(model).values():
-        block.export_form = _graph_form(args, exporter.device.type) if are_as_built(block.conv, block.gn) else None
+        block.export_variant = _graph_form(args, exporter.device.type) if is_unmodified(block.conv, block.gn) else None
 
 
 def _graph_form(args: Any, device: str) -> str | None:
@@ -57,7 +57,7 @@ def describe_blocks(model: nn.Module) -> list[dict[str, Any]]:
     return [{"layer": layer, **asdict(block.settings)} for layer, block in named_blocks(model).items()]
 
 
-def are_as_built(conv: nn.Module, gn: nn.Module) -> bool:
+def is_unmodified(conv: nn.Module, gn: nn.Module) -> bool:
     """Return whether these layers are as ELA builds them, without hooks, so that they need not be called as modules."""
     if not (_is_bare(conv) and type(conv) is nn.Conv1d and _is_bare(gn) and type(gn) is nn.GroupNorm):
         return False

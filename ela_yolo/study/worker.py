@@ -74,7 +74,7 @@ def _validate_twice(model: Any, **keys: Any) -> tuple[Any, float]:
 
     The latter is NaN if the model has no blocks, or has one that is not a factor of its input.
     """
-    from ela_yolo.gates.ablation import MeanFactors, NoFactorError, held_constant
+    from ela_yolo.gates.mean_factors import MeanFactors, NoFactorError, held_constant
     from ela_yolo.host.model_blocks import attention_blocks
     from ela_yolo.host.scoring import validate
 

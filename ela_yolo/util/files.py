@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_IMODE
 from uuid import uuid4
 
-from ela_yolo.errors import RenderError
+from ela_yolo.errors import DatasetError
 
 
 @contextmanager
@@ -51,16 +51,16 @@ def atomic_data_set(folder: Path, is_finished: Callable[[Path], bool]) -> Iterat
     """Give a temporary folder beside ``folder`` to write to; it becomes ``folder`` if the ``with`` block succeeds.
 
     Raises:
-        RenderError: If the folder holds something else, or cannot be written.
+        DatasetError: If the folder holds something else, or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RenderError(f"{folder} exists and is not a finished data set; move or delete it, and run this again")
+        raise DatasetError(f"{folder} exists and is not a finished data set; move or delete it, and run this again")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = folder.with_name(f".{folder.name}-unfinished-{uuid4().hex[:8]}")
         part.mkdir()
     except OSError as error:
-        raise RenderError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
+        raise DatasetError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
     try:
         yield part
         if folder.is_dir() and not any(folder.iterdir()):
@@ -68,7 +68,7 @@ def atomic_data_set(folder: Path, is_finished: Callable[[Path], bool]) -> Iterat
         os.replace(part, folder)
     except OSError as error:
         if not is_finished(folder):  # or another process was faster
-            raise RenderError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
+            raise DatasetError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
