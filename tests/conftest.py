@@ -228,8 +228,8 @@ def trained():
     """
 
     def make(folder):
-        forked(BIN / "ela-yolo", "insert", "model=yolov8n.yaml", "gate=paper", cwd=folder)
-        return train(folder, "model=yolov8n-ela.yaml epochs=1 fraction=0.1 imgsz=128 batch=8 nbs=8")
+        forked(BIN / "ela-yolo", "insert", "model=yolov8n.yaml", "gate=paper", "save=yolov8n-paper.yaml", cwd=folder)
+        return train(folder, "model=yolov8n-paper.yaml epochs=1 fraction=0.1 imgsz=128 batch=8 nbs=8")
 
     return Path(once("trained", make))
 

@@ -312,8 +312,11 @@ def test_a_block_that_cannot_be_imported_is_refused_before_anything_is_written(t
     assert not (tmp_path / "mine.yaml").exists()
 
 
-def test_a_malformed_entry_is_named_and_ignored(tmp_path):
+@pytest.mark.parametrize("entry", ["Mine", "SE=my:SE"])
+def test_an_entry_that_is_malformed_or_taken_is_named_and_ignored(entry, tmp_path):
     code = "from ultralytics import YOLO; print(len(YOLO('yolov8n.yaml').model.model))"
-    done = python(code, cwd=tmp_path, env={ENVIRONMENT: "Mine"})
-    assert "ELA_YOLO_BLOCKS has the entry Mine, which is ignored; write NAME=module:Class" in done.stdout + done.stderr
+    done = python(code, cwd=tmp_path, env={ENVIRONMENT: entry})
+    assert (
+        f"ELA_YOLO_BLOCKS has the entry {entry}, which is ignored; write NAME=module:Class" in done.stdout + done.stderr
+    )
     assert done.stdout.splitlines()[-1] == "23"

@@ -151,9 +151,9 @@ def test_insert_and_remove_write_what_they_print(tmp_path):
     assert done.splitlines()[-3:] == [
         "+  - [[17, 20, 23], 1, Detect, [nc]] # Detect(P3, P4, P5)",
         "ELA follows 4 C2f, 6 C2f",
-        "written to yolov8n-ela.yaml",
+        "written to yolov8n-ela-mine.yaml",  # older releases would load the packaged YAML instead of yolov8n-ela.yaml
     ]
-    forked(ELA_YOLO, "insert", "model=yolov8n-ela.yaml", "after=15", "save=more.yaml", cwd=tmp_path)
+    forked(ELA_YOLO, "insert", "model=yolov8n-ela-mine.yaml", "after=15", "save=more.yaml", cwd=tmp_path)
     again = forked(ELA_YOLO, "insert", "model=yolov8n.yaml", "after=4", "save=more.yaml", cwd=tmp_path, ok=False)
     assert (again.returncode, again.stderr.splitlines()[-1]) == (
         1,

@@ -186,9 +186,8 @@ def test_a_classifier_is_compared_by_its_accuracy(tmp_path):
     )
     assert {"metrics/accuracy_top1", "metrics/accuracy_top5"} <= result.runs[0].metrics.keys()
     assert len(result.runs[0].epochs) == 1 and 0 <= result.runs[1].without_attention <= 1
-    assert str(result).startswith(
-        "|  | top-1 accuracy | top-5 accuracy | top-1 accuracy without attention | parameters"
-    )
+    head = "|  | top-1 accuracy | top-5 accuracy | top-1 accuracy without attention | parameters"
+    assert str(result).startswith(head)
     assert "(test), seeds 0, 64 px" in str(result)
     result.save(tmp_path / "out")
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+import ultralytics
 from conftest import REPO
 from ultralytics import YOLO
 from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.utils import ASSETS, LOGGER
+from ultralytics.utils.checks import check_version
 
 import ela_yolo
-from ela_yolo import ELA
+from ela_yolo import ELA, InputError
 from ela_yolo.parity.export import export_and_compare
 from ela_yolo.plugin import register
 
@@ -67,3 +69,11 @@ def test_the_gates_of_the_student_count_and_its_checkpoint_stands_alone(plain, t
 def test_a_student_without_ela_has_no_table(plain, teach):
     folder, said = teach(plain)
     assert not (folder / "ela.csv").exists() and said == []
+
+
+@pytest.mark.skipif(
+    check_version(ultralytics.__version__, ">=8.4.166"), reason="this Ultralytics finds both models' layers"
+)
+def test_an_older_release_refuses_a_teacher_with_its_blocks_elsewhere(plain, teach):
+    with pytest.raises(InputError, match=r"would compare the wrong layers: pip install 'ultralytics>=8\.4\.166'"):
+        teach(plain)

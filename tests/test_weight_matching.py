@@ -18,7 +18,7 @@ from ultralytics.utils.checks import check_version
 
 import ela_yolo
 from ela_yolo import ELA
-from ela_yolo.host.blocks import is_block
+from ela_yolo.host.blocks import ENVIRONMENT, is_block
 from ela_yolo.host.lookup import find_model
 from ela_yolo.host.model_yaml import read_model_yaml
 from ela_yolo.host.weight_matching import LeftOut, WeightTransfer, match_layers
@@ -275,6 +275,35 @@ def test_an_ela_that_reads_another_layer_is_another():
     assert match_layers(layers(0), other).matches == (0, None, 2, 3)
     other[0] = nn.Flatten()
     assert match_layers(layers(0), other).matches == (None, None, None, 3)
+
+
+class Wide(nn.Module):
+    """A user's block whose repr does not show its settings."""
+
+    def __init__(self, channels, rows=1):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(rows, 1, 1))
+
+    def forward(self, x):
+        return x * self.scale.mean()
+
+
+def test_a_block_of_other_shapes_is_new(monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, f"Wide={__name__}:Wide")
+    models = [
+        DetectionModel(
+            {
+                "nc": 1,
+                "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Wide", [rows]]],
+                "head": [[[1], 1, "Detect", ["nc"]]],
+            },
+            verbose=False,
+        )
+        for rows in (2, 3, 2)
+    ]
+    assert models[1].load(models[0], verbose=False).new_blocks == (1,)
+    assert models[2].load(models[0], verbose=False).kept_blocks == (1,)
+    assert torch.equal(models[2].model[1].scale, models[0].model[1].scale)
 
 
 def test_a_model_without_ela_is_left_to_ultralytics(lines):

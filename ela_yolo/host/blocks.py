@@ -168,9 +168,10 @@ def user_blocks() -> dict[str, str]:
     return {entry[1]: entry[2] for entry in map(_ENTRY.fullmatch, _entries()) if entry}
 
 
-def malformed_entries() -> list[str]:
-    """Return the entries of the environment variable that are not ``NAME=module:Class``; they are ignored."""
-    return [entry for entry in _entries() if not _ENTRY.fullmatch(entry)]
+def ignored_entries() -> list[str]:
+    """Return the entries of the environment variable that are not ``NAME=module:Class``, or whose name is taken."""
+    matched = [(entry, _ENTRY.fullmatch(entry)) for entry in _entries()]
+    return [entry for entry, found in matched if found is None or _built_in().get(found[1], found[2]) != found[2]]
 
 
 def _entries() -> list[str]:

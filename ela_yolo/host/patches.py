@@ -39,10 +39,10 @@ from ela_yolo.host.blocks import (
     ENVIRONMENT,
     find_block,
     foreign_class,
+    ignored_entries,
     is_block,
     is_block_name,
     known_blocks,
-    malformed_entries,
     safe_classes,
 )
 from ela_yolo.host.learning_rate import with_own_rates
@@ -80,8 +80,10 @@ def register(callbacks: Sequence[tuple[str, Callable[..., None]]]) -> None:
     if all(_is_wrapped(getattr(owner, name, None)) for owner, name, _ in places):
         return
     refuse_changed(event for event, _ in callbacks)
-    for entry in malformed_entries():
-        LOGGER.warning(f"ela-yolo: {ENVIRONMENT} has the entry {entry}, which is ignored; write NAME=module:Class")
+    for entry in ignored_entries():
+        LOGGER.warning(
+            f"ela-yolo: {ENVIRONMENT} has the entry {entry}, which is ignored; write NAME=module:Class, and a new name"
+        )
     for owner, name, wrap in places:
         _wrap(owner, name, wrap)
     for block in (ELA, IdentityStart):

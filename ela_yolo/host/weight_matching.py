@@ -155,6 +155,7 @@ def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Mat
                 match is not None
                 and (place == "image" or agree[place])
                 and _settings(source[match]) == _settings(layer)
+                and _shapes(source[match]) == _shapes(layer)
             )
         else:
             same = agree[before]
@@ -226,6 +227,11 @@ def _layer_keys(layers: Sequence[nn.Module]) -> list[Any]:
 def _settings(block: nn.Module) -> str:
     """Return the settings that a block's weights depend on; the learning rate is not one of them."""
     return re.sub(r"(, |\n\s*)lr_mult=[\w.+-]+", "", repr(block))
+
+
+def _shapes(block: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of a block's tensors, which a user's block need not show in its ``repr``."""
+    return {name: tensor.shape for name, tensor in block.state_dict().items()}
 
 
 def _kind(layer: nn.Module) -> type[nn.Module]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from ela_yolo.cli.keys import Command, Key, number, switch, whole_numbers
+from ela_yolo.util.packaged import packaged_yamls
 
 
 def insert(given: dict[str, Any]) -> int:
@@ -39,10 +41,17 @@ def remove(given: dict[str, Any]) -> int:
 def _edit(change: Any, given: dict[str, Any], ending: str) -> tuple[Any, str]:
     """Edit a model, print the diff, and return the result and a line with the name of the new file."""
     model, dry_run = Path(given.pop("model")), given.pop("dry_run", False)
-    save = Path(given.pop("save", f"{model.stem}-{ending}{model.suffix}"))
+    save = Path(given.pop("save", _default_name(model, ending)))
     result = change(model, save=None if dry_run else save, **given)
     print(result.diff)
     return result, "nothing written (dry_run=True)" if dry_run else f"written to {save}"
+
+
+def _default_name(model: Path, ending: str) -> str:
+    name = f"{model.stem}-{ending}{model.suffix}"
+    # Before 8.4.144, Ultralytics would load the YAML of this package that has this name without the scale.
+    taken = {name, re.sub(r"(\d)[nslmx]-", r"\1-", name)} & packaged_yamls().keys()
+    return f"{model.stem}-{ending}-mine{model.suffix}" if taken else name
 
 
 _DRY_RUN = Key("dry_run", "True", "True prints the change and writes nothing.", switch)
