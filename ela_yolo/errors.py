@@ -1,19 +1,4 @@
-"""The errors that this package raises.
-
-::
-
-    Exception
-    └── ELAError                 any of them; the message names the remedy and is meant for the user
-        ├── RegistrationError    Ultralytics is not as expected, and was left untouched
-        ├── RowError             an ELA row of a model YAML is wrong
-        ├── InputError           a file or a value that is given is not there, or not what it should be
-        ├── ModelYamlError       a file is no model YAML, or its rows cannot be edited
-        ├── InsertionError       ELA rows cannot go where they are asked for, or the result cannot be written
-        ├── CheckpointError      a file is no checkpoint of a model that ELA can be put into
-        ├── DatasetError          a data set that comes along cannot be written where it should go
-        ├── ExportError          an exported file cannot be run or compared
-        └── CompareError         runs of a comparison failed, or cannot be run as asked for
-"""
+"""The errors that this package raises: all are an ``ELAError``."""
 
 
 class ELAError(Exception):

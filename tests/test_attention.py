@@ -251,7 +251,8 @@ def test_with_constant_gates_every_map_is_empty(built, tmp_path):
 @pytest.mark.parametrize(
     "model",
     [
-        *("yolov8n", "yolo11n", "rtdetr-l", "yolov8n-seg", "yolov8n-obb", "yolov8n residual"),
+        pytest.param("rtdetr-l", marks=pytest.mark.nightly),
+        *("yolov8n", "yolo11n", "yolov8n-seg", "yolov8n-obb", "yolov8n residual"),
         *(of_family("yolo26n"), of_family("yolo26n identity")),
     ],
 )

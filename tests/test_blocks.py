@@ -251,7 +251,7 @@ def test_what_is_no_block_is_refused_and_nothing_is_changed(name, block, message
 
 
 def test_unknown_and_missing_blocks_name_the_remedy(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="there is no block CAB, did you mean 'CA'"):
+    with pytest.raises(InputError, match="there is no block CAB; there are ELA, ChannelScale, CA"):
         insert("yolov8n.yaml", block="CAB")
     with pytest.raises(InsertionError, match="variant is ELA's, and SE has none"):
         insert("yolov8n.yaml", block="SE", variant="B")
@@ -259,7 +259,7 @@ def test_unknown_and_missing_blocks_name_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv(ENVIRONMENT, "Gone=no_such_module:Gone")
     from ultralytics import YOLO
 
-    with pytest.raises(RowError, match=r"Gone is no_such_module:Gone, which cannot be imported .*; mend ELA_YOLO"):
+    with pytest.raises(RowError, match=r"Gone is no_such_module:Gone, which cannot be imported .*; correct ELA_YOLO"):
         YOLO(tmp_path / "yolov8n-gone.yaml")
 
 

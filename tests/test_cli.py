@@ -71,7 +71,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "insert model=yolov8n.yaml lr_mult=high": (2, "lr_mult must be a number, got 'high'"),
     "insert model=yolov8n.yaml gate=open": (1, "gate must be one of paper, residual, identity, got 'open'"),
     "insert model=yolov8n.yaml where=nek": (1, "where must be one of backbone, neck, all, got 'nek'"),
-    "insert model=yolov8n.yaml block=CAB": (1, "there is no block CAB, did you mean 'CA'?"),
+    "insert model=yolov8n.yaml block=CAB": (1, "there is no block CAB; there are ELA"),
     "insert model=yolov8n.yaml save=list.yaml": (1, "list.yaml exists; name another file with save="),
     "insert model=none.yaml": (1, "there is no none.yaml"),
     "insert model=none.pt": (1, "there is no none.pt"),

@@ -192,6 +192,7 @@ def test_a_classifier_is_compared_by_its_accuracy(tmp_path):
     result.save(tmp_path / "out")
 
 
+@pytest.mark.nightly
 def test_a_segmenter_is_compared_by_its_masks(tmp_path):
     """Trained on the boxes of the scenes, as polygons."""
     folder = HOME / "datasets/ela-yolo-scenes"
@@ -217,6 +218,7 @@ def test_a_segmenter_is_compared_by_its_masks(tmp_path):
     assert "| mask mAP50-95 of | yolov8n-seg | yolov8n-ela-seg |" in str(result)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("raytune")
 def test_more_seeds_join_by_ray(compared):
     folder, _ = compared

@@ -160,6 +160,20 @@ def test_a_file_with_nms_may_give_either_of_two_classes_that_score_the_same():
         assert (len(matched.lost), len(matched.extra)) == (0, 0)
 
 
+def test_two_classes_of_one_box_may_score_the_same_among_neighbors():
+    """A model that is very sure gives 1 to several classes, and rounding decides which class drops which box."""
+    boxes = torch.tensor([[50.0, 50, 100, 100], [60, 50, 100, 100], [70, 50, 100, 100], [300, 300, 9, 9]]).T
+    model = torch.cat([boxes, torch.ones(2, 4)])[None]
+    model[0, 4:, 3] = 0
+    first, second = model.clone(), model.clone()
+    first[0, 5, :3] -= 1e-6  # all boxes are of class 0, and the first one drops the second
+    second[0, 4, 1] -= 1e-6  # the second is of class 1, so the first one keeps its neighbors
+    second[0, 5, [0, 2]] -= 1e-6
+    for wanted, given in ((first, second), (second, first)):
+        matched = DETECTOR.raw(wanted, given)
+        assert (len(matched.lost), len(matched.extra)) == (0, 0)
+
+
 def test_a_list_full_of_nonsense_lacks_what_the_model_finds():
     """Where a list is full, rows that are wrong do not raise the score from which detections count."""
     nonsense = final(*((1.0, 2, 60, 70, 0.9999, 0),) * 5)

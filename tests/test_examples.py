@@ -63,6 +63,7 @@ def test_an_example_detects_what_the_model_does(program, keys, sure, tmp_path):
     assert (abs(np.concatenate(sides) - (0, 160, 255)).max(axis=1) < 60).mean() > 0.4  # the best box is drawn
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not (SHARED / "weights/yolov8n.pt").is_file(), reason="the official weights are not here")
 def test_the_first_detector_ends_with_a_picture_and_a_file_that_matches(photographs, tmp_path):
     keys = f"data={photographs} model={SHARED}/weights/yolov8n.pt epochs=1 imgsz=96".split()

@@ -27,10 +27,3 @@ def test_the_weight_of_a_conv1d_is_trained_by_sgd_alone():
     model(torch.rand(2, 3, 8, 8)).sum().backward()
     optimizer.step()
     assert all(not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
-
-
-def test_other_optimizers_are_left_alone():
-    model = ELA(16)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    move_conv1d_to_sgd(optimizer)
-    assert len(optimizer.param_groups) == 1

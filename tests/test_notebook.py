@@ -63,6 +63,7 @@ def test_the_outputs_in_the_notebook_are_of_one_run_that_ended_well(notebook):
     assert "matches within the float32 tolerance" in text
 
 
+@pytest.mark.nightly
 def test_the_notebook_runs(notebook, sure, tmp_path, monkeypatch):
     """In a process without ELA, for an epoch on eight scenes from weights that find something; installs nothing."""
     scenes = FEW.read_text(encoding="utf-8").replace("val: few.txt", "val: images/val")

@@ -336,8 +336,8 @@ tasks.DetectionModel("yolov8n-fails.yaml", verbose=False)
 @pytest.mark.parametrize(
     ("module", "hint"),
     [
-        ("CoordAtt", "ela-yolo: layer 2: CoordAtt is CA here: write [-1, 1, CA, []], the channels come by themselves"),
-        ("C2f_ELA", "ela-yolo: layer 2: C2f_ELA is not known: ELA is a row after C2f and not part of it; write C2f"),
+        ("CoordAtt", "ela-yolo: layer 2: CoordAtt is not known: CA is a row of its own, [-1, 1, CA, []]"),
+        ("C2f_ELA", "ela-yolo: layer 2: C2f_ELA is not known: ELA is a row of its own, [-1, 1, ELA, []]"),
         ("Gone", None),
     ],
 )

@@ -93,14 +93,16 @@ class Matcher:
 
         partner = self._pair(b, candidates, scores)
         boxes = candidates[partner] if len(candidates) else b
+        boxes[:, 5] = b[:, 5]  # if two classes score the same, the file may give either
         repeated = self._overlap(boxes, boxes, settings).triu(1) * (partner >= 0)[:, None] > settings.iou + IOU_ROUNDING
         real = (partner >= 0) & ~repeated.any(0)
         kept = partner[real]
         clear = a[:, 4] > max(settings.conf, limits.confidence) + limits.edge
         lost = clear & ~torch.isin(numbers, kept) & (a[:, 4] > self._score_cutoff(b[real], len(b), settings.max_det))
         # Ultralytics' NMS of rotated boxes lets any better candidate drop one, also one that was dropped itself.
-        droppers = torch.arange(len(candidates)) if self.task == "obb" else kept
-        lost[lost.clone()] = ~self._dropped(numbers[lost], droppers, candidates, settings)
+        every = (torch.arange(len(candidates)), candidates[:, 5])
+        droppers = every if self.task == "obb" else (kept, b[real, 5])
+        lost[lost.clone()] = ~self._dropped(numbers[lost], *droppers, candidates, scores, settings)
         extra = ~real & (b[:, 4] > limits.confidence + limits.edge)
         return Matched(int(clear.sum()), a[lost], b[extra], (candidates[kept], b[real]))
 
@@ -160,11 +162,18 @@ class Matcher:
         """Return the IoU of detections that may drop each other, else 0."""
         return self._iou(a, b) * (settings.agnostic_nms | (a[:, None, 5] == b[None, :, 5]))
 
-    def _dropped(self, left: Tensor, droppers: Tensor, candidates: Tensor, settings: NmsSettings) -> Tensor:
-        """Return which of the candidates overlap one of the droppers whose score is not lower, within rounding."""
-        near = self._overlap(candidates[left], candidates[droppers], settings) > settings.iou - IOU_ROUNDING
-        no_lower = candidates[droppers, 4] >= candidates[left, 4, None] - self.tolerance.match_score
-        return (near & no_lower & (droppers != left[:, None])).any(1)
+    def _dropped(
+        self, left: Tensor, droppers: Tensor, kinds: Tensor, candidates: Tensor, scores: Tensor, settings: NmsSettings
+    ) -> Tensor:
+        """Return which of the candidates one of the droppers may drop: one of its class that scores no lower.
+
+        Both within rounding: a candidate may have two classes that score the same.
+        """
+        best = candidates[left, 4, None]
+        near = self._iou(candidates[left], candidates[droppers]) > settings.iou - IOU_ROUNDING
+        same_class = settings.agnostic_nms | (scores[left][:, kinds.long()] >= best - self.tolerance.edge)
+        no_lower = candidates[droppers, 4] >= best - self.tolerance.match_score
+        return (near & same_class & no_lower & (droppers != left[:, None])).any(1)
 
     def _pair(self, a: Tensor, b: Tensor, scores: Tensor | None = None) -> Tensor:
         """Return for each row of ``a`` the row of ``b`` that it matches, or -1.
