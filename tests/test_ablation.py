@@ -22,7 +22,7 @@ from ela_yolo.gates.ablation import (
     AblationReport,
     _removable,
 )
-from ela_yolo.gates.mean_factors import MeanFactors, held_constant
+from ela_yolo.gates.constant_gates import MeanFactors, held_constant
 from ela_yolo.host.scoring import validate
 from ela_yolo.study.worker import _validate_twice
 

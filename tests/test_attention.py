@@ -22,11 +22,11 @@ from ela_yolo.errors import CheckpointError, InputError
 from ela_yolo.gates.attention import attention, traced_images
 from ela_yolo.gates.attribution import Trace, trace
 from ela_yolo.gates.capture import capture_gates, gates_of
+from ela_yolo.gates.geometry import WHOLE, along_image, covered, over_image
 from ela_yolo.gates.picture import FULL, LOWERS, RAISES, Detection, density, plot_attention
-from ela_yolo.gates.placement import WHOLE, along_image, covered, over_image
 from ela_yolo.host.detector import Detector
 from ela_yolo.host.lookup import open_model
-from ela_yolo.host.model_blocks import named_blocks
+from ela_yolo.host.model_blocks import ela_blocks
 from ela_yolo.parity.metadata import describe_blocks
 from ela_yolo.plugin import register
 
@@ -102,7 +102,7 @@ WRAPPERS = {
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_layers_are_named_as_in_the_layer_table_whatever_wraps_the_model(wrap, one_process):
     model = YOLO("yolov8n-ela.yaml").model.eval()
-    assert list(named_blocks(wrap(model))) == LAYERS
+    assert list(ela_blocks(wrap(model))) == LAYERS
     with capture_gates(wrap(model)) as latest, torch.no_grad():
         model(torch.rand(1, 3, 64, 64))
     assert list(latest) == LAYERS
@@ -110,7 +110,7 @@ def test_layers_are_named_as_in_the_layer_table_whatever_wraps_the_model(wrap, o
 
 def test_layers_of_a_yolo_and_of_its_predictor_are_named_alike():
     original: Any = YOLO("yolov8n-ela.yaml")
-    assert list(named_blocks(original)) == LAYERS
+    assert list(ela_blocks(original)) == LAYERS
     original.predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)
     with capture_gates(original.predictor.model) as latest:
         original.predictor.model(torch.rand(1, 3, 64, 64))
@@ -134,7 +134,7 @@ class Nested(nn.Module):
 def test_every_block_within_a_users_module_has_a_name_of_its_own():
     nested, x = Nested().eval(), torch.randn(1, 16, 6, 5)
     names = ["model.0", "backend.model.0", "module", "student_model"]
-    assert list(named_blocks(nested)) == names
+    assert list(ela_blocks(nested)) == names
     with capture_gates(nested) as latest:
         nested(x)
     assert list(latest) == names
@@ -145,7 +145,7 @@ def test_blocks_within_a_users_layer_have_names_of_their_own():
     model: Any = YOLO("yolov8n-ela.yaml").model
     model.model[2].model = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity(), block_of(channels=32))
     names = ["2.model.3", *LAYERS]
-    assert list(named_blocks(model)) == names
+    assert list(ela_blocks(model)) == names
     assert [each["layer"] for each in describe_blocks(model)] == names
 
 
@@ -216,7 +216,7 @@ def traced(weights, number):
         (label, float(scores[label, row, column]), (column + 0.5) / 8, (row + 0.5) / 8)
         for label, row, column in objects
     ]
-    return objects, marked, trace(Detector(network), named_blocks(network), x, found)
+    return objects, marked, trace(Detector(network), ela_blocks(network), x, found)
 
 
 def test_a_map_lies_on_the_mark_and_its_sum_is_the_change_of_the_logit(built):
@@ -239,7 +239,7 @@ def test_with_constant_gates_every_map_is_empty(built, tmp_path):
     """Constant gates have a norm whose weight is 0."""
     constant = YOLO(built)
     with torch.no_grad():
-        for block in named_blocks(constant).values():
+        for block in ela_blocks(constant).values():
             block.gn.weight.zero_()
             block.gn.bias.fill_(0.3)
     constant.save(tmp_path / "constant.pt")
@@ -262,7 +262,7 @@ def test_maps_are_complete_for_every_head(model, tmp_path):
     insert(f"{model}.yaml", gate=form, save=tmp_path / f"{model}-here.yaml", after="P3,P4")
     torch.manual_seed(0)
     network: Any = open_model(tmp_path / f"{model}-here.yaml").model.eval()
-    for block in named_blocks(network).values():
+    for block in ela_blocks(network).values():
         nn.init.normal_(block.gn.weight, 1, 0.3)
         nn.init.normal_(block.gn.bias, 0, 0.3)
     # RT-DETR selects 300 places, which a smaller input does not have.
@@ -276,7 +276,7 @@ def test_maps_are_complete_for_every_head(model, tmp_path):
     score = float(logits[label, place].sigmoid())
     assert (expected - score).abs().min() < 1e-5  # the head gives the same score
     x_and_y = (0.5, 0.5) if centers is None else centers[place].tolist()
-    (of_detection,) = trace(detector, named_blocks(network), x, [(label, score, *x_and_y)])
+    (of_detection,) = trace(detector, ela_blocks(network), x, [(label, score, *x_and_y)])
     assert len(of_detection) == 2
     for each in of_detection.values():
         assert each.places.sum() == pytest.approx(each.change, rel=0.02, abs=1e-4)
@@ -286,7 +286,7 @@ def test_maps_are_complete_for_every_head(model, tmp_path):
 def test_a_classifier_is_traced_too():
     torch.manual_seed(0)
     network: Any = YOLO("yolov8n-ela-cls.yaml").model.eval()
-    for block in named_blocks(network).values():
+    for block in ela_blocks(network).values():
         nn.init.normal_(block.gn.weight, 1, 0.3)
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -294,7 +294,7 @@ def test_a_classifier_is_traced_too():
     label = int(probabilities.argmax())
     detector = Detector(network)
     torch.testing.assert_close(detector.logits(detector.run(x))[:, 0], logits[0])
-    (of_class,) = trace(detector, named_blocks(network), x, [(label, float(probabilities[0, label]), 0.5, 0.5)])
+    (of_class,) = trace(detector, ela_blocks(network), x, [(label, float(probabilities[0, label]), 0.5, 0.5)])
     for each in of_class.values():
         assert each.places.sum() == pytest.approx(each.change, rel=0.02, abs=1e-5)
 
@@ -307,7 +307,7 @@ def test_a_block_that_reads_the_image_is_traced(tmp_path):
     with torch.no_grad():
         detector = Detector(network)
         score = float(detector.logits(detector.run(x))[0, 5].sigmoid())
-    (found,) = trace(detector, named_blocks(network), x, [(0, score, 0.5, 0.5)])
+    (found,) = trace(detector, ela_blocks(network), x, [(0, score, 0.5, 0.5)])
     assert found["0"].places.shape == (32, 32)
     assert found["0"].places.sum() == pytest.approx(found["0"].change, rel=0.02, abs=1e-5)
 
@@ -315,14 +315,14 @@ def test_a_block_that_reads_the_image_is_traced(tmp_path):
 def test_what_the_network_does_not_detect_has_no_trace(built):
     network: Any = YOLO(built).model.eval()
     x = torch.rand(1, 3, 64, 64)
-    assert trace(Detector(network), named_blocks(network), x, [(0, 0.4321, 0.5, 0.5)]) == [{}]
+    assert trace(Detector(network), ela_blocks(network), x, [(0, 0.4321, 0.5, 0.5)]) == [{}]
 
 
 def test_tracing_leaves_the_network_as_it_was(built):
     network: Any = YOLO(built).model.eval()
     before, hooks = {key: value.clone() for key, value in network.state_dict().items()}, count_hooks(network)
     x = torch.rand(1, 3, 64, 64)
-    trace(Detector(network), named_blocks(network), x, [(0, 0.0, 0.5, 0.5)])
+    trace(Detector(network), ela_blocks(network), x, [(0, 0.0, 0.5, 0.5)])
     assert count_hooks(network) == hooks
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 

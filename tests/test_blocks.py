@@ -16,7 +16,7 @@ import ela_yolo
 from ela_yolo import InputError, InsertionError, RowError, insert, register_block, remove
 from ela_yolo.host.blocks import ENVIRONMENT, is_block, known_blocks
 from ela_yolo.host.learning_rate import add_gate_param_groups
-from ela_yolo.host.model_blocks import attention_blocks
+from ela_yolo.host.model_blocks import all_blocks
 
 FAST = ("data=scenes.yaml", "epochs=1", "fraction=0.05", "imgsz=64", "batch=4", "workers=0", "plots=False")
 MINE = """
@@ -92,7 +92,7 @@ def test_a_block_that_starts_as_an_identity_detects_the_same_and_learns(name, tr
     before, after = YOLO(plain).model.eval(), YOLO(other).model.eval()
     with torch.inference_mode():
         assert torch.equal(before(image)[0], after(image)[0])
-    block = attention_blocks(after)["3"]
+    block = all_blocks(after)["3"]
     optimizer = torch.optim.AdamW(after.parameters(), lr=0.001)
     add_gate_param_groups(optimizer, after)
     (own,) = (group for group in optimizer.param_groups if any(each is block.scale for each in group["params"]))
@@ -103,7 +103,7 @@ def test_a_block_that_starts_as_an_identity_detects_the_same_and_learns(name, tr
     with torch.no_grad():
         block.scale.fill_(0.5)
         assert torch.allclose(block(x), 0.5 * x + 0.5 * block.block(x))
-    assert [*attention_blocks(after)] == ["3", "6", "9", "12"]
+    assert [*all_blocks(after)] == ["3", "6", "9", "12"]
     assert remove(other).transfer.complete
 
 
@@ -295,8 +295,8 @@ print(ela_yolo.layer_map("yolov8n-cbam.yaml")[22], ela_yolo.insert("yolov8n.yaml
     printed = forked_python(code, cwd=tmp_path, env=env).stdout.splitlines()
     assert printed[-4:] == [
         "CBAM 23",
-        "yolov8-cbam.yaml has no ELA rows to remove",
-        "yolov8.yaml has no ELA rows to remove",
+        "yolov8-cbam.yaml has no blocks to remove",
+        "yolov8.yaml has no blocks to remove",
         "22 (5,)",
     ]
 

@@ -115,8 +115,8 @@ heard = []
 measure = ela_yolo.gates.training.gates_of
 def count(*args):
     heard.append(1)
-    if len(heard) == 5:
-        raise RuntimeError("the fifth fails")
+    if len(heard) == 6:
+        raise RuntimeError("the sixth fails")
     return measure(*args)
 ela_yolo.gates.training.gates_of = count
 prepare, failed = DetectionTrainer.preprocess_batch, []
@@ -136,7 +136,7 @@ model.train(**keys, project=PLACE, name="run")
 print(hooks, len(heard), failed)
 """
     done = python(code, tmp_path)
-    # The fifth, the first of the second epoch, takes the hooks of that epoch away.
-    assert done.stdout.splitlines()[-1] == "[0, 0, 0] 9 [1]"
+    # The sixth, the second of the second epoch, takes the hooks of that epoch away, and what the fifth gave.
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0] 10 [1]"
     assert (done.stdout + done.stderr).count("the gates of this epoch are not recorded") == 1
     assert [row["epoch"] for row in rows(tmp_path, "ela.csv")] == ["1", "3"]

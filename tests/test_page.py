@@ -10,8 +10,8 @@ from conftest import HOME
 
 from ela_yolo.data.scenes import render
 from ela_yolo.gates.attention import attention
+from ela_yolo.gates.geometry import WHOLE
 from ela_yolo.gates.page import MOST, Page
-from ela_yolo.gates.placement import WHOLE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MARGIN = 46  # px at the left of the image and below it, for the gates

@@ -16,7 +16,8 @@ from ultralytics import RTDETR, YOLO
 import ela_yolo
 from ela_yolo import ELA, InsertionError
 from ela_yolo.edit.checkpoint import edit_mapping, rows_of
-from ela_yolo.edit.renumbering import plan_insertion, plan_removal, row_args
+from ela_yolo.edit.new_row import new_row_args
+from ela_yolo.edit.renumbering import plan_insertion, plan_removal
 from ela_yolo.edit.stages import choose_stages
 from ela_yolo.edit.yaml_text import drop_lines, insert_lines, read_rows
 
@@ -79,7 +80,7 @@ def insertions(draw, name):
         and (i in reads[i + 1] if rewire == "next" else any(i in row for row in reads))
     ]
     chosen = draw(st.sets(st.sampled_from(stages), min_size=1))
-    args = row_args(draw(st.sampled_from("TBSL")), draw(st.sampled_from(["paper", "residual", "identity"])))
+    args = new_row_args(draw(st.sampled_from("TBSL")), draw(st.sampled_from(["paper", "residual", "identity"])))
     return sorted(chosen), args, rewire
 
 
@@ -309,19 +310,19 @@ head:
     assert producers(layers_of(result.text)) == [[-1], [0], [0], [0, 0, 2]]
     assert result.rows == (2, 3) and result.layer_map == {0: 0, 1: 1, 4: 2, 5: 3}
     assert "# 2\nhead" in result.text and "# 3\n" in result.text
-    with pytest.raises(InsertionError, match=r"mine\.yaml has no ELA rows to remove"):
+    with pytest.raises(InsertionError, match=r"mine\.yaml has no blocks to remove"):
         remove_rows(result.text, "mine.yaml")
     first = SMALL.replace("backbone:\n", "backbone:\n  - [-1, 1, ELA, []]\n").replace("[[-1], 1", "[[-1, 0], 1")
-    with pytest.raises(InsertionError, match="an ELA row that reads the image is read by a later layer"):
+    with pytest.raises(InsertionError, match="a block that reads the image is read by a later layer"):
         remove_rows(first, "mine.yaml")
 
 
 def test_args_say_no_more_than_needed():
-    assert [row_args(), row_args("B", "identity")] == [[{"gate": "identity"}]] * 2
-    assert [row_args("B", "paper"), row_args("S", "paper")] == [[], [{"variant": "S"}]]
-    assert row_args("T", "residual", 30) == [{"variant": "T", "gate": "residual", "lr_mult": 30}]
-    assert row_args("T", None, 1) == [{"variant": "T", "gate": "identity", "lr_mult": 1}]
-    assert [row_args(block=block) for block in ("ChannelScale", "SE")] == [[], [{"identity": True}]]
+    assert [new_row_args(), new_row_args("B", "identity")] == [[{"gate": "identity"}]] * 2
+    assert [new_row_args("B", "paper"), new_row_args("S", "paper")] == [[], [{"variant": "S"}]]
+    assert new_row_args("T", "residual", 30) == [{"variant": "T", "gate": "residual", "lr_mult": 30}]
+    assert new_row_args("T", None, 1) == [{"variant": "T", "gate": "identity", "lr_mult": 1}]
+    assert [new_row_args(block=block) for block in ("ChannelScale", "SE")] == [[], [{"identity": True}]]
 
 
 @pytest.mark.parametrize("lr_mult", [1e-5, 0.5, 30, 1e2])
@@ -334,7 +335,7 @@ def test_a_number_is_read_back_as_one(lr_mult, tmp_path):
 def test_bad_variants_and_gates_are_refused():
     for variant, gate in (("Q", None), (None, "open")):
         with pytest.raises(InsertionError, match="must be one of"):
-            row_args(variant, gate)
+            new_row_args(variant, gate)
 
 
 def test_an_ela_row_that_reads_several_layers_is_not_removed():

@@ -117,6 +117,28 @@ def rows_table() -> str:
     return markdown_table(head, rows)
 
 
+def harm_table() -> str:
+    """Return the table of the runs on the four data sets where a candidate must not do harm."""
+    from ela_yolo.study.statistics import sign_flip_p
+    from ela_yolo.util.tables import markdown_table
+
+    rows = []
+    for name in ("neu", "deeppcb", "bccd", "scenes"):
+        found, keys = scores_of(OUT / name), COMPARISONS[name][2]
+        plain = found.get("plain", {})
+        for model, runs in sorted(found.items(), key=lambda item: item[0] != "plain"):
+            shared = sorted(plain.keys() & runs.keys())
+            values = [runs[seed]["score"] - plain[seed]["score"] for seed in shared]
+            without = [run["without_attention"] for run in runs.values() if run["without_attention"] is not None]
+            cells = ["", ""]
+            if model != "plain" and shared:
+                cells = [f"{mean(values):+.3f}", f"{sign_flip_p(values):.3f}" if len(shared) == len(SEEDS) else ""]
+            budget = f"{Path(keys['data']).stem}, {keys['imgsz']} px, {keys['epochs']} epochs"
+            score = spread([run["score"] for run in runs.values()])
+            rows.append([budget, model.replace("-", " "), score, *cells, f"{mean(without):.3f}" if without else ""])
+    return markdown_table(["data set", "model", "mAP50-95", "to plain", "p", "without attention"], rows)
+
+
 def scores_of(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
     """Return model -> seed -> the result of the run, for the finished runs in a folder."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
@@ -135,11 +157,12 @@ def spread(values: list[float]) -> str:
 
 
 def write_tables() -> None:
-    """Write the tables into docs/study.md, between the marks ``<!-- rows -->`` and ``<!-- end of rows -->``."""
+    """Write the tables into docs/study.md, between marks such as ``<!-- rows -->`` and ``<!-- end of rows -->``."""
     page = REPO / "docs/study.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition("<!-- rows -->\n")
-    _, _, after = rest.partition("<!-- end of rows -->")
-    page.write_text(f"{before}<!-- rows -->\n{rows_table()}\n<!-- end of rows -->{after}", encoding="utf-8")
+    for mark, table in (("rows", rows_table()), ("harm", harm_table())):
+        before, _, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+        _, _, after = rest.partition(f"<!-- end of {mark} -->")
+        page.write_text(f"{before}<!-- {mark} -->\n{table}\n<!-- end of {mark} -->{after}", encoding="utf-8")
 
 
 def main(names: list[str]) -> None:

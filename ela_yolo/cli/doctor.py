@@ -16,8 +16,8 @@ from typing import Any
 
 from ela_yolo.cli.keys import Command, Key, UsageError
 from ela_yolo.errors import ELAError
-from ela_yolo.util.copies import installed_folder
 from ela_yolo.util.fresh_interpreter import run_isolated
+from ela_yolo.util.installed import installed_folder
 from ela_yolo.util.text import one_line
 
 PACKAGES = ("ela-yolo", "torch", "torchvision", "ultralytics")
@@ -116,8 +116,8 @@ def _yolo_command() -> Finding:
 
 def _registration() -> Finding:
     from ela_yolo.host.blocks import foreign_class
+    from ela_yolo.host.calls import package_versions
     from ela_yolo.host.probes import TESTED, older, refuse_changed_trainer
-    from ela_yolo.host.versions import package_versions
     from ela_yolo.plugin import register
 
     subject, version, (oldest, newest) = "registration", package_versions()["ultralytics"], TESTED
@@ -136,7 +136,7 @@ def _registration() -> Finding:
 def _model(name: str, weights: str | None) -> Iterator[Finding]:
     from ela_yolo.host.blocks import describe
     from ela_yolo.host.lookup import find_model, open_model
-    from ela_yolo.host.model_blocks import attention_blocks
+    from ela_yolo.host.model_blocks import all_blocks
 
     subject = f"model={name}"
     try:
@@ -151,7 +151,7 @@ def _model(name: str, weights: str | None) -> Iterator[Finding]:
             yield Finding(
                 "scale", f"{scale}, {'as it was trained' if trained else 'from the name'}" if scale else first
             )
-        blocks = attention_blocks(model)
+        blocks = all_blocks(model)
         kinds = ", ".join(dict.fromkeys(map(describe, blocks.values())))
         where = f"{len(blocks)} ({kinds}) as layers {', '.join(blocks)}" if blocks else "none"
         yield Finding("attention blocks", where)

@@ -20,11 +20,10 @@ from ela_yolo.cost.timing import alternate, machine, ratio_of
 from ela_yolo.edit.insert import remove
 from ela_yolo.errors import ExportError, InputError
 from ela_yolo.host.blocks import describe
-from ela_yolo.host.calls import select_device
+from ela_yolo.host.calls import gflops, select_device
 from ela_yolo.host.lookup import YAML, find_model, open_model
-from ela_yolo.host.model_blocks import attention_blocks
+from ela_yolo.host.model_blocks import all_blocks
 from ela_yolo.host.patches import require_registered
-from ela_yolo.host.versions import gflops
 from ela_yolo.parity.export import export_file
 from ela_yolo.parity.exported_file import ExportedFile
 from ela_yolo.parity.runtimes import check_runtime
@@ -71,7 +70,7 @@ def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
     file = find_model(model)
     with tempfile.TemporaryDirectory() as name:
         ela = open_model(str(model) if file.suffix in YAML else file)
-        if not attention_blocks(ela.model):
+        if not all_blocks(ela.model):
             raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
         plain_file = Path(name) / f"plain-{Path(model).name}"
         remove(file, save=plain_file)
@@ -165,7 +164,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float | Non
 def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
     """Measure each block within a run of the model, so that the caches are as its neighbours leave them."""
     model = model.eval().fuse(verbose=False)
-    blocks = attention_blocks(model)
+    blocks = all_blocks(model)
     shapes: dict[str, tuple[int, int, int]] = {}
     marks: dict[str, list[float]] = {name: [] for name in blocks}
 

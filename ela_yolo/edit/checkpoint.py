@@ -59,7 +59,7 @@ def rows_of(file: Path, config: Mapping[str, Any]) -> tuple[Row, ...]:
                 raise CheckpointError(f"{file} holds a model whose layer {layer} is not a row: {error}") from error
             widths = tuple(arg if type(arg) is int else None for arg in args)
             rows.append(Row(layer, part, module, sources, repeats, widths, None, 0, 0, 0))
-    if not rows:
+    if not config.get("backbone") or not config.get("head"):
         raise CheckpointError(f"{file} holds a model without rows in its YAML; insert into the YAML file instead")
     return tuple(rows)
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ela_yolo.edit.checkpoint import build_anew, edit_mapping, move_layers, read_checkpoint, rows_of, yaml_text
-from ela_yolo.edit.renumbering import Plan, plan_insertion, plan_removal, row_args
+from ela_yolo.edit.new_row import new_row_args
+from ela_yolo.edit.renumbering import Plan, plan_insertion, plan_removal
 from ela_yolo.edit.stages import choose_stages
 from ela_yolo.edit.yaml_text import Row, drop_lines, insert_lines, read_rows
 from ela_yolo.errors import InsertionError
@@ -117,7 +118,7 @@ def insert(
     require_registered()
     file = find_model(model)
     check_block(block)
-    new = [-1, 1, block, row_args(variant, gate, lr_mult, block)]
+    new = [-1, 1, block, new_row_args(variant, gate, lr_mult, block)]
 
     def plan(rows: Sequence[Row], build: Callable[[], Any]) -> Plan:
         stages = choose_stages(rows, file.name, after, where, lambda: _measure_strides(file.name, build))
@@ -214,8 +215,8 @@ def _edit(
         return _insertion(file, text, edited, plan, new)
 
     checkpoint, model = read_checkpoint(file)
-    layers, text = list(model.model), yaml_text(file, model.yaml)
-    rows = rows_of(file, model.yaml)
+    layers, rows = list(model.model), rows_of(file, model.yaml)
+    text = yaml_text(file, model.yaml)
     plan = make_plan(rows, lambda: build_anew(file, model, model.yaml))
     config = edit_mapping(model.yaml, rows, plan, new)
     move_layers(file, model, config, plan.layer_map)
@@ -231,7 +232,7 @@ def _edit(
 def _insertion(
     file: Path, old: str, text: str, plan: Plan, new: Sequence[Any] | None, transfer: WeightTransfer | None = None
 ) -> Insertion:
-    change = "without ELA" if new is None else f"with {new[2]}"
+    change = "without blocks" if new is None else f"with {new[2]}"
     lines = difflib.unified_diff(
         old.splitlines(), text.splitlines(), file.name, f"{file.name} {change}", n=1, lineterm=""
     )

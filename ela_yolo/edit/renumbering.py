@@ -7,20 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
 
+from ela_yolo.edit.new_row import check_choice
 from ela_yolo.edit.yaml_text import Row, Span
-from ela_yolo.ela import Gate, Variant, check_lr_mult
 from ela_yolo.errors import InsertionError
-from ela_yolo.host.blocks import find_block, is_block_name
-from ela_yolo.host.row_args import options_of, start_options
+from ela_yolo.host.blocks import is_block_name
 
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "where": ("backbone", "neck", "all"),
-    "variant": get_args(Variant),
-    "gate": get_args(Gate),
-    "rewire": ("all", "next"),
-}
 _NO_FEATURE_MAP = {"CBLinear": "a list of feature maps", "ImagePoolingAttn": "text features"}
 
 
@@ -96,7 +88,7 @@ def plan_removal(rows: Sequence[Row], name: str, layers: Collection[int] | None 
         module = rows[several[0]].module
         raise InsertionError(f"{name}: layer {several[0]} {module} must read one layer; correct its 'from' first")
     if not blocks:
-        raise InsertionError(f"{name} has no ELA rows to remove")
+        raise InsertionError(f"{name} has no blocks to remove")
 
     def new_number(layer: int) -> int:
         return layer - sum(block < layer for block in blocks)
@@ -108,62 +100,9 @@ def plan_removal(rows: Sequence[Row], name: str, layers: Collection[int] | None 
 
     kept = [row for row in rows if row.layer not in blocks]
     if any(new_number(row.layer) and new_source(source, row.layer) < 0 for row in kept for source in row.reads):
-        raise InsertionError(
-            f"{name}: an ELA row that reads the image is read by a later layer, so it cannot be removed"
-        )
+        raise InsertionError(f"{name}: a block that reads the image is read by a later layer, so it cannot be removed")
     layer_map = {row.layer: new_number(row.layer) for row in kept}
     return Plan(blocks, layer_map, _renumber(kept, new_number, new_source))
-
-
-def row_args(
-    variant: str | None = None, gate: str | None = None, lr_mult: float | None = None, block: str = "ELA"
-) -> list[Any]:
-    """Return the args of a block's row: ``[{"gate": "identity"}]``, ``[]`` for the paper's form.
-
-    Args:
-        variant: The variant of ELA; None means ``B``.
-        gate: The gate form. None means ``identity``, for a block that starts as an identity on its own too. Blocks
-            other than ELA have the forms ``identity`` and ``paper``, the block as it is.
-        lr_mult: Multiple of the learning rate; None means 1.
-        block: The module that the row names.
-
-    Raises:
-        InsertionError: If there is no such variant, gate form or multiple, or the block does not take it.
-    """
-    kind = find_block(block)
-    starts = start_options(kind)
-    options = (*options_of(kind), *starts)
-    if variant and block != "ELA":
-        raise InsertionError(f"variant is ELA's, and {block} has none; leave it out")
-    gate = check_choice("gate", gate or "identity")
-    if block != "ELA" and (gate == "residual" or (gate == "paper" and "identity" not in options)):
-        raise InsertionError(f"gate={gate} is ELA's, and {block} does not have it; leave it out")
-    if lr_mult is not None:
-        if "lr_mult" not in options or (gate == "paper" and block != "ELA"):
-            raise InsertionError(f"{block} takes no lr_mult{' with gate=paper' * (gate == 'paper')}; leave it out")
-        try:
-            check_lr_mult(lr_mult)
-        except ValueError as error:
-            raise InsertionError(str(error)) from None
-    given: dict[str, object] = {}
-    if block == "ELA":
-        given = {"variant": check_choice("variant", variant or "B"), "gate": gate}
-    elif "identity" in starts:
-        given = {"identity": gate == "identity" or None}
-    given["lr_mult"] = lr_mult
-    written = {key: value for key, value in given.items() if value not in (None, "B", "paper")}
-    return [written] if written else []
-
-
-def check_choice(key: str, value: str) -> str:
-    """Return the value of a key if it is one of the key's choices.
-
-    Raises:
-        InsertionError: If it is not.
-    """
-    if value not in CHOICES[key]:
-        raise InsertionError(f"{key} must be one of {', '.join(CHOICES[key])}, got {value!r}")
-    return value
 
 
 def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> None:
@@ -183,7 +122,7 @@ def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> Non
         raise InsertionError(f"{where} {already}; choose others with after=")
     readers = [row.layer for row in rows if stage in row.reads]
     if not readers:
-        raise InsertionError(f"{where} is read by no layer, so its ELA would do nothing; choose another")
+        raise InsertionError(f"{where} is read by no layer, so a block after it would do nothing; choose another")
     if rewire == "next" and stage + 1 not in readers:
         raise InsertionError(f"{where} is not read by the row after it, so rewire=next has no reader; use rewire=all")
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ela_yolo.errors import InputError
-from ela_yolo.gates.mean_factors import MeanFactors, held_constant
+from ela_yolo.gates.constant_gates import MeanFactors, held_constant
 from ela_yolo.host.blocks import describe
 from ela_yolo.host.lookup import check_data, open_model
-from ela_yolo.host.model_blocks import attention_blocks
+from ela_yolo.host.model_blocks import all_blocks
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.progress import progress_bar
 from ela_yolo.host.scoring import METRICS, Scores, interval, validate
@@ -206,7 +206,7 @@ def ablate(
     require_registered()
     check_data(str(data), split)
     opened = open_model(model)
-    blocks = attention_blocks(opened)
+    blocks = all_blocks(opened)
     if not blocks:
         raise InputError(f"model={model} has no attention block; insert one first: ela-yolo insert model={model}")
     if opened.task not in METRICS:

@@ -12,12 +12,12 @@ import torch
 from ela_yolo.errors import InputError
 from ela_yolo.gates.attribution import trace
 from ela_yolo.gates.capture import Gates, capture_gates
+from ela_yolo.gates.geometry import Array, Part, covered
 from ela_yolo.gates.page import PAGE, Page
 from ela_yolo.gates.picture import Detection, bgr, plot_attention
-from ela_yolo.gates.placement import Array, Part, covered
 from ela_yolo.host.detector import Detector
 from ela_yolo.host.lookup import open_model
-from ela_yolo.host.model_blocks import named_blocks
+from ela_yolo.host.model_blocks import ela_blocks
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.prediction import detected, predicting
 from ela_yolo.util.files import atomic_write
@@ -59,7 +59,7 @@ def attention(
     folder = attention_folder(model, save)
     require_registered()
     opened = open_model(model)
-    if not named_blocks(opened):
+    if not ela_blocks(opened):
         raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
     files: list[Path] = []
     page = Page()
@@ -127,7 +127,7 @@ def traced_images(model: Any, source: Any, imgsz: int | None, max_det: int) -> I
     """Yield the images of a source with their detections, of which the ``max_det`` strongest are traced."""
     with predicting(model, source, imgsz) as prediction:
         detector = Detector(prediction.network)
-        blocks = named_blocks(prediction.network)
+        blocks = ela_blocks(prediction.network)
         for result in prediction:
             given = prediction.take_input()
             parts = covered(result.orig_shape, (given.shape[2], given.shape[3]), prediction.fit)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ela_yolo.ela import ELA
-from ela_yolo.host.model_blocks import named_blocks
+from ela_yolo.host.blocks import ela_name
+from ela_yolo.host.model_blocks import ela_blocks
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Gates:
     @property
     def block(self) -> str:
         """The block's variant and gate form, such as ``ELA-B paper``."""
-        return block_name(self.variant, self.form)
+        return ela_name(self.variant, self.form)
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -73,7 +74,7 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
     """
     latest: dict[str, Gates] = {}
 
-    def keep(layer: str, block: ELA, x: Tensor, _: Tensor) -> None:
+    def keep(layer: str, block: ELA, x: Tensor) -> None:
         latest[layer] = gates_of(block, x)
 
     handles = hook_blocks(model, keep)
@@ -84,28 +85,14 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
             handle.remove()
 
 
-def block_name(variant: str, form: str) -> str:
-    """Return the name of a block in pictures and tables, such as ``ELA-B paper``."""
-    return f"ELA-{variant} {form}"
-
-
 def gates_of(block: ELA, x: Tensor) -> Gates:
     """Return the gates of a block for an input, without gradients.
 
     Shape:
         - x: ``(B, C, H, W)``
     """
-    return Gates(*strip_gates(block, x), block.gate, block.variant)
-
-
-def strip_gates(block: ELA, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gates along height and width, ``(B, C, H)`` and ``(B, C, W)``, by which a block multiplies its input.
-
-    Shape:
-        - x: ``(B, C, H, W)``
-    """
     with torch.no_grad():
-        return gates_of_strips(block, x.mean(3), x.mean(2))
+        return Gates(*gates_of_strips(block, x.mean(3), x.mean(2)), block.gate, block.variant)
 
 
 def gates_of_strips(block: ELA, strip_h: Tensor, strip_w: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,14 +107,13 @@ def gates_of_strips(block: ELA, strip_h: Tensor, strip_w: Tensor) -> tuple[Tenso
     return (2 * along_h, 2 * along_w) if block.gate == "identity" else (along_h, along_w)
 
 
-def hook_blocks(model: nn.Module, callback: Callable[[str, ELA, Tensor, Tensor], None]) -> list[RemovableHandle]:
-    """Call ``callback`` with layer, block, input and output after each forward of an ELA block."""
+def hook_blocks(model: nn.Module, callback: Callable[[str, ELA, Tensor], None]) -> list[RemovableHandle]:
+    """Call ``callback`` with layer, block and input after each forward of an ELA block."""
 
     def hook_of(layer: str) -> Callable[..., None]:
-        def hook(block: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            with torch.no_grad():
-                callback(layer, block, inputs[0], output)
+        def hook(block: Any, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+            callback(layer, block, inputs[0])
 
         return hook
 
-    return [block.register_forward_hook(hook_of(layer)) for layer, block in named_blocks(model).items()]
+    return [block.register_forward_hook(hook_of(layer)) for layer, block in ela_blocks(model).items()]

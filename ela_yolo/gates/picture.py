@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ela_yolo.gates.attribution import Trace
-from ela_yolo.gates.placement import WHOLE, Array, Part, over_image
+from ela_yolo.gates.geometry import WHOLE, Array, Part, over_image
 
 LOWERS, RAISES = "#2166ac", "#b2182b"  # blue and red, which the colour-blind tell apart too
 FULL = 0.2  # logits per 0.1% of the input's area: the full colour, in every picture
@@ -133,7 +133,7 @@ def plot_attention(
         colors = LinearSegmentedColormap.from_list("attribution", [LOWERS, "white", RAISES])
         bar = figure.colorbar(ScalarMappable(Normalize(-FULL, FULL), colors), ax=panels, shrink=0.7, aspect=30)
         bar.set_ticks([-FULL, 0, FULL], labels=[f"lowers\n-{FULL}", "no effect", f"raises\n+{FULL}"], fontsize=8)
-        bar.set_label("change of the logit per 0.1% of the image", fontsize=8)
+        bar.set_label("change of the logit per 0.1% of the input", fontsize=8)
         bar.outline.set_visible(False)
     elif not detections:
         panels[0].set_title("nothing is detected in this image", fontsize=8, loc="left")

@@ -16,8 +16,9 @@ from ultralytics.utils import LOGGER
 
 from ela_yolo.ela import ELA
 from ela_yolo.gates.capture import gates_of, hook_blocks
-from ela_yolo.host.model_blocks import named_blocks
-from ela_yolo.host.versions import is_main_process, trained_network
+from ela_yolo.host.calls import is_main_process
+from ela_yolo.host.model_blocks import ela_blocks
+from ela_yolo.host.versions import trained_network
 from ela_yolo.util.files import atomic_write
 
 SWITCH = "ELA_YOLO_MONITOR"
@@ -88,7 +89,7 @@ class _Recorder:
         ablate = f"ela-yolo ablate model={best} data={trainer.args.data}"
         LOGGER.info(f"ELA: to measure what attention contributes: {ablate}")
 
-    def _measure(self, layer: str, block: ELA, x: Tensor, _: Tensor) -> None:
+    def _measure(self, layer: str, block: ELA, x: Tensor) -> None:
         try:
             gates = [gate.float() for gate in gates_of(block, x).sigmoids()]
             for name, value in (
@@ -98,12 +99,13 @@ class _Recorder:
                 self._measured[f"{PREFIX}{layer}/{name}"] = value
         except Exception as error:  # must not end the training run
             self.stop()
+            self._measured.clear()
             LOGGER.warning(f"ELA: the gates of this epoch are not recorded ({error!r})")
 
 
 def _start(trainer: Any) -> None:
     """Record if the model has ELA and ``ELA_YOLO_MONITOR`` is not 0."""
-    if is_main_process() and os.environ.get(SWITCH) != "0" and named_blocks(trained_network(trainer)):
+    if is_main_process() and os.environ.get(SWITCH) != "0" and ela_blocks(trained_network(trainer)):
         setattr(trainer, _RECORDER, _Recorder(trainer))
 
 

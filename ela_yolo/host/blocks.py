@@ -152,10 +152,15 @@ def class_name(block: nn.Module) -> str:
     return type(block.block if isinstance(block, IdentityStart) else block).__name__
 
 
+def ela_name(variant: str, gate: str) -> str:
+    """Return the name of an ELA block in pictures and tables, such as ``ELA-B paper``."""
+    return f"ELA-{variant} {gate}"
+
+
 def describe(block: nn.Module) -> str:
     """Return the name of a block and its form, such as ``ELA-B paper``, ``CbamModule identity``, ``CbamModule``."""
     if isinstance(block, ELA):
-        return f"ELA-{block.variant} {block.gate}"
+        return ela_name(block.variant, block.gate)
     return class_name(block) + (" identity" if isinstance(block, IdentityStart) else "")
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ela_yolo._version import __version__
 
 Array = np.ndarray[Any, Any]
 
@@ -73,3 +75,38 @@ def rotated_iou(a: Tensor, b: Tensor) -> Tensor:
     from ultralytics.utils.metrics import batch_probiou
 
     return torch.as_tensor(batch_probiou(a, b))
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions that the result of a training depends on, by package."""
+    from ultralytics import __version__ as ultralytics_version
+
+    return {"ela-yolo": __version__, "ultralytics": ultralytics_version, "torch": str(torch.__version__)}
+
+
+def packages_folder() -> str:
+    """Return the folder from which Ultralytics is imported."""
+    from ultralytics.utils import ROOT
+
+    return str(ROOT.parent)
+
+
+def cpu_threads() -> int:
+    """Return the number of threads that Ultralytics uses for a training."""
+    from ultralytics.utils import NUM_THREADS
+
+    return int(NUM_THREADS)
+
+
+def gflops(model: nn.Module, imgsz: int = 640) -> float:
+    """Return the GFLOPs of one image as Ultralytics counts them; 0 where ``thop`` is not installed."""
+    from ultralytics.utils.torch_utils import get_flops
+
+    return float(get_flops(model, imgsz))
+
+
+def is_main_process() -> bool:
+    """Return whether this is the only process of a training run, or the first of several."""
+    from ultralytics.utils import RANK
+
+    return int(RANK) < 1

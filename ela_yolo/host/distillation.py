@@ -7,7 +7,7 @@ from typing import Any
 
 from ela_yolo.errors import InputError
 from ela_yolo.host.lookup import open_model
-from ela_yolo.host.model_blocks import attention_blocks
+from ela_yolo.host.model_blocks import all_blocks
 
 
 def refuse_shifted_layers(trainer: Any) -> None:
@@ -25,7 +25,7 @@ def refuse_shifted_layers(trainer: Any) -> None:
 
     if "teacher_feats_idx" in inspect.getsource(distill_model):
         return
-    student, other = ([*attention_blocks(open_model(each).model)] for each in (trainer.args.model, teacher))
+    student, other = ([*all_blocks(open_model(each).model)] for each in (trainer.args.model, teacher))
     if student != other:
         raise InputError(
             f"distill_model={teacher} has its blocks at other layers than model={trainer.args.model}, and this "

@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ela_yolo.host.calls import is_main_process
 from ela_yolo.host.muon import move_conv1d_to_sgd
-from ela_yolo.host.versions import is_main_process
 
 GROUP = "gates"
 # Adam and similar optimizers move a parameter by about the learning rate at each step, whatever its gradient. Above

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ela_yolo.util.packaged import packaged_yamls
 from ela_yolo.util.text import did_you_mean, one_line
 
 YAML = (".yaml", ".yml")
-_SCALE = r"(\d+)[nslmx](.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
+_SCALE = r"(\d+)([nslmx])(.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
 
 
 def find_model(model: str | Path) -> Path:
@@ -50,7 +49,7 @@ def _find_yaml(file: Path) -> Path:
     from ultralytics.utils.checks import check_version, check_yaml
 
     file = file.with_name(re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", file.name))  # Ultralytics' former names
-    names = [file, file.with_name(re.sub(_SCALE, r"\1\2", file.name))]
+    names = [file, file.with_name(re.sub(_SCALE, r"\1\3", file.name))]
     for name in names if check_version(__version__, ">=8.4.144") else reversed(names):
         found = check_yaml(str(name), hard=False)
         if found and Path(found).is_dir():
@@ -60,7 +59,7 @@ def _find_yaml(file: Path) -> Path:
     scale = re.search(_SCALE, file.name)
     known = _known_yamls("models", "cfg", file.parent)
     if scale:
-        known = [re.sub(r"(\d)(?=[-.])", rf"\g<1>{scale[0][len(scale[1])]}", name, count=1) for name in known]
+        known = [re.sub(r"(\d)(?=[-.])", rf"\g<1>{scale[2]}", name, count=1) for name in known]
     near = did_you_mean(file.name, known) or "; check the name"
     raise InputError(f"there is no {file}, neither here nor among the YAMLs of Ultralytics and ela-yolo{near}")
 
@@ -76,7 +75,7 @@ def find_weights(name: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def open_model(model: str | Path, task: str | None = None) -> Any:
+def open_model(model: str | Path) -> Any:
     """Return the ``YOLO`` or ``RTDETR`` object of a model YAML or a checkpoint, or of a URL of a checkpoint.
 
     Raises:
@@ -86,7 +85,7 @@ def open_model(model: str | Path, task: str | None = None) -> Any:
     """
     from ultralytics import RTDETR, YOLO
 
-    kind = RTDETR if "rtdetr" in Path(model).stem.lower() else partial(YOLO, task=task)
+    kind = RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO
     if "://" in str(model):
         return kind(str(model))
     file = find_model(model)

@@ -1,4 +1,4 @@
-"""Finds the ELA blocks of a model, whatever wraps it."""
+"""Finds the blocks of a model, whatever wraps it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ela_yolo.host.versions import network_of
 from ela_yolo.identity_start import IdentityStart
 
 
-def named_blocks(model: nn.Module) -> dict[str, ELA]:
+def ela_blocks(model: nn.Module) -> dict[str, ELA]:
     """Return the ELA blocks of a model by layer, in order.
 
     In a model of Ultralytics a layer is ``"3"``, or ``"3.0"`` where the row repeats the block. In any other module the
@@ -19,11 +19,11 @@ def named_blocks(model: nn.Module) -> dict[str, ELA]:
     Args:
         model: A model, or a wrapper of Ultralytics or PyTorch around it: YOLO, AutoBackend, DDP, ``torch.compile``.
     """
-    return {layer: block for layer, block in attention_blocks(model).items() if isinstance(block, ELA)}
+    return {layer: block for layer, block in all_blocks(model).items() if isinstance(block, ELA)}
 
 
-def attention_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Return all blocks of a model, ELA and others, by layer; as :func:`named_blocks` does."""
+def all_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Return all blocks of a model, ELA and others, by layer; as :func:`ela_blocks` does."""
     from ultralytics.nn.tasks import BaseModel
 
     model = _unwrapped(model)

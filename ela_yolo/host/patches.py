@@ -13,9 +13,11 @@ Four functions of Ultralytics are wrapped, and names and callbacks are added:
   blocks are added there when a row names one. If Ultralytics has another class under such a name, the class and its
   rows are left alone. ``IdentityStart``, beside it, builds the rows with ``identity: true``.
 - ``ultralytics.utils.callbacks.base.default_callbacks``: an export of a model with ELA is prepared when it starts, the
-  gates are recorded during a training, and a warning is logged if a trainer ignores their learning rate.
+  gates are recorded during a training run, a warning is logged if a trainer ignores their learning rate, and a
+  distillation that would compare other layers is refused.
 
-Everything that this relies on is probed before anything is changed. Other packages may wrap the same functions too.
+What this changes is probed first, the trainer when the first model with blocks is built. Other packages may wrap the
+same functions too.
 """
 
 from __future__ import annotations

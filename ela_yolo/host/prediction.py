@@ -28,7 +28,6 @@ class Prediction:
 
     def __init__(self, model: Any, results: Iterator[Any]) -> None:
         self._predictor = model.predictor
-        self._predictor.done_warmup = True  # on a GPU the warm-up is one more forward, which would count as an image
         self._results = results
         self._name = getattr(model, "ckpt_path", None) or model.model_name
         self._channels = model.model.yaml.get("channels", 3)
@@ -60,7 +59,7 @@ class Prediction:
         return self._waiting.pop(0)
 
     def keep_inputs(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Keep a batch of inputs; a forward hook of the network."""
+        """Keep a batch of inputs; a forward pre-hook of the network."""
         found = inputs[0].shape[1]
         if found != self._channels:
             raise InputError(

@@ -14,7 +14,7 @@ from torch import nn
 
 from ela_yolo.errors import RegistrationError
 from ela_yolo.host.rows import BlockRow, RowArgs
-from ela_yolo.util.copies import installed_folder
+from ela_yolo.util.installed import installed_folder
 
 TESTED = ("8.3.0", "8.4.190")  # oldest and newest Ultralytics on which all tests passed
 

@@ -10,36 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ela_yolo._version import __version__
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions that the result of a training depends on, by package."""
-    from ultralytics import __version__ as ultralytics_version
-
-    return {"ela-yolo": __version__, "ultralytics": ultralytics_version, "torch": str(torch.__version__)}
-
-
-def packages_folder() -> str:
-    """Return the folder from which Ultralytics is imported."""
-    from ultralytics.utils import ROOT
-
-    return str(ROOT.parent)
-
-
-def cpu_threads() -> int:
-    """Return the number of threads that Ultralytics uses for a training."""
-    from ultralytics.utils import NUM_THREADS
-
-    return int(NUM_THREADS)
-
-
-def gflops(model: nn.Module, imgsz: int = 640) -> float:
-    """Return the GFLOPs of one image as Ultralytics counts them; 0 where ``thop`` is not installed."""
-    from ultralytics.utils.torch_utils import get_flops
-
-    return float(get_flops(model, imgsz))
-
 
 def non_max_suppression(*args: Any, **kwargs: Any) -> Any:
     """Call Ultralytics' NMS."""
@@ -64,13 +34,6 @@ def trained_network(trainer: Any) -> nn.Module:
     """Return the model that is trained; with ``distill_model=`` this is the student, not the teacher."""
     model = unwrap_model(trainer.model)
     return unwrap_model(getattr(model, "student_model", model))
-
-
-def is_main_process() -> bool:
-    """Return whether this is the only process of a training run, or the first of several."""
-    from ultralytics.utils import RANK
-
-    return int(RANK) < 1
 
 
 def load_yaml(file: Path) -> dict[str, Any]:

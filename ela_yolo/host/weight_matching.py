@@ -125,7 +125,7 @@ def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Mat
         source: The layers that the weights come from; ``.f`` of a layer is the number of the layer that it reads.
         model: The layers that get the weights, with ``.f`` too.
     """
-    places = {place: number for number, place in enumerate(_layer_keys(source))}
+    numbers_of = {key: number for number, key in enumerate(_layer_keys(source))}
     theirs, ours = ([i for i, layer in enumerate(layers) if not is_block(layer)] for layers in (source, model))
     last = len(ours) - 1
     agree = [
@@ -146,14 +146,14 @@ def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Mat
 
     matches: list[int | None] = []
     before = 0  # layers so far that are no blocks
-    for layer, place in zip(model, _layer_keys(model), strict=True):
-        match = places.get(place)
+    for layer, key in zip(model, _layer_keys(model), strict=True):
+        match = numbers_of.get(key)
         if is_block(layer):
-            while isinstance(place, tuple):  # the layer that it reads, through other blocks
-                place = place[2]
+            while isinstance(key, tuple):  # the layer that it reads, through other blocks
+                key = key[2]
             same = (
                 match is not None
-                and (place == "image" or agree[place])
+                and (key == "image" or agree[key])
                 and _settings(source[match]) == _settings(layer)
                 and _shapes(source[match]) == _shapes(layer)
             )
@@ -208,20 +208,20 @@ def _layer_keys(layers: Sequence[nn.Module]) -> list[Any]:
     of other layers before it, its own number among the blocks that follow each other there, and the key of the layer
     that it reads.
     """
-    places: list[Any] = []
+    keys: list[Any] = []
     before = 0
     ordinal = 0
     for i, layer in enumerate(layers):
         if is_block(layer):
             source = int(layer.f)  # type: ignore[arg-type]
             source += i if source < 0 else 0
-            places.append((before, ordinal, places[source] if source >= 0 else "image"))
+            keys.append((before, ordinal, keys[source] if source >= 0 else "image"))
             ordinal += 1
         else:
-            places.append(before)
+            keys.append(before)
             before += 1
             ordinal = 0
-    return places
+    return keys
 
 
 def _settings(block: nn.Module) -> str:

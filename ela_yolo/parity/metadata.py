@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ela_yolo._version import __version__
-from ela_yolo.host.model_blocks import named_blocks
+from ela_yolo.host.model_blocks import ela_blocks
 from ela_yolo.host.versions import bits_of
 
 METADATA_KEY = "ela"
@@ -39,7 +39,7 @@ def prepare_export(exporter: Any) -> None:
     if args.nms or exporter.metadata.get("end2end"):  # Ultralytics' own metadata lacks them
         entry["nms"] = {key: getattr(args, key) for key in NMS_KEYS}
     exporter.metadata[METADATA_KEY] = json.dumps(entry)
-    for block in named_blocks(model).values():
+    for block in ela_blocks(model).values():
         block.export_variant = _graph_form(args, exporter.device.type) if is_unmodified(block.conv, block.gn) else None
 
 
@@ -54,7 +54,7 @@ def _graph_form(args: Any, device: str) -> str | None:
 
 def describe_blocks(model: nn.Module) -> list[dict[str, Any]]:
     """Return the layer and the settings of each ELA block, in order. A layer is ``"3"``, with repeats ``"3.0"``."""
-    return [{"layer": layer, **asdict(block.settings)} for layer, block in named_blocks(model).items()]
+    return [{"layer": layer, **asdict(block.settings)} for layer, block in ela_blocks(model).items()]
 
 
 def is_unmodified(conv: nn.Module, gn: nn.Module) -> bool:

@@ -12,10 +12,9 @@ from typing import Any
 from ultralytics import RTDETR, YOLO
 
 from ela_yolo.errors import ExportError, InputError
-from ela_yolo.host.calls import export_suffixes
+from ela_yolo.host.calls import export_suffixes, package_versions
 from ela_yolo.host.lookup import YAML, open_model
 from ela_yolo.host.scoring import METRICS
-from ela_yolo.host.versions import package_versions
 from ela_yolo.parity.comparison import FileComparison, as_exported
 from ela_yolo.parity.detections import NmsSettings
 from ela_yolo.parity.exported_file import ExportedFile, with_settings

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.errors import CompareError, InputError
+from ela_yolo.host.calls import package_versions
 from ela_yolo.host.lookup import (
     YAML,
     check_data,
@@ -21,7 +22,6 @@ from ela_yolo.host.lookup import (
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.scoring import METRICS
 from ela_yolo.host.train_keys import check_train_keys, default_of
-from ela_yolo.host.versions import package_versions
 from ela_yolo.study.folder import check_or_write_settings, locked
 from ela_yolo.study.result import CompareResult
 from ela_yolo.study.runs import SeedRun, check_engine, run_all

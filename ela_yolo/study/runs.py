@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.errors import CompareError, InputError
-from ela_yolo.host.versions import cpu_threads, packages_folder
+from ela_yolo.host.calls import cpu_threads, packages_folder
 from ela_yolo.study.worker import RESULT
 from ela_yolo.util.json import write_json
 from ela_yolo.util.text import one_line

@@ -33,9 +33,9 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
         job: ``model``, ``data``, ``split``, ``seed``, ``folder`` (of the run) and ``train`` (the train keys of
             Ultralytics).
     """
+    from ela_yolo.host.calls import gflops
     from ela_yolo.host.lookup import open_model
     from ela_yolo.host.scoring import METRICS
-    from ela_yolo.host.versions import gflops
 
     start = time.time()
     folder = Path(job["folder"])
@@ -74,11 +74,11 @@ def _validate_twice(model: Any, **keys: Any) -> tuple[Any, float]:
 
     The latter is NaN if the model has no blocks, or has one that is not a factor of its input.
     """
-    from ela_yolo.gates.mean_factors import MeanFactors, NoFactorError, held_constant
-    from ela_yolo.host.model_blocks import attention_blocks
+    from ela_yolo.gates.constant_gates import MeanFactors, NoFactorError, held_constant
+    from ela_yolo.host.model_blocks import all_blocks
     from ela_yolo.host.scoring import validate
 
-    blocks = attention_blocks(model)
+    blocks = all_blocks(model)
     try:
         with MeanFactors(blocks) as means:
             scores = validate(model, by_size=True, on_start=lambda _: means.collect(), **keys)

@@ -7,24 +7,18 @@ import sys
 import tempfile
 
 
-def run_isolated(code: str, *args: str, seconds: float) -> subprocess.CompletedProcess[str]:
+def run_isolated(code: str, seconds: float) -> subprocess.CompletedProcess[str]:
     """Run code in a new interpreter in an empty folder, so that it does not import modules of the user's folder.
 
-    Args:
-        code: The code. It gets its inputs by ``args``, so that no content of a file becomes code.
-        args: The ``sys.argv[1:]`` of the code; files by their full paths.
-        seconds: The time limit, in s.
-
-    Raises:
-        subprocess.TimeoutExpired: If the code takes longer; it is then ended.
+    It is ended after a time, by ``subprocess.TimeoutExpired``.
 
     Example:
-        >>> run_isolated("import sys; print(sys.argv[1])", "hello", seconds=60).stdout.strip()
+        >>> run_isolated("print('hello')", seconds=60).stdout.strip()
         'hello'
     """
     with tempfile.TemporaryDirectory() as empty:
         return subprocess.run(
-            [sys.executable, "-c", code, *args],
+            [sys.executable, "-c", code],
             cwd=empty,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -33,7 +33,7 @@ def remove(given: dict[str, Any]) -> int:
     result, written = _edit(remove_blocks, given, "plain")
     if result.transfer:
         kept = f"{result.transfer.kept}/{result.transfer.total} pretrained tensors kept"
-        print(f"ELA: {kept}; {len(result.rows)} ELA removed")
+        print(f"ELA: {kept}; {len(result.rows)} {result.transfer.block} removed")
     print(written)
     return 0
 

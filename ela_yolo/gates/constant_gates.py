@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ela_yolo.ela import ELA
 from ela_yolo.errors import InputError
-from ela_yolo.gates.capture import strip_gates
+from ela_yolo.gates.capture import gates_of
 
 
 class NoFactorError(InputError):
@@ -21,8 +21,8 @@ class NoFactorError(InputError):
 class MeanFactors:
     """A context manager that collects the mean factor per channel by which each block multiplies its input.
 
-    For ELA it is the product of both gates' means over images and positions. For another block it is the mean of output
-    divided by input.
+    For ELA it is the product of both gates' means over images and positions, in the residual form 1 plus that. For
+    another block it is the mean of output divided by input.
 
     Args:
         blocks: Layer -> block.
@@ -49,7 +49,11 @@ class MeanFactors:
             handle.remove()
 
     def result(self) -> dict[str, Tensor]:
-        """Return layer -> factor per channel, ``(C,)`` of float32."""
+        """Return layer -> factor per channel, ``(C,)`` of float32.
+
+        Raises:
+            NoFactorError: If a block did not run.
+        """
         factors = {}
         for layer in self._blocks:
             if layer not in self._sums:
@@ -81,7 +85,8 @@ class MeanFactors:
 
 def _gate_means(block: ELA, x: Tensor) -> Tensor:
     """Return the means of both gates over their positions, ``(2, B, C)``."""
-    return torch.stack([gate.float().mean(2) for gate in strip_gates(block, x)])
+    gates = gates_of(block, x)
+    return torch.stack([gate.float().mean(2) for gate in (gates.along_h, gates.along_w)])
 
 
 def _ratio_mean(x: Tensor, output: Tensor) -> Tensor:
