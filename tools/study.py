@@ -30,7 +30,7 @@ for _place, _keys in PLACES.items():
         for _block in ("SE", "ECA", "CA", "CBAM"):
             MODELS[f"{_place}{_block.lower()}-{_rate}"] = {"block": _block, "lr_mult": _rate, **_keys}
     MODELS[f"{_place}paper"] = {"gate": "paper", **_keys}
-WINNER = "identity-100"  # the candidate that is tried for harm: the first in the plan's order
+WINNER = "neck-paper"  # the candidate that is tried for harm: the first in the plan's order
 ROWS = {
     **{"data": "rows.yaml", "imgsz": 128, "batch": 4, "nbs": 4, "cache": "ram", "optimizer": "AdamW", "lr0": 0.002},
     **{"momentum": 0.9, "cos_lr": True, "warmup_epochs": 1, "warmup_bias_lr": 0.0, "cls": 3.0},
