@@ -266,7 +266,7 @@ class ELA(nn.Module):
             gate_h, gate_w = self._strip_gate(strip_h), self._strip_gate(strip_w)
         # A new copy of the map costs more than reading it, and only a backward needs the first product.
         in_place = eager and not torch.is_grad_enabled()
-        return _scale(x, gate_h[:, :, :, None], gate_w[:, :, None, :], self.gate, in_place)
+        return _scale(x, gate_h, gate_w, self.gate, in_place)
 
     def _strip_gate(self, strip: Tensor) -> Tensor:
         gn, mixed = self.gn, self.conv(strip)
@@ -300,7 +300,7 @@ class ELA(nn.Module):
         strip_h, strip_w = F.avg_pool2d(x, (1, width)), F.avg_pool2d(x, (height, 1))
         if height == width:
             gate_h, gate_w = self._strip_gate(torch.cat([strip_h.flatten(2), strip_w.flatten(2)])).chunk(2)
-            return _scale(x, gate_h[:, :, :, None], gate_w[:, :, None, :], self.gate)
+            return _scale(x, gate_h, gate_w, self.gate)
         scaled = x * self._map_gate(strip_h, channels, axis=2) * self._map_gate(strip_w, channels, axis=3)
         return x + scaled if self.gate == "residual" else scaled
 
@@ -324,8 +324,8 @@ class ELA(nn.Module):
 
 
 def _scale(x: Tensor, gate_h: Tensor, gate_w: Tensor, form: str, in_place: bool = False) -> Tensor:
-    """Return a map multiplied by its gates, ``(B, C, H, 1)`` and ``(B, C, 1, W)``."""
-    gate_h, gate_w = gate_h.to(x.dtype), gate_w.to(x.dtype)
+    """Return a map multiplied by its gates, ``(B, C, H)`` and ``(B, C, W)``."""
+    gate_h, gate_w = gate_h.to(x.dtype)[:, :, :, None], gate_w.to(x.dtype)[:, :, None, :]
     if form == "identity":
         gate_h, gate_w = 2 * gate_h, 2 * gate_w
     scaled = x * gate_h

@@ -56,3 +56,8 @@ def calibrate_norms(net, batch):
     with torch.no_grad():
         for _ in range(10):
             net(batch)
+
+
+def count_hooks(model):
+    """The number of forward hooks and pre-hooks in a model."""
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())

@@ -10,8 +10,8 @@ from ultralytics import YOLO
 from ultralytics.utils.checks import check_version
 
 from ela_yolo import ELA, insert
+from ela_yolo.edit.yaml_file import read_model_yaml
 from ela_yolo.host.lookup import find_model
-from ela_yolo.host.model_yaml import read_model_yaml
 
 # ours -> Ultralytics', and Ultralytics' layers that are followed by ELA
 MODELS = {

@@ -13,10 +13,10 @@ from ultralytics.nn.tasks import DetectionModel
 
 from ela_yolo import ELA, RowError, insert
 from ela_yolo.channel_scale import ChannelScale
+from ela_yolo.edit.yaml_file import read_model_yaml
 from ela_yolo.gates.capture import capture_gates
 from ela_yolo.host.learning_rate import add_gate_param_groups
 from ela_yolo.host.lookup import find_model
-from ela_yolo.host.model_yaml import read_model_yaml
 
 SLICE = {"data": str(FEW), "fraction": 0.1, "imgsz": 64, "batch": 4, "nbs": 4, "workers": 0, "plots": False}
 MARKS = {"MuSGD": [since("8.4.0")]}

@@ -18,9 +18,9 @@ from ultralytics.utils.checks import check_version
 
 import ela_yolo
 from ela_yolo import ELA
+from ela_yolo.edit.yaml_file import read_model_yaml
 from ela_yolo.host.blocks import ENVIRONMENT, is_block
 from ela_yolo.host.lookup import find_model
-from ela_yolo.host.model_yaml import read_model_yaml
 from ela_yolo.host.weight_matching import LeftOut, WeightTransfer, match_layers
 
 sys.path.insert(0, str(REPO / "tools"))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ela_yolo import ModelYamlError
+from ela_yolo.edit.yaml_file import read_model_yaml
 from ela_yolo.edit.yaml_text import read_rows
-from ela_yolo.host.model_yaml import read_model_yaml
 
 HOST_YAMLS = sorted((Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml"))
 YOLOV8 = next(file for file in HOST_YAMLS if file.name == "yolov8.yaml").read_text()

@@ -62,7 +62,7 @@ CHECKS = {  # column -> tests, by pytest's names
         "test_formats.py::test_every_task",
         "test_end_to_end.py::test_quickstart_without_weights",
     ],
-    "attention": ["test_ablation.py", "test_attention.py"],
+    "attention": ["test_ablation.py", "test_attention.py", "test_capture.py"],
     "compare": ["test_compare.py::test_what_a_comparison_leaves", "test_scoring.py"],
     "profile": ["test_profile.py"],
 }

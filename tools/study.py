@@ -88,7 +88,6 @@ def write_plain(original: str | Path, file: Path) -> None:
 
 def rows_table() -> str:
     """Return the table of the runs on rows.yaml: each model at both budgets, beside plain and ChannelScale."""
-    from ela_yolo.study.statistics import sign_flip_p
     from ela_yolo.util.tables import markdown_table
 
     budgets = ("rows-short", "rows-long")
@@ -106,20 +105,14 @@ def rows_table() -> str:
             runs = found[budget].get(name, {})
             cells.append(spread([run["score"] for run in runs.values()]))
             for other in ("plain", control):
-                base = found[budget].get(other, {})
-                shared = sorted(base.keys() & runs.keys())
-                is_test = name != other and len(shared) >= len(SEEDS)
-                values = [runs[seed]["score"] - base[seed]["score"] for seed in shared]
-                cells.append(f"{sign_flip_p(values):.3f}" if is_test else "")
-            without = [run["without_attention"] for run in runs.values() if run["without_attention"] is not None]
-            cells.append(f"{mean(without):.3f}" if without else "")
+                cells.append("" if name == other else p_value(differences(found[budget].get(other, {}), runs)))
+            cells.append(without_attention(runs))
         rows.append(cells)
     return markdown_table(head, rows)
 
 
 def harm_table() -> str:
     """Return the table of the runs on the four data sets where a candidate must not do harm."""
-    from ela_yolo.study.statistics import sign_flip_p
     from ela_yolo.util.tables import markdown_table
 
     rows = []
@@ -127,16 +120,30 @@ def harm_table() -> str:
         found, keys = scores_of(OUT / name), COMPARISONS[name][2]
         plain = found.get("plain", {})
         for model, runs in sorted(found.items(), key=lambda item: item[0] != "plain"):
-            shared = sorted(plain.keys() & runs.keys())
-            values = [runs[seed]["score"] - plain[seed]["score"] for seed in shared]
-            without = [run["without_attention"] for run in runs.values() if run["without_attention"] is not None]
-            cells = ["", ""]
-            if model != "plain" and shared:
-                cells = [f"{mean(values):+.3f}", f"{sign_flip_p(values):.3f}" if len(shared) == len(SEEDS) else ""]
+            values = differences(plain, runs) if model != "plain" else []
+            cells = [f"{mean(values):+.3f}" if values else "", p_value(values), without_attention(runs)]
             budget = f"{Path(keys['data']).stem}, {keys['imgsz']} px, {keys['epochs']} epochs"
             score = spread([run["score"] for run in runs.values()])
-            rows.append([budget, model.replace("-", " "), score, *cells, f"{mean(without):.3f}" if without else ""])
+            rows.append([budget, model.replace("-", " "), score, *cells])
     return markdown_table(["data set", "model", "mAP50-95", "to plain", "p", "without attention"], rows)
+
+
+def differences(base: dict[int, dict[str, Any]], runs: dict[int, dict[str, Any]]) -> list[float]:
+    """Return the differences of two models' scores, for the seeds that both have."""
+    return [runs[seed]["score"] - base[seed]["score"] for seed in sorted(base.keys() & runs.keys())]
+
+
+def p_value(values: list[float]) -> str:
+    """Return the p-value of the exact sign-flip test; nothing with fewer than six seeds."""
+    from ela_yolo.study.statistics import sign_flip_p
+
+    return f"{sign_flip_p(values):.3f}" if len(values) >= len(SEEDS) else ""
+
+
+def without_attention(runs: dict[int, dict[str, Any]]) -> str:
+    """Return the mean score with the gates held constant; nothing for models without blocks."""
+    scores = [run["without_attention"] for run in runs.values() if run["without_attention"] is not None]
+    return f"{mean(scores):.3f}" if scores else ""
 
 
 def scores_of(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:

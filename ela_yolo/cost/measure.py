@@ -21,7 +21,7 @@ from ela_yolo.edit.insert import remove
 from ela_yolo.errors import ExportError, InputError
 from ela_yolo.host.blocks import describe
 from ela_yolo.host.calls import gflops, select_device
-from ela_yolo.host.lookup import YAML, find_model, open_model
+from ela_yolo.host.lookup import find_model, open_model
 from ela_yolo.host.model_blocks import all_blocks
 from ela_yolo.host.patches import require_registered
 from ela_yolo.parity.export import export_file
@@ -69,7 +69,7 @@ def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile
 def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
     file = find_model(model)
     with tempfile.TemporaryDirectory() as name:
-        ela = open_model(str(model) if file.suffix in YAML else file)
+        ela = open_model(model)
         if not all_blocks(ela.model):
             raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
         plain_file = Path(name) / f"plain-{Path(model).name}"

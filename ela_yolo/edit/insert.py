@@ -15,11 +15,11 @@ from ela_yolo.edit.checkpoint import build_anew, edit_mapping, move_layers, read
 from ela_yolo.edit.new_row import new_row_args
 from ela_yolo.edit.renumbering import Plan, plan_insertion, plan_removal
 from ela_yolo.edit.stages import choose_stages
+from ela_yolo.edit.yaml_file import read_model_yaml
 from ela_yolo.edit.yaml_text import Row, drop_lines, insert_lines, read_rows
 from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import check_block, is_block_name
 from ela_yolo.host.lookup import YAML, find_model, open_model
-from ela_yolo.host.model_yaml import read_model_yaml
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.weight_matching import WeightTransfer, report_transfer
 from ela_yolo.util.files import atomic_write

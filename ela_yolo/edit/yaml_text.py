@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from ela_yolo.edit.yaml_file import BOM, LOADER, no_rows, yaml_reason
 from ela_yolo.errors import ModelYamlError
-from ela_yolo.host.model_yaml import BOM, LOADER, no_rows, yaml_reason
 
 _NOT_HEADS = {  # a file whose last row is one of these was cut off
     *("C2f", "C3k2", "A2C2f", "C3", "C3Ghost", "C2", "C2fCIB", "C2fAttn", "RepNCSPELAN4", "ELAN1"),

@@ -133,7 +133,7 @@ def plot_attention(
         colors = LinearSegmentedColormap.from_list("attribution", [LOWERS, "white", RAISES])
         bar = figure.colorbar(ScalarMappable(Normalize(-FULL, FULL), colors), ax=panels, shrink=0.7, aspect=30)
         bar.set_ticks([-FULL, 0, FULL], labels=[f"lowers\n-{FULL}", "no effect", f"raises\n+{FULL}"], fontsize=8)
-        bar.set_label("change of the logit per 0.1% of the input", fontsize=8)
+        bar.set_label("change of the logit per 0.1% of the image", fontsize=8)
         bar.outline.set_visible(False)
     elif not detections:
         panels[0].set_title("nothing is detected in this image", fontsize=8, loc="left")

@@ -92,11 +92,9 @@ class _Recorder:
     def _measure(self, layer: str, block: ELA, x: Tensor) -> None:
         try:
             gates = [gate.float() for gate in gates_of(block, x).sigmoids()]
-            for name, value in (
-                ("mean", sum(float(gate.mean()) for gate in gates) / 2),
-                ("spread", sum(float(gate.std(2, correction=0).mean()) for gate in gates) / 2),
-            ):
-                self._measured[f"{PREFIX}{layer}/{name}"] = value
+            spreads = [gate.std(2, correction=0) for gate in gates]
+            self._measured[f"{PREFIX}{layer}/mean"] = sum(float(gate.mean()) for gate in gates) / 2
+            self._measured[f"{PREFIX}{layer}/spread"] = sum(float(spread.mean()) for spread in spreads) / 2
         except Exception as error:  # must not end the training run
             self.stop()
             self._measured.clear()
@@ -109,17 +107,14 @@ def _start(trainer: Any) -> None:
         setattr(trainer, _RECORDER, _Recorder(trainer))
 
 
-def _harmless(event: Callable[[Any], None] | Callable[[_Recorder, Any], None]) -> Callable[[Any], None]:
+def _harmless(event: Callable[[Any], None]) -> Callable[[Any], None]:
     """Return a callback whose failure, such as a full disk, does not end the training run."""
 
     def callback(trainer: Any) -> None:
-        recorder = getattr(trainer, _RECORDER, None)
         try:
-            if event is _start:
-                _start(trainer)
-            elif recorder is not None:
-                event(recorder, trainer)  # type: ignore[call-arg]
+            event(trainer)
         except Exception as error:
+            recorder = getattr(trainer, _RECORDER, None)
             if recorder is not None:
                 recorder.stop()
             setattr(trainer, _RECORDER, None)
@@ -128,12 +123,23 @@ def _harmless(event: Callable[[Any], None] | Callable[[_Recorder, Any], None]) -
     return callback
 
 
+def _recorded(method: Callable[[_Recorder, Any], None]) -> Callable[[Any], None]:
+    """Return a callback that calls a method of the recorder, if the training run has one."""
+
+    def event(trainer: Any) -> None:
+        recorder = getattr(trainer, _RECORDER, None)
+        if recorder is not None:
+            method(recorder, trainer)
+
+    return _harmless(event)
+
+
 EVENTS = {
     "on_train_start": _harmless(_start),
-    "on_train_epoch_start": _harmless(_Recorder.start_epoch),
-    "on_train_batch_end": _harmless(_Recorder.stop),
-    "on_fit_epoch_end": _harmless(_Recorder.finish_epoch),
-    "on_train_end": _harmless(_Recorder.finish),
+    "on_train_epoch_start": _recorded(_Recorder.start_epoch),
+    "on_train_batch_end": _recorded(_Recorder.stop),
+    "on_fit_epoch_end": _recorded(_Recorder.finish_epoch),
+    "on_train_end": _recorded(_Recorder.finish),
 }
 
 

@@ -65,23 +65,23 @@ def export(
         ('best.onnx', 'matches within the float32 tolerance')
     """
     require_registered()
-    return export_and_compare(open_to_compare(model), {**export_keys, "format": format}, source)[1]
+    return export_and_compare(model, {**export_keys, "format": format}, source)[1]
 
 
 def export_and_compare(
-    model: YOLO,
+    model: YOLO | str | Path,
     overrides: Mapping[str, Any],
     source: Source | None = None,
 ) -> tuple[Path, ParityReport]:
     """Export a model and compare the file, as :func:`export` does, and return the file and the report."""
-    model = open_to_compare(model)
+    opened = open_to_compare(model)
     name = name_of_format(overrides.get("format"))
     check_runtime(name)
     data = overrides.get("data")
-    images = choose_images(source, data, str(model.task))
+    images = choose_images(source, data, str(opened.task))
     taken = {key: value for key, value in overrides.items() if key != "data" or export_takes(key, name)}
-    exported = export_file(model, {**taken, "format": name})
-    return exported, compare_file(model, ExportedFile(exported), images, data, overrides)
+    exported = export_file(opened, {**taken, "format": name})
+    return exported, compare_file(opened, ExportedFile(exported), images, data, overrides)
 
 
 @contextlib.contextmanager

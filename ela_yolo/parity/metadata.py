@@ -65,6 +65,8 @@ def is_unmodified(conv: nn.Module, gn: nn.Module) -> bool:
     return (
         conv.bias is None
         and gn.affine
+        and kernel_size % 2 == 1
+        and channels % gn.num_groups == 0
         and conv.padding == (kernel_size // 2,)
         and conv.padding_mode == "zeros"
         and conv.stride == conv.dilation == (1,)
@@ -73,4 +75,7 @@ def is_unmodified(conv: nn.Module, gn: nn.Module) -> bool:
 
 
 def _is_bare(layer: nn.Module) -> bool:
-    return "forward" not in vars(layer) and not (layer._forward_hooks or layer._forward_pre_hooks)
+    own = vars(layer).keys() & {"forward", "_conv_forward", "_call_impl"}
+    return not own and not (
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    )

@@ -11,14 +11,12 @@ def export(given: dict[str, Any]) -> int:
     """Export a model and compare the file with it."""
     from ela_yolo.host.lookup import open_model
     from ela_yolo.parity.export import export_and_compare, export_file
-    from ela_yolo.parity.verify import open_to_compare
 
-    verify, source = given.pop("verify", True), given.pop("source", None)
-    model = (open_to_compare if verify else open_model)(given.pop("model"))
+    model, verify, source = given.pop("model"), given.pop("verify", True), given.pop("source", None)
     if not verify:
         if source is not None:
             raise UsageError("source= is about the comparison, which verify=False skips; leave one of them out")
-        export_file(model, given)
+        export_file(open_model(model), given)
         return 0
     _, report = export_and_compare(model, given, source)
     return _print_parity(report)
