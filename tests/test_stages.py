@@ -11,8 +11,7 @@ from conftest import BIN, REPO, forked
 import ela_yolo
 from ela_yolo import InsertionError
 from ela_yolo.edit.stages import choose_stages, find_stages
-from ela_yolo.edit.yaml_file import read_model_yaml
-from ela_yolo.edit.yaml_text import read_rows
+from ela_yolo.edit.yaml_file import read_model_yaml, read_rows
 
 FILES = sorted((Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml")) + sorted(
     (REPO / "cfg").glob("*.yaml")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 import yaml
 from torch import nn
 
-from ela_yolo.edit.renumbering import Plan
-from ela_yolo.edit.yaml_text import Row, Span, write_row
+from ela_yolo.edit.rows import Row, rows_of
+from ela_yolo.edit.yaml_file import whole_yaml
 from ela_yolo.errors import CheckpointError
 from ela_yolo.host.checkpoints import load_checkpoint
 
@@ -41,44 +41,15 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
     return {**checkpoint, **stale, "epoch": -1, "model": model}, model
 
 
-def rows_of(file: Path, config: Mapping[str, Any]) -> tuple[Row, ...]:
-    """Return the rows of a model's mapping, without places in a text.
+def model_rows(file: Path, config: Mapping[str, Any]) -> tuple[Row, ...]:
+    """Return the rows of the mapping of a checkpoint's model.
 
     Raises:
         CheckpointError: If the mapping has no rows ``[from, repeats, module, args]``.
     """
-    rows: list[Row] = []
-    for part in ("backbone", "head"):
-        for written in config.get(part) or ():
-            layer = len(rows)
-            try:
-                source, repeats, module, args = written
-                numbers = source if isinstance(source, list) else [source]
-                sources = tuple(Span(int(number), layer, place) for place, number in enumerate(numbers))
-            except (TypeError, ValueError) as error:
-                raise CheckpointError(f"{file} holds a model whose layer {layer} is not a row: {error}") from error
-            widths = tuple(arg if type(arg) is int else None for arg in args)
-            rows.append(Row(layer, part, module, sources, repeats, widths, None, 0, 0, 0))
     if not config.get("backbone") or not config.get("head"):
         raise CheckpointError(f"{file} holds a model without rows in its YAML; insert into the YAML file instead")
-    return tuple(rows)
-
-
-def edit_mapping(
-    config: Mapping[str, Any], rows: Sequence[Row], plan: Plan, row: Sequence[Any] | None
-) -> dict[str, Any]:
-    """Return a model's mapping after a change of its rows."""
-    copied = deepcopy(dict(config))
-    edited: dict[str, Any] = {**copied, "backbone": [], "head": []}
-    for old, written in zip(rows, [*copied["backbone"], *copied["head"]], strict=True):
-        if row is None and old.layer in plan.blocks:
-            continue
-        numbers = [plan.numbers.get(span, span.value) for span in old.sources]
-        written[0] = numbers if isinstance(written[0], list) else numbers[0]
-        edited[old.part].append(written)
-        if row is not None and old.layer in plan.stages:
-            edited[old.part].append(deepcopy(list(row)))
-    return edited
+    return rows_of(config, lambda layer: f"{file} holds a model whose layer {layer}", CheckpointError)
 
 
 def yaml_text(file: Path, config: Mapping[str, Any]) -> str:
@@ -88,12 +59,9 @@ def yaml_text(file: Path, config: Mapping[str, Any]) -> str:
         CheckpointError: If the mapping has values that YAML cannot hold.
     """
     try:
-        text = yaml.safe_dump({k: v for k, v in config.items() if k not in ("backbone", "head")}, sort_keys=False)
-        for part in ("backbone", "head"):
-            text += f"{part}:\n" + "".join(f"  - {write_row(row)}\n" for row in config[part])
+        return whole_yaml(config)
     except yaml.YAMLError as error:
         raise CheckpointError(f"{file} holds a model whose YAML cannot be written down: {error}") from error
-    return text
 
 
 def build_anew(file: Path, model: Any, config: Mapping[str, Any]) -> Any:

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from ela_yolo.edit.checkpoint import build_anew, edit_mapping, move_layers, read_checkpoint, rows_of, yaml_text
+from ela_yolo.edit.checkpoint import build_anew, model_rows, move_layers, read_checkpoint, yaml_text
 from ela_yolo.edit.new_row import new_row_args
-from ela_yolo.edit.renumbering import Plan, plan_insertion, plan_removal
+from ela_yolo.edit.renumbering import Plan, edit_mapping, plan_insertion, plan_removal
+from ela_yolo.edit.rows import Row
 from ela_yolo.edit.stages import choose_stages
-from ela_yolo.edit.yaml_file import read_model_yaml
-from ela_yolo.edit.yaml_text import Row, drop_lines, insert_lines, read_rows
+from ela_yolo.edit.yaml_file import as_bytes, printable, read_model_yaml, read_rows
+from ela_yolo.edit.yaml_text import edit_text
 from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import check_block, is_block_name
 from ela_yolo.host.lookup import YAML, find_model, open_model
@@ -188,7 +189,7 @@ def layer_map(model: str | Path) -> dict[int, int]:
     if file.suffix in YAML:
         rows = read_rows(read_model_yaml(file), file.name)
     else:
-        rows = rows_of(file, read_checkpoint(file)[1].yaml)
+        rows = model_rows(file, read_checkpoint(file)[1].yaml)
     return dict(enumerate(row.layer for row in rows if not is_block_name(row.module)))
 
 
@@ -205,17 +206,14 @@ def _edit(
         text = read_model_yaml(file)
         rows = read_rows(text, file.name)
         plan = make_plan(rows, lambda: open_model(file).model)
-        if new is None:
-            edited = drop_lines(text, rows, plan.numbers, plan.blocks)
-        else:
-            edited = insert_lines(text, rows, plan.numbers, plan.stages, new)
+        edited = edit_text(text, rows, plan, new)
         if target is not None:
             with _writing(target) as part:
-                part.write_bytes(edited.encode())
-        return _insertion(file, text, edited, plan, new)
+                part.write_bytes(as_bytes(edited))
+        return _insertion(file, printable(text), printable(edited), plan, new)
 
     checkpoint, model = read_checkpoint(file)
-    layers, rows = list(model.model), rows_of(file, model.yaml)
+    layers, rows = list(model.model), model_rows(file, model.yaml)
     text = yaml_text(file, model.yaml)
     plan = make_plan(rows, lambda: build_anew(file, model, model.yaml))
     config = edit_mapping(model.yaml, rows, plan, new)

@@ -6,10 +6,12 @@ There are two maps, never one: the new number of layer i, and the layer that the
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 from ela_yolo.edit.new_row import check_choice
-from ela_yolo.edit.yaml_text import Row, Span
+from ela_yolo.edit.rows import Row
 from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import is_block_name
 
@@ -23,13 +25,13 @@ class Plan:
     Attributes:
         blocks: The layer numbers of the blocks' rows: in the new model if they are inserted, in the old one if removed.
         layer_map: Old layer number -> new layer number, for every layer that is in both models.
-        numbers: The numbers in the rows that change -> their new values.
+        numbers: The sources that change, as (layer, place in its ``from``) of the old model -> their new values.
         stages: The stages that the blocks follow, in the old model: layer number -> module. Empty for a removal.
     """
 
     blocks: tuple[int, ...]
     layer_map: Mapping[int, int]
-    numbers: Mapping[Span, int]
+    numbers: Mapping[tuple[int, int], int]
     stages: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -105,6 +107,29 @@ def plan_removal(rows: Sequence[Row], name: str, layers: Collection[int] | None 
     return Plan(blocks, layer_map, _renumber(kept, new_number, new_source))
 
 
+def edit_mapping(
+    config: Mapping[str, Any], rows: Sequence[Row], plan: Plan, row: Sequence[Any] | None
+) -> dict[str, Any]:
+    """Return a model's mapping after a change of its rows.
+
+    Args:
+        config: The mapping before the change.
+        rows: Its rows.
+        plan: The change.
+        row: The row that is inserted after each stage of the plan; None if the plan removes rows.
+    """
+    edited: dict[str, Any] = {**config, "backbone": [], "head": []}
+    for old, written in zip(rows, [*config["backbone"], *config["head"]], strict=True):
+        if row is None and old.layer in plan.blocks:
+            continue
+        numbers = [plan.numbers.get((old.layer, place), number) for place, number in enumerate(old.sources)]
+        source = numbers if isinstance(written[0], list) else numbers[0]
+        edited[old.part].append([source, *deepcopy(written[1:])])
+        if row is not None and old.layer in plan.stages:
+            edited[old.part].append(deepcopy(list(row)))
+    return edited
+
+
 def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> None:
     if not 0 <= stage < len(rows):
         raise InsertionError(f"{name} has no layer {stage}, only 0 to {len(rows) - 1}")
@@ -129,14 +154,14 @@ def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> Non
 
 def _renumber(
     rows: Iterable[Row], new_number: Callable[[int], int], new_source: Callable[[int, int], int]
-) -> dict[Span, int]:
-    """Return the numbers that change. A ``from`` stays -1, negative or counted from 0, as it was, where it can."""
+) -> dict[tuple[int, int], int]:
+    """Return the sources that change. A ``from`` stays -1, negative or counted from 0, as it was, where it can."""
     changes = {}
     for row in rows:
-        for span, layer in zip(row.sources, row.reads, strict=True):
+        for place, (written, layer) in enumerate(zip(row.sources, row.reads, strict=True)):
             source = new_source(layer, row.layer)
             back = source - new_number(row.layer)
-            changes[span] = back if span.value < -1 or (span.value == -1 and back == -1) else source
-        if row.number is not None:
-            changes[row.number] = new_number(row.layer)
-    return {span: value for span, value in changes.items() if value != span.value}
+            value = back if written < -1 or (written == -1 and back == -1) else source
+            if value != written:
+                changes[row.layer, place] = value
+    return changes

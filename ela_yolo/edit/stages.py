@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ela_yolo.edit.new_row import check_choice
-from ela_yolo.edit.yaml_text import Row
+from ela_yolo.edit.rows import Row
 from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import is_block_name
 

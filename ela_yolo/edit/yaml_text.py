@@ -1,192 +1,260 @@
-"""Reads a model YAML with the places of its rows in the text, so that the rows can be edited in place."""
+"""Edits the rows of a model YAML in its text, so that everything else stays byte for byte.
+
+A row may be written as ``- [-1, 1, Conv, [64, 3, 2]]``, over several lines, in a list in brackets, or in block style.
+The parser's events tell where each row and each number stand.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from ela_yolo.edit.yaml_file import BOM, LOADER, no_rows, yaml_reason
-from ela_yolo.errors import ModelYamlError
+from ela_yolo.edit.renumbering import Plan, edit_mapping
+from ela_yolo.edit.rows import PARTS, Row
+from ela_yolo.edit.yaml_file import BOM, LOADER, load_yaml, readable, whole_yaml, write_row
 
-_NOT_HEADS = {  # a file whose last row is one of these was cut off
-    *("C2f", "C3k2", "A2C2f", "C3", "C3Ghost", "C2", "C2fCIB", "C2fAttn", "RepNCSPELAN4", "ELAN1"),
-    *("HGBlock", "RepC3", "ResNetLayer", "Bottleneck", "BottleneckCSP"),
-    *("AIFI", "Concat", "Conv", "ImagePoolingAttn", "SPP", "nn.ConvTranspose2d", "nn.Upsample"),
-}
+_COMMENT = re.compile(r"[ \t,\]]*#\s*(\w+ \()?(\d+)(?(1)\)|(?![\w.]))")  # "# 21 (P5)", "# F5 (21)"
 
 
-@dataclass(frozen=True)
-class Span:
-    """A number in the text: its value, and its place ``text[start:end]``. For rows without a text: a unique place."""
-
-    value: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """One layer of the model.
+@dataclass
+class _Node:
+    """A part of a YAML at ``text[start:end]``.
 
     Attributes:
-        layer: The layer number, counted over backbone and head.
-        part: The list of the row, ``backbone`` or ``head``.
-        module: The name in the third column.
-        sources: The numbers in the first column, ``from``.
-        repeats: The number in the second column, before the model's depth applies; 1 if there is none.
-        args: The whole numbers of the fourth column in their places, and None for every other arg.
-        number: The layer number in the comment after the row, ``# 21 (P5)`` or ``# F5 (21)``; None if the comments of
-            the file do not number its layers correctly.
-        start: The place in the text where the row's line begins.
-        bracket: The place of its ``[``.
-        end: The place after its last line, line end included.
+        kind: The kind of the event: ``ScalarEvent``, ``SequenceStartEvent``, ``MappingStartEvent`` or ``AliasEvent``.
+        start: Its first place.
+        end: The place after it, without comments.
+        column: The column of its first place.
+        flow: Whether it is a list or a mapping in brackets.
+        named: Whether it is an alias or has an anchor.
+        items: The items of a list; the keys and values of a mapping in turn.
     """
 
-    layer: int
-    part: str
-    module: str
-    sources: tuple[Span, ...]
-    repeats: int
-    args: tuple[int | None, ...]
-    number: Span | None
+    kind: str
     start: int
-    bracket: int
     end: int
+    column: int
+    flow: bool
+    named: bool
+    items: list[_Node] = field(default_factory=list)
 
-    @property
-    def reads(self) -> tuple[int, ...]:
-        """The numbers of the layers that the row reads; -1 is the image."""
-        return tuple(span.value if span.value >= 0 else self.layer + span.value for span in self.sources)
+    def walk(self) -> Iterator[_Node]:
+        """Yield this node and all nodes in it."""
+        yield self
+        for item in self.items:
+            yield from item.walk()
 
 
-def read_rows(text: str, name: str) -> tuple[Row, ...]:
-    """Return the rows of a model YAML in the order of their layers.
+def edit_text(text: str, rows: Sequence[Row], plan: Plan, new: Sequence[Any] | None) -> str:
+    """Return the text of a model YAML after a change of its rows.
 
-    Raises:
-        ModelYamlError: If the text is not YAML or not a whole model, or a row is not ``[from, repeats, module, args]``
-            on a line of its own.
+    Rows that share anything by an alias are written anew, on one line, if one of them changes. A YAML whose lists
+    themselves come from an alias or a merge is written anew as a whole.
+
+    Args:
+        text: The text, which is a YAML.
+        rows: Its rows.
+        plan: The change.
+        new: The row that is inserted after each stage of the plan; None if the plan removes rows.
     """
+    wanted = edit_mapping(load_yaml(text), rows, plan, new)
+    lists = _row_lists(text)
+    if lists is not None and len(_flat(lists)) == len(rows):
+        edited = _Editor(text, rows, plan, new, wanted).edit(lists)
+        if _loads_as(edited, wanted):
+            return edited
+    return whole_yaml(wanted)
+
+
+def _loads_as(text: str, wanted: Mapping[str, Any]) -> bool:
     try:
-        root = yaml.compose(text.removeprefix(BOM), Loader=LOADER)
-    except yaml.YAMLError as error:
-        raise ModelYamlError(yaml_reason(text, name, error)) from None
-    entries = root.value if isinstance(root, yaml.MappingNode) else []
-    lists = {key.value: node for key, node in entries if key.value in ("backbone", "head")}
-    for part in ("backbone", "head"):
-        node = lists.get(part)
-        if not isinstance(node, yaml.SequenceNode) or not node.value:
-            raise ModelYamlError(no_rows(name, part))
-    nodes = [(part, node) for part in ("backbone", "head") for node in lists[part].value]
+        return repr(load_yaml(text)) == repr(wanted)  # which tells 1 from True, and NaN is NaN
+    except yaml.YAMLError:
+        return False
+
+
+def _row_lists(text: str) -> list[tuple[str, _Node]] | None:
+    """Return the two lists of rows in the text; None if one of them does not stand there as a list."""
     base = len(BOM) * text.startswith(BOM)  # the loaders do not agree on whether it counts
-    rows = tuple(_read_row(text, base, name, part, layer, node) for layer, (part, node) in enumerate(nodes))
-    if len({row.start for row in rows}) < len(rows):
-        raise ModelYamlError(f"{name}: two rows stand in one line or are one by a YAML alias; write each on its own")
-    spans = [span for row in rows for span in row.sources]
-    if len({span.start for span in spans}) < len(spans):
-        raise ModelYamlError(f"{name}: two rows share their 'from' by a YAML alias; write its numbers in each")
-    last = rows[-1].module
-    if last in _NOT_HEADS or last in {row.module for row in rows[:-1]}:
-        raise ModelYamlError(
-            f"{name} ends in layer {len(rows) - 1} {last}, which is no head like Detect; is it cut off?"
-        )
-    if any(row.number and row.number.value != row.layer for row in rows):
-        return tuple(replace(row, number=None) for row in rows)  # the comments count something else, or are out of date
-    return rows
+    events = yaml.parse(readable(text.removeprefix(BOM)), Loader=LOADER)
+    root = next((_node(event, events, base) for event in events if isinstance(event, yaml.NodeEvent)), None)
+    pairs = [] if root is None or root.kind != "MappingStartEvent" else root.items
+    found = {}
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        name = text[key.start : key.end].strip("'\"")
+        if name in PARTS and value.kind == "SequenceStartEvent":
+            found[name] = value
+    return [(part, found[part]) for part in PARTS] if len(found) == len(PARTS) else None
 
 
-def _read_row(text: str, base: int, name: str, part: str, layer: int, node: yaml.Node) -> Row:
-    where = f"{name}, line {node.start_mark.line + 1}: layer {layer}"
-    columns: Sequence[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else ()
-    if not isinstance(node, yaml.SequenceNode) or len(columns) != 4 or not isinstance(columns[2], yaml.ScalarNode):
-        raise ModelYamlError(f"{where} is not a row [from, repeats, module, args]")
-    bracket, close = base + node.start_mark.index, base + node.end_mark.index
-    start = text.rfind("\n", 0, bracket) + 1
-    end = text.find("\n", close) + 1 or len(text)
-    after = text[close:end]
-    if not node.flow_style or not re.fullmatch(r"\s*-\s+", text[start:bracket]) or not re.match(r"\s*(#|$)", after):
-        raise ModelYamlError(f"{where} is not on a line of its own; write it as - [from, repeats, module, args]")
-    source = columns[0]
-    comment = re.match(r"\s*#\s*(\w+ \()?(\d+)(?(1)\)|(?![\w.]))", after)
-    return Row(
-        layer=layer,
-        part=part,
-        module=columns[2].value,
-        sources=tuple(
-            _read_source(text, base, where, layer, item)
-            for item in (source.value if isinstance(source, yaml.SequenceNode) else [source])
-        ),
-        repeats=_whole_number(columns[1]) or 1,
-        args=tuple(map(_whole_number, columns[3].value)) if isinstance(columns[3], yaml.SequenceNode) else (),
-        number=Span(int(comment[2]), close + comment.start(2), close + comment.end(2)) if comment else None,
-        start=start,
-        bracket=bracket,
-        end=end,
-    )
+def _node(event: Any, events: Iterator[Any], base: int) -> _Node:
+    """Return the node that begins with an event, and take its other events."""
+    start, end = base + event.start_mark.index, base + event.end_mark.index
+    named = isinstance(event, yaml.AliasEvent) or event.anchor is not None
+    flow = bool(getattr(event, "flow_style", False))
+    node = _Node(type(event).__name__, start, end, event.start_mark.column, flow, named)
+    if isinstance(event, yaml.CollectionStartEvent):
+        last: Any = next(events)
+        while not isinstance(last, yaml.CollectionEndEvent):
+            node.items.append(_node(last, events, base))
+            last = next(events)
+        # In block style the end is where the next token begins, after comments.
+        node.end = base + last.end_mark.index if flow else node.items[-1].end if node.items else end
+    return node
 
 
-def _whole_number(node: yaml.Node) -> int | None:
-    written = node.value if node.tag == "tag:yaml.org,2002:int" else ""
-    return int(written) if re.fullmatch(r"-?[0-9]{1,9}", written) else None
+class _Editor:
+    """Edits one text; the edits are collected as ``(start, end, new text)``."""
+
+    def __init__(
+        self, text: str, rows: Sequence[Row], plan: Plan, new: Sequence[Any] | None, wanted: Mapping[str, Any]
+    ) -> None:
+        self._text, self._rows, self._plan, self._new = text, rows, plan, new
+        self._dropped = frozenset(plan.blocks if new is None else ())
+        written = iter([*wanted["backbone"], *wanted["head"]])
+        self._wanted: dict[int, Any] = {}
+        for row in rows:
+            if row.layer not in self._dropped:
+                self._wanted[row.layer] = next(written)
+                if row.layer in plan.stages:
+                    next(written)  # the new row
+        self._edits: list[tuple[int, int, str]] = []
+
+    def edit(self, lists: Sequence[tuple[str, _Node]]) -> str:
+        """Return the text with all edits."""
+        layers = {row.layer: (nodes, node) for row, (nodes, node) in zip(self._rows, _flat(lists), strict=True)}
+        anew = self._to_write_anew({layer: node for layer, (_, node) in layers.items()})
+        comments = self._comments({layer: node for layer, (_, node) in layers.items()})
+        for layer, (nodes, node) in layers.items():
+            if layer in self._dropped:
+                self._drop(nodes, node)
+                continue
+            if layer in anew:
+                self._edits.append((node.start, node.end, write_row(self._wanted[layer])))
+            else:
+                for place, number in enumerate(self._numbers(node)):
+                    if (layer, place) in self._plan.numbers:
+                        self._edits.append((number.start, number.end, str(self._plan.numbers[layer, place])))
+            if layer in comments:
+                self._edits.append((*comments[layer], str(self._plan.layer_map[layer])))
+            if layer in self._plan.stages:
+                self._insert(nodes, node)
+        result, done = [], 0
+        for start, end, new in sorted(self._edits):
+            result += [self._text[done:start], new]
+            done = max(done, end)
+        return "".join([*result, self._text[done:]])
+
+    def _numbers(self, row: _Node) -> list[_Node]:
+        source = row.items[0] if row.items else row
+        return source.items if source.kind == "SequenceStartEvent" else [source]
+
+    def _to_write_anew(self, nodes: Mapping[int, _Node]) -> set[int]:
+        """Return the rows that are not changed number by number: with aliases, anchors, numbers such as ``!!int 4``."""
+        shared = {layer for layer, node in nodes.items() if any(each.named for each in node.walk())}
+        changed = {layer for layer, _ in self._plan.numbers}
+        anew = shared if shared & (changed | self._dropped) else set()
+        for layer in changed:
+            texts = (self._text[number.start : number.end] for number in self._numbers(nodes[layer]))
+            if not all(re.fullmatch(r"-?\d+", text) for text in texts):
+                anew = anew | {layer}
+        return anew - self._dropped
+
+    def _comments(self, nodes: Mapping[int, _Node]) -> dict[int, tuple[int, int]]:
+        """Return the places of the layer numbers in comments; none if a number there is not that of its layer.
+
+        The comment of a line is about the first row in it.
+        """
+        lines: dict[int, tuple[int, int]] = {}
+        for layer, node in nodes.items():
+            line = self._line_start(node.end)
+            lines[line] = (lines.get(line, (layer, 0))[0], node.end)
+        found = {}
+        for layer, end in lines.values():
+            comment = _COMMENT.match(self._text, end, self._line_end(end))
+            if comment and int(comment[2]) != layer:
+                return {}  # the comments count something else, or are out of date
+            if comment and self._plan.layer_map.get(layer, layer) != layer:
+                found[layer] = comment.span(2)
+        return found
+
+    def _insert(self, nodes: _Node, stage: _Node) -> None:
+        text, new = self._text, write_row(self._new or ())
+        line, end = self._line_start(stage.start), self._line_end(stage.end)
+        next_line = self._next_line(end)
+        ending = text[end:next_line] or ("\r\n" if "\r\n" in text else "\n")
+        if not nodes.flow:
+            dash = self._dash_line(nodes, stage)
+            gap = re.match(r" *-[ \t]+", text[dash : stage.start])
+            row = (gap[0] if gap and dash == line else " " * nodes.column + "- ") + new
+            self._edits.append((next_line, next_line, row + ending if next_line > end else ending + row))
+            return
+        indent = re.sub(r"[^\t]", " ", text[line : stage.start])
+        own_line = not text[line : stage.start].strip(" \t[")
+        if own_line and re.match(r"[ \t]*,[ \t]*(#|$)", text[stage.end : end]):
+            self._edits.append((next_line, next_line, f"{indent}{new},{ending}"))
+        elif not own_line or not self._is_last(nodes, stage):
+            self._edits.append((stage.end, stage.end, f", {new}"))
+        elif "#" in text[stage.end : end]:
+            self._edits.append((stage.end, stage.end, ","))
+            self._edits.append((next_line, next_line, f"{indent}{new}{ending}"))
+        else:
+            self._edits.append((stage.end, stage.end, f",{ending}{indent}{new}"))
+
+    def _drop(self, nodes: _Node, row: _Node) -> None:
+        text = self._text
+        line, end = self._line_start(row.start), self._line_end(row.end)
+        if not nodes.flow:
+            self._drop_lines(self._dash_line(nodes, row), end)
+            return
+        place = next(place for place, each in enumerate(nodes.items) if each is row)
+        before = nodes.items[place - 1].end if place else line
+        between = text[before : row.start]
+        rest = re.match(r"[ \t]*(,?)[ \t]*(#.*)?$", text[row.end : end])
+        if place and "#" not in between and ("\n" not in between or self._is_last(nodes, row)):
+            self._edits.append((before, row.end, ""))
+        elif rest and not text[line : row.start].strip(" \t,"):
+            if place and not rest[1] and text[before] == ",":
+                self._edits.append((before, before + 1, ""))
+            self._drop_lines(line, end)
+        elif rest:  # after the opening bracket; a comment after the row goes with it
+            self._edits.append((row.start, end, ""))
+        else:
+            comma = re.match(r"\s*,[ \t]*", text[row.end :])
+            self._edits.append((row.start, row.end + (comma.end() if comma else 0), ""))
+
+    def _is_last(self, nodes: _Node, row: _Node) -> bool:
+        """Return whether a row is the last one in its brackets, without a comma after it."""
+        return row is nodes.items[-1] and not re.match(r"\s*(#.*\s*)*,", self._text[row.end :])
+
+    def _drop_lines(self, start: int, end: int) -> None:
+        """Drop whole lines with one line end: the next one, or at the end of the file the one before."""
+        if end == len(self._text):
+            start -= len(re.search(r"(\r?\n)?$", self._text[:start])[0])  # type: ignore[index]
+        self._edits.append((start, self._next_line(end), ""))
+
+    def _dash_line(self, nodes: _Node, item: _Node) -> int:
+        """Return where the line begins that has the dash of an item in a list of block style."""
+        line = self._line_start(item.start)
+        dash = " " * nodes.column + "-"
+        while line > 0 and not self._text.startswith(dash, line):
+            line = self._line_start(line - 1)
+        return line
+
+    def _line_start(self, place: int) -> int:
+        return max(self._text.rfind("\n", 0, place), self._text.rfind("\r", 0, place)) + 1
+
+    def _line_end(self, place: int) -> int:
+        found = re.compile(r"[\r\n]").search(self._text, place)
+        return found.start() if found else len(self._text)
+
+    def _next_line(self, line_end: int) -> int:
+        return line_end + len(re.compile(r"(\r\n|\r|\n)?").match(self._text, line_end)[0])  # type: ignore[index]
 
 
-def _read_source(text: str, base: int, where: str, layer: int, node: yaml.Node) -> Span:
-    if node.tag != "tag:yaml.org,2002:int" or not re.fullmatch(r"-?\d+", node.value):
-        raise ModelYamlError(f"{where} reads {node.value!r}, which is not a layer number")
-    value = int(node.value)
-    if not -max(layer, 1) <= value < layer:
-        before = f"layers 0 to {layer - 1} come" if layer else "the image comes (-1)"
-        raise ModelYamlError(f"{where} reads {value}, but only {before} before it")
-    span = Span(value, base + node.start_mark.index, base + node.end_mark.index)
-    if text[span.start : span.end] != str(value):  # an anchor, a tag or a leading zero
-        raise ModelYamlError(f"{where} reads {text[span.start : span.end]}; write the plain number {value}")
-    return span
-
-
-def insert_lines(
-    text: str, rows: Sequence[Row], numbers: Mapping[Span, int], stages: Iterable[int], new: Sequence[Any]
-) -> str:
-    """Return the text with numbers replaced and the row of a block after each stage; the rest stays byte for byte."""
-    return _edit(text, numbers, {rows[stage].end: _new_line(text, rows[stage], new) for stage in stages}, ())
-
-
-def drop_lines(text: str, rows: Sequence[Row], numbers: Mapping[Span, int], layers: Iterable[int]) -> str:
-    """Return the text with numbers replaced and the rows of some layers dropped; the rest stays byte for byte."""
-    return _edit(text, numbers, {}, [_whole_line(text, rows[layer]) for layer in layers])
-
-
-def write_row(row: Sequence[Any]) -> str:
-    """Return a row as YAML in one line, with numbers that PyYAML reads back as numbers."""
-    written = yaml.safe_dump(list(row), default_flow_style=True, sort_keys=False, width=float("inf"))
-    return str(written).strip()
-
-
-def _new_line(text: str, stage: Row, new: Sequence[Any]) -> str:
-    line = text[stage.start : stage.end]
-    ending = line[len(line.rstrip("\r\n")) :]
-    row = text[stage.start : stage.bracket] + write_row(new)
-    return row + ending if ending else ("\r\n" if "\r\n" in text else "\n") + row
-
-
-def _whole_line(text: str, row: Row) -> tuple[int, int]:
-    """Return the place of a row's lines with one line end: the next one, or at the end of the file the one before."""
-    if text[row.end - 1] == "\n":
-        return row.start, row.end
-    return row.start - (2 if text[: row.start].endswith("\r\n") else 1), row.end
-
-
-def _edit(
-    text: str, numbers: Mapping[Span, int], inserted: Mapping[int, str], dropped: Iterable[tuple[int, int]]
-) -> str:
-    """Return the text with numbers replaced, lines inserted at places, and places ``(start, end)`` dropped."""
-    edits = [(span.start, span.end, str(value)) for span, value in numbers.items()]
-    edits += [(place, place, line) for place, line in inserted.items()]
-    edits += [(start, end, "") for start, end in dropped]
-    result, done = [], 0
-    for start, end, new in sorted(edits):
-        result += [text[done:start], new]
-        done = max(done, end)
-    return "".join([*result, text[done:]])
+def _flat(lists: Sequence[tuple[str, _Node]]) -> list[tuple[_Node, _Node]]:
+    return [(nodes, node) for _, nodes in lists for node in nodes.items]
