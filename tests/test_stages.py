@@ -17,8 +17,7 @@ FILES = sorted((Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml"
     (REPO / "cfg").glob("*.yaml")
 )
 ROWS = {file.stem: read_rows(read_model_yaml(file), file.name) for file in FILES}
-# What a list of module names chose before, for every YAML: (backbone, neck) -> the YAMLs.
-BEFORE = {
+STAGES = {  # (backbone, neck) -> the YAMLs
     ((2, 4, 6, 8), (13, 16, 19, 22)): (
         "yolo11-obb yolo11-pose yolo11-seg yolo11 yoloe-11-seg yoloe-11 yolo26-depth yolo26-obb yolo26-pose "
         "yolo26-seg yolo26 yoloe-26-seg yoloe-26 yolov10b yolov10l yolov10m yolov10n yolov10s yolov10x"
@@ -31,9 +30,10 @@ BEFORE = {
     ((2, 4, 6, 8), (11, 14, 17, 20)): ("yolo12-obb yolo12-pose yolo12-seg yolo12"),
     ((2, 4, 6, 8, 10), (14, 17, 20, 23, 26, 29)): ("yolov8-ghost-p6 yolov8-p6 yolov8-pose-p6 yolov8-seg-p6"),
     ((2, 5, 8, 11), (16, 19, 22, 25)): ("yolov8-ela-obb yolov8-ela-pose yolov8-ela-seg yolov8-ela"),
-    ((), ()): ("yolo11-cls-resnet18 yolov3-tiny yolov6"),
+    ((), ()): ("yolo11-cls-resnet18 yolov3-tiny"),
+    ((2, 4, 6, 8), (14, 19, 23, 27)): ("yolov6"),  # repeated convolutions
     ((0, 1, 2, 3, 4), (11, 16, 19, 22)): ("rtdetr-resnet101 rtdetr-resnet50"),
-    ((2, 4, 6, 8, 10), (11, 19, 20, 26, 27)): ("yolov3-spp yolov3"),
+    ((2, 4, 6, 8, 10), (11, 20, 27)): ("yolov3-spp yolov3"),
     ((0, 1, 2, 3, 4), ()): ("yolov8-cls-resnet101 yolov8-cls-resnet50"),
     ((2, 4, 6, 8), (12, 15, 18, 21, 24, 27)): ("yolov8-ghost-p2 yolov8-p2"),
     ((3, 5, 7, 9, 19, 22, 25, 28), (32, 35, 38, 41)): ("yolov9e-seg yolov9e"),
@@ -41,8 +41,8 @@ BEFORE = {
     ((2, 4, 6, 8), (13, 16, 19, 22, 25, 28)): ("yolo26-p2"),
     ((2, 4, 6, 8, 10), (15, 18, 21, 24, 27, 30)): ("yolo26-p6"),
     ((2, 4, 6, 8), (13, 16)): ("yolo26-sem"),
-    ((1, 3, 5, 6, 7, 9), (16, 21, 24, 27)): ("rtdetr-l"),
-    ((1, 3, 4, 6, 7, 8, 9, 10, 12, 13), (20, 25, 28, 31)): ("rtdetr-x"),
+    ((1, 3, 7, 9), (16, 21, 24, 27)): ("rtdetr-l"),
+    ((1, 4, 10, 13), (20, 25, 28, 31)): ("rtdetr-x"),
     ((2, 4, 6, 8, 10), (15, 19, 23, 26, 29, 32)): ("yolov5-p6"),
     ((2, 4, 6, 8), (13, 17, 20, 23)): ("yolov5"),
     ((2, 4, 6, 8), (12, 15, 19, 22)): ("yolov8-world"),
@@ -50,8 +50,7 @@ BEFORE = {
     ((2, 5, 8, 11), ()): ("yolov8-ela-cls"),
     ((2, 4, 6, 8), (12, 16, 20, 24)): ("yolov8-ela-neck"),
 }
-BEFORE = {name: choice for choice, names in BEFORE.items() for name in names.split()}
-REPEATED_CONVOLUTIONS = {"yolov6": ((2, 4, 6, 8), (14, 19, 23, 27))}  # which no list of names could hold
+STAGES = {name: choice for choice, names in STAGES.items() for name in names.split()}
 
 
 def chosen(rows, where):
@@ -63,7 +62,7 @@ def chosen(rows, where):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_known_families_keep_their_stages(name):
-    backbone, neck = {**BEFORE, **REPEATED_CONVOLUTIONS}[name]
+    backbone, neck = STAGES[name]
     rows = ROWS[name]
     assert [chosen(rows, where) for where in ("backbone", "neck", "all")] == [backbone, neck, backbone + neck]
 
@@ -148,6 +147,13 @@ ROWS_OF_A_USER = {  # rows of a backbone -> its stages
     "Mine, [128] / SCDown, [256, 3, 2] / Mine, [256] / MySPPF, [256, 5]": (1, 3),
     "Mine, [128] / PatchDownsampling, [256] / Mine, [256] / ELA, [] / SPPF, [256, 5]": (1, 3),
     "Mine, [] / Conv, [256, 3, 2] / Other, [256, {a: 1}]": (3,),
+    "Stem, [32, 3, 1, null, false] / Stem, [64, 3, 1] / nn.MaxPool2d, [3, 2, 1] / Blocks, [64, Basic, 2, 2] / "
+    "Blocks, [128, Basic, 2, 3] / Blocks, [256, Basic, 2, 4]": (4, 5, 6),
+    "Mine, [64, 48] / Conv, [128, 3, 2] / Mine, [128, 96] / Mine, [128, 96, true] / Conv, [256, 3, 2] / Mine, [256]": (
+        1,
+        4,
+        6,
+    ),
     "Mine, 3 / Conv, [256, 3, 2] / Mine, [c2] / Conv, [256, 3, 2]": (),
 }
 
@@ -157,6 +163,34 @@ def test_a_stage_ends_where_the_resolution_changes(rows):
     lines = "".join(f"  - [-1, 1, {row}]\n" for row in ("Conv, [64, 3, 2]", *rows.split(" / ")))
     text = f"nc: 2\nbackbone:\n{lines}head:\n  - [[-1], 1, Detect, [nc]]\n"
     assert find_stages(read_rows(text, "mine.yaml")) == ROWS_OF_A_USER[rows]
+
+
+SKIPS = """nc: 2
+backbone:
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 3, C2f, [64, True]]
+  - [-1, 1, ChannelScale, []]
+  - [-1, 1, Conv, [256, 3, 2]]
+  - [-1, 3, C2f, [256, True]]
+head:
+  - [-1, 1, Conv, [256, 3, 2]]
+  - [-1, 3, C2f, [256]]
+  - [[4], 1, Detect, [nc]]
+"""
+
+
+def test_stages_that_cannot_take_a_block_are_skipped_if_all_are_meant(tmp_path):
+    (tmp_path / "mine.yaml").write_text(SKIPS, encoding="utf-8")
+    result = ela_yolo.insert(tmp_path / "mine.yaml", where="all")
+    assert [*result.stages] == [4]
+    assert result.skipped == {
+        1: "C2f is followed by its ChannelScale already (layer 2)",
+        6: "C2f is read by no layer, so a block after it would do nothing",
+    }
+    with pytest.raises(InsertionError, match=r"layer 1 C2f is followed .* already \(layer 2\); choose others with"):
+        ela_yolo.insert(tmp_path / "mine.yaml", after="C2f", where="backbone")
+    done = forked(BIN / "ela-yolo", "insert", "model=mine.yaml", "dry_run=True", cwd=tmp_path)
+    assert "\nskipped: layer 1 C2f is followed by its ChannelScale already (layer 2)\n" in done.stdout
 
 
 def test_where_no_stage_is_recognised_the_message_says_what_to_do():

@@ -16,6 +16,7 @@ from typing import Any
 
 from ela_yolo.cli.keys import Command, Key, UsageError
 from ela_yolo.errors import ELAError
+from ela_yolo.util.console import say
 from ela_yolo.util.fresh_interpreter import run_isolated
 from ela_yolo.util.installed import installed_folder
 from ela_yolo.util.text import one_line
@@ -173,9 +174,9 @@ def doctor(given: dict[str, Any]) -> int:
         raise UsageError("weights= needs a model= that takes them")
     wrong = 0
     for finding in examine(**given):
-        print(finding, flush=True)
+        say(finding)
         wrong += finding.remedy is not None
-    print(f"{wrong} wrong" if wrong else "all is well")
+    say(f"{wrong} wrong" if wrong else "all is well")
     return 1 if wrong else 0
 
 

@@ -10,6 +10,7 @@ from ela_yolo.cli.commands import COMMANDS
 from ela_yolo.cli.help import command_help, overview
 from ela_yolo.cli.keys import UsageError, parse
 from ela_yolo.errors import ELAError
+from ela_yolo.util.console import drop_output, say
 from ela_yolo.util.text import did_you_mean, one_line
 
 
@@ -21,14 +22,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except BrokenPipeError:  # in Ultralytics' output
+        drop_output(sys.stdout)
+        return 1
     except Exception as error:  # Ultralytics reports wrong input by many types
         if sys.flags.dev_mode:
             raise
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            return _fail(f"{error.filename}: {error.strerror}; name another file or folder, or change that", 1)
         return _fail(f"{type(error).__name__}: {one_line(error)}; PYTHONDEVMODE=1 shows the traceback", 1)
 
 
 def _fail(reason: object, status: int) -> int:
-    print(f"ela-yolo: {reason}", file=sys.stderr)
+    say(f"ela-yolo: {reason}", sys.stderr)
     return status
 
 
@@ -37,7 +43,7 @@ def _run(args: list[str]) -> int:
     command = next((COMMANDS[word] for word in words if word in COMMANDS), None)
     if command is not None:
         if {"-h", "--help"} & set(args):
-            print(command_help(command))
+            say(command_help(command))
             return 0
         if command.needs_ultralytics:
             from ela_yolo.plugin import register
@@ -48,11 +54,11 @@ def _run(args: list[str]) -> int:
     if words and words != ["help"]:
         return _pass_on(words, args)
     if "--version" in args:
-        print(f"ela-yolo {__version__}")
+        say(f"ela-yolo {__version__}")
     elif args and not {"-h", "--help", "help"} & set(args):
         raise UsageError(f"no command in '{' '.join(args)}'; see ela-yolo --help")
     else:
-        print(overview(COMMANDS.values()))
+        say(overview(COMMANDS.values()))
     return 0
 
 

@@ -16,6 +16,7 @@ from ela_yolo.gates.page import PAGE
 from ela_yolo.host.lookup import data_images, find_weights
 from ela_yolo.parity.export import export_and_compare
 from ela_yolo.parity.runtimes import check_runtime
+from ela_yolo.util.console import say
 from ela_yolo.util.tables import markdown_table
 
 WEIGHTS = "yolov8n.pt"
@@ -38,7 +39,7 @@ SCENES: Mapping[str, Any] = {
 PICTURES = 6
 LAST = "weights/last.pt"  # the best epoch would be chosen on the validation images
 FROM_SCRATCH = (
-    f"\n\nWithout {WEIGHTS}, which is not here and could not be downloaded, this was trained from scratch on scenes, "
+    f"\nWithout {WEIGHTS}, which is not here and could not be downloaded, this was trained from scratch on scenes, "
     "where attention has little to do. With it, the quickstart trains YOLOv8n with and without ELA on rows.yaml, where "
     "attention decides, and compares both."
 )
@@ -79,11 +80,11 @@ def quickstart(overrides: Mapping[str, Any]) -> bool:
     rows.append(["the same, attention removed", "", f"{ablation.together.score:.3f}"])
     onnx, parity = export_and_compare(YOLO(run / LAST), {"format": "onnx", "imgsz": size}, images)
     parity.save()
+    say(f"\n{parity}\n\n{ablation}\n\n{markdown_table(['model', 'mAP50', 'mAP50-95'], rows)}")
+    if not pretrained:
+        say(FROM_SCRATCH)
     attention(run / LAST, [*images], run / "attention", size)
-
-    print(f"\n{parity}\n\n{ablation}\n\n{markdown_table(['model', 'mAP50', 'mAP50-95'], rows)}", end="")
-    print("\n" if pretrained else f"{FROM_SCRATCH}\n")
-    print(f"weights    {run / LAST}\nONNX file  {onnx}: {parity.verdict}\npage       {run / 'attention' / PAGE}")
+    say(f"\nweights    {run / LAST}\nONNX file  {onnx}: {parity.verdict}\npage       {run / 'attention' / PAGE}")
     return parity.passed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from ela_yolo.edit.checkpoint import build_anew, model_rows, move_layers, read_checkpoint, yaml_text
 from ela_yolo.edit.new_row import new_row_args
-from ela_yolo.edit.renumbering import Plan, edit_mapping, plan_insertion, plan_removal
+from ela_yolo.edit.renumbering import Plan, edit_mapping, plan_insertion, plan_removal, why_not_after
 from ela_yolo.edit.rows import Row
 from ela_yolo.edit.stages import choose_stages
 from ela_yolo.edit.yaml_file import as_bytes, printable, read_model_yaml, read_rows
@@ -38,6 +38,7 @@ class Insertion:
         layer_map: Old layer number -> new layer number, for every layer that is in both models.
         diff: The lines of the YAML that changed, as a unified diff.
         stages: The stages that the blocks follow, in the old YAML: layer number -> module. Empty after a removal.
+        skipped: The stages that no block follows although all stages were meant: layer number -> the reason.
         transfer: How many of a checkpoint's weights were kept; None for a YAML.
 
     Example:
@@ -56,6 +57,7 @@ class Insertion:
     diff: str
     stages: Mapping[int, str]
     transfer: WeightTransfer | None = None
+    skipped: Mapping[int, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.diff
@@ -83,7 +85,8 @@ def insert(
         model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it: ``yolov8n.yaml``, ``path/to/best.pt``.
         after: The stages that the blocks follow: module names (``C2f``), layer numbers (``4``) or pyramid levels
             (``P3``: the last stage of stride 8), in a list or with commas between them. None means all stages: the last
-            row before each change of resolution, such as C2f in YOLOv8 and C3k2 in YOLO11.
+            row before each change of resolution, such as C2f in YOLOv8 and C3k2 in YOLO11. Stages that no row reads,
+            or that a block follows already, are skipped.
         where: ``backbone``, ``neck`` or ``all``. None means ``backbone``, for layer numbers ``all``.
         variant: The variant of ELA, ``T``, ``B``, ``S`` or ``L``; None means ``B``.
         gate: The gate form of ELA, ``paper``, ``residual`` or ``identity``; None means ``identity``. Other blocks have
@@ -123,9 +126,14 @@ def insert(
 
     def plan(rows: Sequence[Row], build: Callable[[], Any]) -> Plan:
         stages = choose_stages(rows, file.name, after, where, lambda: _measure_strides(file.name, build))
+        if after is None:
+            reasons = {stage: why_not_after(rows, stage, rewire) for stage in stages}
+            skipped.update((stage, f"{rows[stage].module} {why}") for stage, why in reasons.items() if why)
+            stages = tuple(stage for stage in stages if stage not in skipped) or stages
         return plan_insertion(rows, file.name, stages, rewire)
 
-    return _edit(file, plan, new, save, exist_ok)
+    skipped: dict[int, str] = {}
+    return replace(_edit(file, plan, new, save, exist_ok), skipped=skipped)
 
 
 def remove(

@@ -50,7 +50,10 @@ def plan_insertion(rows: Sequence[Row], name: str, stages: Collection[int], rewi
     check_choice("rewire", rewire)
     chosen = frozenset(stages)
     for stage in sorted(chosen):
-        _check_stage(rows, name, stage, rewire)
+        if not 0 <= stage < len(rows):
+            raise InsertionError(f"{name} has no layer {stage}, only 0 to {len(rows) - 1}")
+        if reason := why_not_after(rows, stage, rewire):
+            raise InsertionError(f"{name}: layer {stage} {rows[stage].module} {reason}; choose others with after=")
 
     def new_number(layer: int) -> int:
         return layer + sum(stage < layer for stage in chosen)
@@ -130,26 +133,23 @@ def edit_mapping(
     return edited
 
 
-def _check_stage(rows: Sequence[Row], name: str, stage: int, rewire: str) -> None:
-    if not 0 <= stage < len(rows):
-        raise InsertionError(f"{name} has no layer {stage}, only 0 to {len(rows) - 1}")
-    module = rows[stage].module
-    where = f"{name}: layer {stage} {module}"
-    if stage == len(rows) - 1:
-        raise InsertionError(f"{where} is the head, and nothing reads it; choose a layer before it")
+def why_not_after(rows: Sequence[Row], stage: int, rewire: str = "all") -> str | None:
+    """Return why no block can follow a stage, as in "layer 4 C2f ..."; None if one can."""
+    module, readers = rows[stage].module, [row.layer for row in rows if stage in row.reads]
+    behind = rows[stage + 1 : stage + 2]
+    if not behind:
+        return "is the head, and nothing reads it"
     if is_block_name(module):
-        raise InsertionError(f"{where} is a block itself; choose the layer that it reads, or another")
+        return "is a block itself"
     if module in _NO_FEATURE_MAP:
-        raise InsertionError(f"{where} gives {_NO_FEATURE_MAP[module]}, and ELA needs one feature map; choose another")
-    behind = rows[stage + 1]
-    if is_block_name(behind.module) and behind.reads == (stage,):
-        already = f"is followed by its {behind.module} already (layer {stage + 1})"
-        raise InsertionError(f"{where} {already}; choose others with after=")
-    readers = [row.layer for row in rows if stage in row.reads]
+        return f"gives {_NO_FEATURE_MAP[module]}, and ELA needs one feature map"
+    if is_block_name(behind[0].module) and behind[0].reads == (stage,):
+        return f"is followed by its {behind[0].module} already (layer {stage + 1})"
     if not readers:
-        raise InsertionError(f"{where} is read by no layer, so a block after it would do nothing; choose another")
+        return "is read by no layer, so a block after it would do nothing"
     if rewire == "next" and stage + 1 not in readers:
-        raise InsertionError(f"{where} is not read by the row after it, so rewire=next has no reader; use rewire=all")
+        return "is not read by the row after it, so rewire=next has no reader; use rewire=all"
+    return None
 
 
 def _renumber(

@@ -1,7 +1,8 @@
 """Finds the stages of a model by the form of its rows, and chooses the rows that blocks follow.
 
-A stage is the work of a model at one resolution. Its rows read the row before them, have a width as their first arg,
-and neither change the resolution nor merge maps.
+A stage is the work of a model at one resolution, and a block follows its last row. The rows of a stage read the row
+before them, have one width as their first arg, and neither change the resolution nor merge maps. Convolutions, such as
+those of a stem, are no stage.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _LARGEST_KERNEL = 15
 
 
 def find_stages(rows: Sequence[Row]) -> tuple[int, ...]:
-    """Return the layers of the stages, in order.
+    """Return the last layers of the stages, in order.
 
     The rows of a stage often have one module, whose name may be unknown here. If they have several, such as a user's
     pooling after the last stage, the module that occurs in most stages of the model counts; of two with as many, the
-    later one.
+    later one. Where its width changes, a new stage begins, since a module may change the resolution itself.
 
     Args:
         rows: The rows of the model; the last row is the head, which is no stage.
@@ -37,7 +38,8 @@ def find_stages(rows: Sequence[Row]) -> tuple[int, ...]:
     chosen = []
     for stage in filter(None, stages):
         main = max(reversed(stage), key=lambda row: common[row.module]).module
-        chosen += [row.layer for row in stage if row.module == main]
+        kept = {row.layer: row.args[0] for row in stage if row.module == main}
+        chosen += [layer for layer, width in kept.items() if kept.get(layer + 1) != width]
     return tuple(chosen)
 
 
@@ -55,19 +57,19 @@ def _runs(rows: Sequence[Row]) -> list[list[Row]]:
 def _resamples(row: Row) -> bool:
     if row.module in _RESAMPLE or (row.module.startswith("nn.") and row.module != "nn.Identity"):
         return True
-    return _strided(row) or bool(re.search(r"down|sampl", row.module, re.IGNORECASE))
+    return _stride(row) == 2 or bool(re.search(r"down|sampl", row.module, re.IGNORECASE))
 
 
-def _strided(row: Row) -> bool:
-    """Return whether the args are the width, the kernel and the stride 2 of a convolution."""
+def _stride(row: Row) -> int | None:
+    """Return the stride of a convolution, whose args begin with a width, a kernel and a stride; None for others."""
     width, kernel, stride = (*row.args, None, None, None)[:3]
-    return width is not None and kernel is not None and kernel <= _LARGEST_KERNEL and stride == 2
+    return stride if width is not None and kernel is not None and kernel <= _LARGEST_KERNEL else None
 
 
 def _may_be_stage(row: Row) -> bool:
     one_map = len(row.sources) == 1 and row.module not in _NO_ONE_MAP and not is_block_name(row.module)
     gives_width = bool(row.args) and row.args[0] is not None
-    plain = row.module in _CONVOLUTIONS and row.repeats == 1
+    plain = (row.module in _CONVOLUTIONS or _stride(row) == 1) and row.repeats == 1
     return one_map and gives_width and not (plain or row.module in _BEHIND_A_STAGE or _resamples(row))
 
 

@@ -103,7 +103,8 @@ def _node(event: Any, events: Iterator[Any], base: int) -> _Node:
             node.items.append(_node(last, events, base))
             last = next(events)
         # In block style the end is where the next token begins, after comments.
-        node.end = base + last.end_mark.index if flow else node.items[-1].end if node.items else end
+        close: Any = last.end_mark
+        node.end = base + close.index if flow else node.items[-1].end if node.items else end
     return node
 
 

@@ -148,8 +148,8 @@ class AblationReport:
     def _judged(self, verdict: str) -> list[str]:
         return [each.layer for each in self.blocks if each.verdict == verdict]
 
-    def save(self, file: str | Path) -> None:
-        """Write the report as JSON.
+    def save(self, file: str | Path) -> Path:
+        """Write the report as JSON, and return the file.
 
         Raises:
             OSError: If the file cannot be written.
@@ -162,6 +162,7 @@ class AblationReport:
             "summary": self.summary,
         }
         write_json(Path(file), {"schema": SCHEMA, **content})
+        return Path(file)
 
 
 def ablate(

@@ -66,7 +66,7 @@ def attention(
     taken: set[str] = set()
     frames: Counter[str] = Counter()
     for traced in traced_images(opened, source, imgsz, max_det):
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         name = traced.path.stem
         if traced.is_frame:
             frames[str(traced.path)] += 1
@@ -80,6 +80,13 @@ def attention(
         raise InputError(f"source={source} has no image that can be read; name others")
     page.write(folder / PAGE)
     return files
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}; name another folder with save=") from None
 
 
 def attention_folder(model: str | Path, save: str | Path | None) -> Path:

@@ -30,6 +30,7 @@ class FileComparison:
         tolerance: The tolerance of the file's precision.
         found: The number of the model's detections so far; of a classifier, of the images.
         unmatched: A line for each detection that one side lacks.
+        extra: How many of these the file has.
         nonfinite: A line for each output of an image that has values that are NaN or infinite.
     """
 
@@ -41,6 +42,7 @@ class FileComparison:
         self.matcher = Matcher(file.task, len(net.names), self.tolerance)
         self.parts: dict[tuple[int, ...], list[list[PartComparison]]] = {}  # by the shape of the input
         self.found = 0
+        self.extra = 0
         self.unmatched: list[str] = []
         self.nonfinite: list[str] = []
 
@@ -110,6 +112,7 @@ class FileComparison:
         if len(parts) > 1:
             self._add_values(parts[1], wanted[1], given[1])
         self.found += matched.found
+        self.extra += len(matched.extra)
         for side, rows in (("model", matched.lost), ("file", matched.extra)):
             for row in rows:
                 box = " ".join(f"{value:.1f}" for value in row[:4])

@@ -16,6 +16,7 @@ from ela_yolo.host.calls import open_backend
 from ela_yolo.host.versions import bits_of
 from ela_yolo.parity.detections import NmsSettings
 from ela_yolo.parity.metadata import METADATA_KEY, NMS_KEYS
+from ela_yolo.parity.precision import stored_bits
 from ela_yolo.parity.runtimes import LARGEST, RUNTIMES, check_runtime, format_of, runtime_version
 from ela_yolo.parity.tolerances import FLOAT16, FLOAT32, INT8
 from ela_yolo.util.text import one_line
@@ -35,7 +36,9 @@ class ExportedFile:
         stride: The model's largest stride.
         blocks: The ELA blocks, as :func:`describe_blocks` gives them; None if the metadata lacks them.
         nms: The settings of the NMS in the file as far as its metadata has them, else Ultralytics' defaults.
-        tolerance: The tolerance of its precision.
+        tolerance: The tolerance of its precision, which is that of its tensors, or where they are not read of its
+            metadata.
+        notes: Remarks for the report.
         kind: The kind of its first output: ``raw``, or final detections from ``end2end`` or ``nms``.
         dynamic: Whether its axes are free.
         inputs: The batches and sizes to compare at; with free axes, three others too.
@@ -76,7 +79,13 @@ class ExportedFile:
         """Convert the metadata, which may come from anywhere, to plain values."""
         args = dict(metadata.get("args") or {})
         self.task = str(metadata["task"])
-        self.tolerance = _TOLERANCES.get(bits_of(args), INT8)  # an unknown precision is judged as the coarsest
+        stored = stored_bits(self.path, self.format)
+        # An unknown precision is judged as the coarsest.
+        self.tolerance = _TOLERANCES.get(bits_of(args) if stored is None else stored, INT8)
+        told = _TOLERANCES.get(bits_of(args), INT8).precision
+        self.notes = [
+            f"the file's metadata says {told}, and most of its weights are {self.tolerance.precision}, which counts"
+        ] * (told != self.tolerance.precision)
         self.kind = "nms" if args.get("nms") else "end2end" if metadata.get("end2end") else "raw"
         self.dynamic = bool(args.get("dynamic"))
         self.names = {int(key): str(name) for key, name in dict(metadata["names"]).items()}

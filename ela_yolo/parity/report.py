@@ -37,6 +37,7 @@ class ParityReport:
         outputs: The errors, an entry for each part of the outputs at each input size.
         detections: The number of the model's detections in the images; for a classifier, of the images.
         unmatched: The detections of the model, or of the file, that the other one lacks, one line each.
+        extra: How many of these only the file has.
         nonfinite: The outputs with values that are NaN or infinite, one line each; any of them fails the comparison.
         nms: The settings of the NMS in the file; None if it has no NMS.
         mismatches: The statements of the file's metadata that are wrong.
@@ -54,6 +55,7 @@ class ParityReport:
     outputs: tuple[OutputParity, ...]
     detections: int
     unmatched: tuple[str, ...] = ()
+    extra: int = 0
     nonfinite: tuple[str, ...] = ()
     nms: NmsSettings | None = None
     mismatches: tuple[str, ...] = ()
@@ -78,7 +80,7 @@ class ParityReport:
                 "train the model first"
             )
         if len(self.unmatched) > self.tolerance.unmatched * self.detections:
-            failures.append(f"{len(self.unmatched)} of {self.detections} detections have no counterpart")
+            failures.append(self._unmatched())
         if not self.detections:
             failures.append("the model finds nothing in these images; name others with source=")
         if self.scores and not self.scores[1] - self.scores[2] <= MAX_MAP_LOSS:
@@ -110,15 +112,24 @@ class ParityReport:
         close = f"IoU {limits.match_iou:g}, score {limits.match_score:g}"
         if self.task == "classify":
             what, close = "images", "the class of the highest probability"
-        lines.append(f"{what}: {self.detections}, {len(self.unmatched)} without a counterpart ({close})")
+        lines.append(f"{what}: {self.detections} of the model; {self._unmatched()} ({close})")
         lines += [f"  {each}" for each in (*self.unmatched[:LISTED], *self.nonfinite[:LISTED])]
         if self.scores:
             lines.append(f"{self.scores[0]}: {self.scores[1]:.4f} by the model, {self.scores[2]:.4f} by the file")
         return "\n".join([*lines, *self.notes, f"the file {self.verdict}"])
 
-    def save(self) -> Path:
-        """Write the report as JSON beside the exported file and return its path."""
-        file = report_path(self.exported)
+    def _unmatched(self) -> str:
+        lost = len(self.unmatched) - self.extra
+        more = f", and {self.extra} that the file has in addition" if self.extra else ""
+        return f"{lost} of {self.detections} have no counterpart in the file{more}"
+
+    def save(self, file: str | Path | None = None) -> Path:
+        """Write the report as JSON and return its path; None means :func:`report_path`, beside the exported file.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        file = report_path(self.exported) if file is None else Path(file)
         outputs = [{**asdict(part), "verdict": part.verdict} for part in self.outputs]
         content = {"schema": SCHEMA, **asdict(self), "outputs": outputs}
         write_json(file, {**content, "passed": self.passed, "failures": self.failures})

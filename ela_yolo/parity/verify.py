@@ -128,11 +128,12 @@ def compare_file(
         for files, tensor in batches(images, channels_of(net), batch, imgsz):
             compared.add(tensor, files)
     height, width = file.inputs[0][1]
-    notes = []
-    if data is not None and height != width and not file.dynamic:
-        notes = [
+    notes = [*file.notes]
+    without_map = data is not None and height != width and not file.dynamic
+    if without_map:
+        notes.append(
             f"mAP was not compared: Ultralytics validates models at square sizes, and the file has {height}x{width} px"
-        ]
+        )
     return ParityReport(
         model=_name(model),
         exported=str(file.path),
@@ -144,10 +145,11 @@ def compare_file(
         outputs=tuple(compared.outputs()),
         detections=compared.found,
         unmatched=tuple(compared.unmatched),
+        extra=compared.extra,
         nonfinite=tuple(compared.nonfinite),
         nms=nms if file.kind == "nms" else None,
         mismatches=tuple(_mismatches(net, file)),
-        scores=None if data is None or notes else _scores(model, file, data, nms),
+        scores=None if data is None or without_map else _scores(model, file, data, nms),
         notes=tuple(notes),
     )
 

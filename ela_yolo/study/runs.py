@@ -19,6 +19,7 @@ from typing import Any
 from ela_yolo.errors import CompareError, InputError
 from ela_yolo.host.calls import cpu_threads, packages_folder
 from ela_yolo.study.worker import RESULT
+from ela_yolo.util.console import say
 from ela_yolo.util.json import write_json
 from ela_yolo.util.text import one_line
 
@@ -131,7 +132,7 @@ def run_all(
     left = [job for job in jobs if not (Path(job["folder"]) / RESULT).is_file()]
     finished = len(jobs) - len(left)
     if finished:
-        print(f"{finished} of {len(jobs)} runs are finished in {folder}, and kept", flush=True)
+        say(f"{finished} of {len(jobs)} runs are finished in {folder}, and kept")
     failures = []
     start = time.monotonic()
     engines: dict[str | None, Callable[..., Iterator[Any]]] = {None: _one_by_one, "ray": _on_ray}
@@ -140,14 +141,14 @@ def run_all(
         rest = (time.monotonic() - start) / count * (len(left) - count)
         if "failure" in outcome:
             failures.append(f"{job['name']} with seed {job['seed']} failed: {outcome['failure']}")
-            print(f"{head} failed, about {_duration(rest)} left", flush=True)
+            say(f"{head} failed, about {_duration(rest)} left")
             continue
         file = Path(job["folder"]) / RESULT
         if not file.is_file():  # it ran on another machine
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, outcome)
         took, score = _duration(outcome["seconds"]), outcome["score"]
-        print(f"{head} {score:.4f}, took {took}, about {_duration(rest)} left", flush=True)
+        say(f"{head} {score:.4f}, took {took}, about {_duration(rest)} left")
     if failures:
         more = f" ({len(failures) - 1} more failed)" if failures[1:] else ""
         raise CompareError(f"{failures[0]}{more}; the same command again runs what is not finished")

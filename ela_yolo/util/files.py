@@ -42,8 +42,13 @@ def atomic_write(file: Path) -> Iterator[Path]:
                     os.chown(part, before.st_uid, before.st_gid)
             part.chmod(S_IMODE(before.st_mode))
         os.replace(part, file)
+    except OSError as error:
+        if error.filename == str(part):
+            error.filename = str(file)  # the name that the user knows
+        raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

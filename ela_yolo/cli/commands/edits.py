@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.cli.keys import Command, Key, number, switch, whole_numbers
+from ela_yolo.util.console import say
 from ela_yolo.util.packaged import packaged_yamls
 
 
@@ -17,12 +18,14 @@ def insert(given: dict[str, Any]) -> int:
     block, gate = given.get("block", "ELA"), given.get("gate", "identity")
     result, written = _edit(insert_blocks, given, block.lower())
     if result.stages:
-        print(f"{block} follows {', '.join(f'{layer} {module}' for layer, module in result.stages.items())}")
+        say(f"{block} follows {', '.join(f'{layer} {module}' for layer, module in result.stages.items())}")
+    for layer, reason in result.skipped.items():
+        say(f"skipped: layer {layer} {reason}")
     if result.transfer:
-        print(result.transfer)
+        say(result.transfer)
         if gate != "identity":
-            print(f"gate={gate} changes the model's outputs until it is trained; gate=identity does not")
-    print(written)
+            say(f"gate={gate} changes the model's outputs until it is trained; gate=identity does not")
+    say(written)
     return 0
 
 
@@ -33,8 +36,8 @@ def remove(given: dict[str, Any]) -> int:
     result, written = _edit(remove_blocks, given, "plain")
     if result.transfer:
         kept = f"{result.transfer.kept}/{result.transfer.total} pretrained tensors kept"
-        print(f"ELA: {kept}; {len(result.rows)} {result.transfer.block} removed")
-    print(written)
+        say(f"ELA: {kept}; {len(result.rows)} {result.transfer.block} removed")
+    say(written)
     return 0
 
 
@@ -43,7 +46,7 @@ def _edit(change: Any, given: dict[str, Any], ending: str) -> tuple[Any, str]:
     model, dry_run = Path(given.pop("model")), given.pop("dry_run", False)
     save = Path(given.pop("save", _default_name(model, ending)))
     result = change(model, save=None if dry_run else save, **given)
-    print(result.diff)
+    say(result.diff)
     return result, "nothing written (dry_run=True)" if dry_run else f"written to {save}"
 
 
@@ -69,7 +72,8 @@ INSERT = Command(
             "after",
             "C2f",
             "The stages that ELA follows: modules (C2f), layer numbers (4,6,9) or pyramid levels (P3,P4,P5: the last "
-            "stage of stride 8, 16, 32). The default is every stage: the last row of each resolution, C2f in YOLOv8.",
+            "stage of stride 8, 16, 32). The default is every stage: the last row of each resolution, C2f in YOLOv8. "
+            "Stages that no row reads or that a block follows already are skipped.",
         ),
         Key("where", "backbone", "backbone, neck or all. The default is backbone, and all for layer numbers."),
         Key("variant", "B", "T, B, S or L. The default is B."),

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.cli.keys import Command, Key, UsageError, names, number, whole, whole_numbers
+from ela_yolo.cli.saving import save_result
+from ela_yolo.util.console import say
 
 _MODEL = Key("model", "best.pt", "A checkpoint (.pt) or a model YAML with ELA.", required=True)
 _DATA = Key("data", "my.yaml", "A data-set YAML, or a folder for classification.", required=True)
@@ -39,11 +41,11 @@ def ablate(given: dict[str, Any]) -> int:
     """Measure what attention contributes."""
     from ela_yolo.gates.ablation import ablate as measure
 
+    asked = "save" in given
     save = Path(given.pop("save", f"{Path(given['model']).stem}-ablation.json"))
     report = measure(**given)
-    print(f"\n{report}", flush=True)
-    report.save(save)
-    print(f"\nwritten to {save}")
+    say(f"\n{report}\n")
+    save_result(lambda: report.save(save), asked)
     return 0
 
 
@@ -79,8 +81,8 @@ def attention(given: dict[str, Any]) -> int:
 
     folder = attention_folder(given["model"], given.get("save"))
     files = draw_attention(**given)
-    print(f"{len(files)} {'picture' if len(files) == 1 else 'pictures'} written to {folder}")
-    print(f"all in one page: {folder / PAGE}")
+    say(f"{len(files)} {'picture' if len(files) == 1 else 'pictures'} written to {folder}")
+    say(f"all in one page: {folder / PAGE}")
     return 0
 
 
@@ -114,8 +116,8 @@ def compare(given: dict[str, Any]) -> int:
 
     out = given.setdefault("out", "compare")
     result = compare_models(**given)
-    files = result.save(out)
-    print(f"\n{result}\n\nwritten to {out}: {', '.join(file.name for file in files)}")
+    say(f"\n{result}\n")
+    save_result(lambda: f"{out}: {', '.join(file.name for file in result.save(out))}", asked=False)
     return 0
 
 
@@ -162,9 +164,10 @@ def profile(given: dict[str, Any]) -> int:
 
     save = given.pop("save", None)
     target_file(given["model"], save)  # checked before the measurement, which takes a minute
-    print(f"measuring {given['model']} and its baseline alternately; a nano model takes a minute", flush=True)
+    say(f"measuring {given['model']} and its baseline alternately; a nano model takes a minute")
     result = measure(**given)
-    print(f"\n{result}\nwritten to {result.save(save)}")
+    say(f"\n{result}")
+    save_result(lambda: result.save(save), save is not None)
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ela_yolo.cli.keys import Command, Key, UsageError, export_format, switch
+from ela_yolo.cli.saving import save_result
+from ela_yolo.util.console import say
 
 
 def export(given: dict[str, Any]) -> int:
@@ -19,7 +21,7 @@ def export(given: dict[str, Any]) -> int:
         export_file(open_model(model), given)
         return 0
     _, report = export_and_compare(model, given, source)
-    return _print_parity(report)
+    return _print_parity(report, None)
 
 
 def verify(given: dict[str, Any]) -> int:
@@ -30,11 +32,12 @@ def verify(given: dict[str, Any]) -> int:
     data = given.get("data")
     if data is not None:
         check_data(data)
-    return _print_parity(verify_export(given["model"], given["against"], given.get("source"), data))
+    return _print_parity(verify_export(given["model"], given["against"], given.get("source"), data), given.get("save"))
 
 
-def _print_parity(report: Any) -> int:
-    print(f"\n{report}\nwritten to {report.save()}")
+def _print_parity(report: Any, save: str | None) -> int:
+    say(f"\n{report}")
+    save_result(lambda: report.save(save), save is not None)
     return 0 if report.passed else 1
 
 
@@ -99,6 +102,7 @@ VERIFY = Command(
             "my.yaml",
             "A data-set YAML. The command compares the mAP of both on its validation images too.",
         ),
+        Key("save", "FILE.json", "The file to write. The default is best.onnx.parity.json, beside best.onnx."),
     ),
     verify,
 )

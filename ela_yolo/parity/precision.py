@@ -1,0 +1,74 @@
+"""Reads from the tensors of an exported file in which precision its weights are stored.
+
+Metadata may be wrong: a converter of another tool that makes a file smaller keeps the metadata.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Weights = Iterator[tuple[int, int]]  # bits of an element, number of elements
+
+
+def stored_bits(path: Path, name: str) -> int | None:
+    """Return the bits of most weights of a file: 32, 16 or 8.
+
+    Args:
+        path: The file or folder.
+        name: Ultralytics' name of its format.
+
+    Returns:
+        The bits; None for a format whose tensors are not read here, or without a package that reads them.
+    """
+    package, read = _READERS.get(name, ("", None))
+    if read is None or find_spec(package) is None:
+        return None
+    elements: Counter[int] = Counter()
+    for bits, count in read(path):
+        elements[bits] += count
+    return elements.most_common(1)[0][0] if elements else None
+
+
+def _onnx(path: Path) -> Weights:
+    import onnx
+
+    kinds = onnx.TensorProto
+    bits = {kinds.FLOAT: 32, kinds.FLOAT16: 16, kinds.BFLOAT16: 16, kinds.INT8: 8, kinds.UINT8: 8}
+    graph = onnx.load(str(path), load_external_data=False).graph
+    constants = (attribute.t for node in graph.node if node.op_type == "Constant" for attribute in node.attribute)
+    for tensor in (*graph.initializer, *constants):
+        if tensor.data_type in bits:
+            yield bits[tensor.data_type], math.prod(tensor.dims)
+
+
+def _torchscript(path: Path) -> Weights:
+    kinds = {torch.float32: 32, torch.float16: 16, torch.bfloat16: 16, torch.int8: 8, torch.uint8: 8, torch.qint8: 8}
+    for tensor in torch.jit.load(str(path), map_location="cpu").state_dict().values():  # type: ignore[no-untyped-call]
+        if tensor.dtype in kinds:
+            yield kinds[tensor.dtype], tensor.numel()
+
+
+def _openvino(path: Path) -> Weights:
+    import openvino
+
+    file = path if path.is_file() else next(path.glob("*.xml"))
+    bits = {"f32": 32, "f16": 16, "bf16": 16, "i8": 8, "u8": 8}
+    for node in openvino.Core().read_model(str(file)).get_ops():
+        if node.get_type_name() == "Constant":
+            kind = node.get_output_element_type(0).get_type_name()
+            if kind in bits:
+                yield bits[kind], math.prod(node.get_output_shape(0))
+
+
+_READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "onnx": ("onnx", _onnx),
+    "torchscript": ("torch", _torchscript),
+    "openvino": ("openvino", _openvino),
+}
