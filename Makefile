@@ -57,6 +57,6 @@ check: .venv/installed
 
 .venv/period/installed: .venv/installed constraints-period.txt
 	$(PERIOD_PYTHON) -m venv .venv/period
-	$(PERIOD)/python -m pip install --constraint constraints-period.txt --editable '.[export]' \
+	$(PERIOD)/python -m pip install --constraint constraints-period.txt --editable '.[compare,export]' onnxruntime \
 		cloudpickle hatchling hypothesis pytest pytest-xdist timm
 	@touch $@

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import shutil
+import site
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from ela_yolo.cli.keys import Command, Key, UsageError
 from ela_yolo.errors import ELAError
 from ela_yolo.util.console import say
 from ela_yolo.util.fresh_interpreter import run_isolated
 from ela_yolo.util.installed import installed_folder
+from ela_yolo.util.installer import installer
 from ela_yolo.util.text import one_line
 
 PACKAGES = ("ela-yolo", "torch", "torchvision", "ultralytics")
-PIP = f"{sys.executable} -m pip"
-AGAIN = f"in the clone of ela-yolo: {PIP} install --force-reinstall --no-deps ."
+SHARED = ("ultralytics", "cv2", "onnxruntime")  # packages of which there are several distributions
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def examine(model: str | None = None, weights: str | None = None) -> Iterator[Fi
     """Check the installation and, if they are given, a model and the weights for it, each a YAML or a checkpoint."""
     yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
     packages = [_package(name) for name in PACKAGES]
-    yield from (*packages, *_shared_folders(), _new_process(), _yolo_command())
+    yield from (*packages, *_owners(), _new_process(), _yolo_command())
     if all(package.remedy is None for package in packages):
         yield (registration := _registration())
         if model is not None and registration.remedy is None:
@@ -57,9 +61,9 @@ def _package(name: str) -> Finding:
     except ModuleNotFoundError as error:
         missing = (error.name or module).partition(".")[0]
         state = "is not installed" if missing == module else f"cannot be imported: {missing} is not installed"
-        return Finding(name, state, f"{PIP} install {missing.replace('cv2', 'opencv-python')}")
+        return Finding(name, state, installer("install", missing.replace("cv2", "opencv-python-headless")))
     except Exception as error:  # a broken installation fails in its own ways
-        remedy = f"{PIP} install --force-reinstall {'torch torchvision' if module == 'torchvision' else name}"
+        remedy = installer("install", "--force-reinstall", *(["torch"] if module == "torchvision" else []), name)
         if "libGL" in str(error):
             remedy = "install libGL (libgl1) on this machine"
         return Finding(name, f"cannot be imported: {type(error).__name__}: {one_line(error)}", remedy)
@@ -74,14 +78,18 @@ def _package(name: str) -> Finding:
     return Finding(name, state)
 
 
-def _shared_folders() -> Iterator[Finding]:
-    """Find packages that several distributions install into the same folder, which overwrite each other's files."""
+def _owners() -> Iterator[Finding]:
+    """Show which distribution owns a package; several of them overwrite each other's files."""
     owners = packages_distributions()
-    for module in ("ultralytics", "cv2"):
+    for module in SHARED:
         names = sorted({*owners.get(module, ())})
         if len(names) > 1:
-            state = f"belongs to {' and '.join(names)}, which overwrite each other's files"
-            yield Finding(f"{module}/", state, f"{PIP} uninstall {' '.join(names)}, then install the one that you want")
+            # A build with a longer name was chosen; the plain one came with something that asks for it by name.
+            kept = max(names, key=len)
+            remedy = f"{installer('uninstall', *names)} && {installer('install', '--no-deps', kept)}"
+            yield Finding(f"{module}/", f"{' and '.join(names)} overwrite each other's files in it", remedy)
+        elif names:
+            yield Finding(f"{module}/", f"belongs to {names[0]}")
 
 
 def _new_process() -> Finding:
@@ -97,8 +105,25 @@ def _new_process() -> Finding:
     if process.stdout.strip() == "True":
         notebook = "; a notebook that ran before the installation needs %load_ext ela_yolo"
         return Finding(subject, f"knows ELA{notebook if 'JPY_PARENT_PID' in os.environ else ''}")
+    folder = Path(__file__).parents[2]
+    if (folder / "_ela_yolo_start").is_dir() and str(folder) not in {
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    }:
+        state = f"knows ELA after `import ela_yolo` only: Python reads no start-up files in {folder}"
+        return Finding(subject, state)
     reason = (process.stderr.strip().splitlines() or ["Python did not read ela_yolo.pth in site-packages"])[-1]
-    return Finding(subject, f"does not know ELA: {reason}", AGAIN)
+    return Finding(subject, f"does not know ELA: {reason}", _again())
+
+
+def _again() -> str:
+    """Return the command that installs ela-yolo again, from where it came."""
+    try:
+        origin = json.loads(distribution("ela-yolo").read_text("direct_url.json") or "{}").get("url", "")
+    except PackageNotFoundError:
+        origin = ""
+    source = url2pathname(urlsplit(origin).path) if origin.startswith("file:") else origin
+    return installer("install", "--force-reinstall", "--no-deps", source or "ela-yolo")
 
 
 def _yolo_command() -> Finding:
@@ -130,7 +155,7 @@ def _registration() -> Finding:
     if foreign_class("ELA") is not None:
         state = f"ELA is {foreign_class('ELA')} in this Ultralytics, and its rows are left to that class"
         return Finding(subject, state, "rename that class to use ela-yolo's")
-    remedy = f"{PIP} install -U ultralytics" if older(version, oldest) else None
+    remedy = installer("install", "-U", "ultralytics") if older(version, oldest) else None
     return Finding(subject, f"done; all probes passed; tested with {oldest} to {newest}, this is {version}", remedy)
 
 

@@ -141,7 +141,7 @@ class Profile:
             f"{self.model} at {self.imgsz} px, batch 1, {self.device}; {self.machine}",
         ]
         if self.ela.onnx is None:
-            lines.append("ONNX Runtime was not measured: pip install 'ela-yolo[export]'")
+            lines.append("ONNX Runtime was not measured: pip install onnx onnxslim onnxruntime")
         return "\n".join(lines)
 
     def _ratio_cell(self, key: str) -> str:

@@ -46,9 +46,14 @@ def find_model(model: str | Path) -> Path:
 
 def _find_yaml(file: Path) -> Path:
     from ultralytics import __version__
+    from ultralytics.utils import LOGGER
     from ultralytics.utils.checks import check_version, check_yaml
 
-    file = file.with_name(re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", file.name))  # Ultralytics' former names
+    if not file.is_file():
+        current = file.with_name(re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", file.name))  # Ultralytics' former names
+        if current != file:
+            LOGGER.warning(f"ela-yolo: {file.name} is {current.name} in Ultralytics by now, and that is taken")
+        file = current
     names = [file, file.with_name(re.sub(_SCALE, r"\1\3", file.name))]
     for name in names if check_version(__version__, ">=8.4.144") else reversed(names):
         found = check_yaml(str(name), hard=False)

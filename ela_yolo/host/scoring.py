@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,13 +74,13 @@ def validate(
 
     Args:
         model: A ``YOLO`` or ``RTDETR``.
-        by_size: Whether to compute the AP by object size, of a detector.
+        by_size: Whether to compute the AP by object size, of a detector, where faster-coco-eval is installed.
         on_start: Is called with the validator when its images are loaded, after any warm-up of the device.
         **keys: The keys of ``model.val``.
     """
     recorded: list[Any] = []
     metric = METRICS[model.task]
-    by_size = by_size and model.task == "detect"
+    by_size = by_size and model.task == "detect" and find_spec("faster_coco_eval") is not None
 
     class Recorder(_Recorder, model._smart_load("validator")):  # type: ignore[misc]
         hits = metric.hits

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ela_yolo.errors import ExportError, InputError
 from ela_yolo.host.calls import export_suffixes
+from ela_yolo.util.installer import installer
 from ela_yolo.util.text import did_you_mean
 
 RUNTIMES: Mapping[str, tuple[str, ...]] = {  # format -> distributions: what runs it, then what else the export needs
@@ -67,9 +68,8 @@ def check_runtime(name: str, exporting: bool = True) -> None:
     needed = RUNTIMES[name] if exporting else RUNTIMES[name][:1]
     missing = [distribution for distribution in needed if find_spec(distribution.replace("-", "_")) is None]
     if missing:
-        what = "'ela-yolo[export]'" if name == "onnx" else " ".join(missing)
         doing = f"exporting to {name} and comparing the file" if exporting else f"running {name}"
-        raise ExportError(f"{doing} needs {', '.join(missing)}: pip install {what}")
+        raise ExportError(f"{doing} needs {', '.join(missing)}: {installer('install', *missing)}")
 
 
 def runtime_version(name: str) -> dict[str, str]:

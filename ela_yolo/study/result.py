@@ -91,7 +91,7 @@ class CompareResult:
     def _table(self) -> tuple[list[str], list[list[str]]]:
         """Return the head and the rows of the table of the models."""
         name, key = METRICS[self.task].second
-        sizes = [size for size in SIZES if self.runs[0].objects.get(size)]
+        sizes = [size for size in SIZES if all(run.objects.get(size) for run in self.runs)]
         head = ["", self.metric, name, f"{self.metric} without attention"]
         head += [f"AP {size} ({self.runs[0].objects[size]:,})" for size in sizes]
         head += ["parameters", "GFLOPs"]
@@ -132,6 +132,9 @@ class CompareResult:
                 "AP small, medium, large: AP at IoU 0.5 to 0.95 of objects up to 32² px, up to 96² px and above, as "
                 "COCO counts it; in brackets the number of these objects in the images."
             )
+            yield ""
+        elif self.task == "detect":
+            yield "AP by object size was left out: pip install 'ela-yolo[compare]' before the runs."
             yield ""
         yield (
             "Without attention: the same weights with all gates held constant, per channel, at their mean over the "
