@@ -105,11 +105,8 @@ def _new_process() -> Finding:
     if process.stdout.strip() == "True":
         notebook = "; a notebook that ran before the installation needs %load_ext ela_yolo"
         return Finding(subject, f"knows ELA{notebook if 'JPY_PARENT_PID' in os.environ else ''}")
-    folder = Path(__file__).parents[2]
-    if (folder / "_ela_yolo_start").is_dir() and str(folder) not in {
-        *site.getsitepackages(),
-        site.getusersitepackages(),
-    }:
+    folder, read = Path(__file__).parents[2], {*site.getsitepackages(), site.getusersitepackages()}
+    if (folder / "_ela_yolo_start").is_dir() and str(folder) not in read:
         state = f"knows ELA after `import ela_yolo` only: Python reads no start-up files in {folder}"
         return Finding(subject, state)
     reason = (process.stderr.strip().splitlines() or ["Python did not read ela_yolo.pth in site-packages"])[-1]

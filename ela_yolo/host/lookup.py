@@ -13,6 +13,7 @@ from ela_yolo.util.packaged import packaged_yamls
 from ela_yolo.util.text import did_you_mean, one_line
 
 YAML = (".yaml", ".yml")
+_FORMER = r"^(yolov[58][nslmx])6\."  # Ultralytics' former names of YAMLs
 _SCALE = r"(\d+)([nslmx])(.*)$"  # yolov8n-seg.yaml is yolov8-seg.yaml at scale n
 
 
@@ -25,11 +26,13 @@ def find_model(model: str | Path) -> Path:
         InputError: If the name is neither, or there is no such YAML.
         CheckpointError: If there is no such checkpoint.
     """
-    from ultralytics.utils import SETTINGS
+    from ultralytics.utils import LOGGER, SETTINGS
     from ultralytics.utils.checks import check_yolov5u_filename
     from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
     file = Path(check_yolov5u_filename(str(model).strip(), verbose=False))  # yolov5s.pt is yolov5su.pt
+    if file.suffix == ".pt" and file.name != Path(str(model).strip()).name:
+        LOGGER.warning(f"ela-yolo: Ultralytics reads {file} where {model} is named")
     if file.suffix in YAML:
         return _find_yaml(file)
     if not file.suffix and file.stem in GITHUB_ASSETS_STEMS:
@@ -49,11 +52,9 @@ def _find_yaml(file: Path) -> Path:
     from ultralytics.utils import LOGGER
     from ultralytics.utils.checks import check_version, check_yaml
 
-    if not file.is_file():
-        current = file.with_name(re.sub(r"^(yolov[58][nslmx])6\.", r"\1-p6.", file.name))  # Ultralytics' former names
-        if current != file:
-            LOGGER.warning(f"ela-yolo: {file.name} is {current.name} in Ultralytics by now, and that is taken")
-        file = current
+    if not file.is_file() and re.match(_FORMER, file.name):
+        former, file = file.name, file.with_name(re.sub(_FORMER, r"\1-p6.", file.name))
+        LOGGER.warning(f"ela-yolo: Ultralytics reads {file.name} where {former} is named")
     names = [file, file.with_name(re.sub(_SCALE, r"\1\3", file.name))]
     for name in names if check_version(__version__, ">=8.4.144") else reversed(names):
         found = check_yaml(str(name), hard=False)
@@ -97,11 +98,20 @@ def open_model(model: str | Path) -> Any:
     if file.suffix == ".pt":
         check_classes(file)
         return kind(str(file))
+    if re.match(_FORMER, file.name):
+        raise ModelYamlError(
+            f"{file} has a former name of Ultralytics', which reads its own file instead; rename yours"
+        )
     try:
         return kind(str(model).strip())  # which names the scale
     except ELAError:
         raise
     except Exception as error:  # of Ultralytics or of a user's module
+        if isinstance(error, KeyError) and str(error.args[0]).isidentifier():
+            raise ModelYamlError(
+                f"{file} names {error.args[0]}, which is not a module of Ultralytics; a YAML that uses it needs the "
+                "code it came with"
+            ) from error
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise ModelYamlError(f"{file} holds a model that Ultralytics cannot build; correct it ({reason})") from error
 

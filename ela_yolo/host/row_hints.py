@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from difflib import SequenceMatcher
 
 _OTHER_NAMES = {  # of papers and other packages
     **dict.fromkeys(("EfficientLocalizationAttention", "EfficientLocalAttention"), "ELA"),
@@ -14,12 +15,19 @@ _OTHER_NAMES = {  # of papers and other packages
 def block_in(name: str, known: Iterable[str]) -> str | None:
     """Return the block whose name a name has between its underscores, as in ``C2f_ELA``; None if there is none.
 
-    ``Block``, ``Layer``, ``Module`` and ``Attention`` after a block's name do not count.
+    ``Block``, ``Layer``, ``Module`` and ``Attention`` after a block's name do not count. In a name of five letters or
+    more, two letters may be wrong.
     """
     blocks = {block.lower(): block for block in known} | {other.lower(): block for other, block in _OTHER_NAMES.items()}
     parts = re.split(r"[_\-.]", name.lower())
     parts += [re.sub("(block|layer|module|attention)$", "", part) for part in parts]
-    return next((blocks[part] for part in parts if part in blocks), None)
+    found = next((blocks[part] for part in parts if part in blocks), None)
+    return found or next((block for other, block in blocks.items() if _is_misspelt(name.lower(), other)), None)
+
+
+def _is_misspelt(name: str, word: str) -> bool:
+    same = sum(block.size for block in SequenceMatcher(None, name, word).get_matching_blocks())
+    return min(len(name), len(word)) >= 5 and max(len(name), len(word)) - same <= 2
 
 
 def row_hint(name: str, known: Iterable[str]) -> str:
