@@ -5,12 +5,13 @@ from __future__ import annotations
 from ela_yolo.gates.training import EVENTS
 from ela_yolo.host import patches
 from ela_yolo.host.distillation import refuse_shifted_layers
-from ela_yolo.host.learning_rate import warn_of_ordinary_rates
+from ela_yolo.host.learning_rate import keep_saved_rates, warn_of_ordinary_rates
 from ela_yolo.parity.metadata import prepare_export
 
 CALLBACKS = (
     ("on_export_start", prepare_export),
     ("on_pretrain_routine_start", refuse_shifted_layers),
+    ("on_pretrain_routine_end", keep_saved_rates),
     *EVENTS.items(),
     ("on_train_start", warn_of_ordinary_rates),
 )

@@ -322,6 +322,25 @@ def test_a_training_resumes_at_the_multiple(model_yaml, tmp_path):
     assert block.lr_mult == 30
 
 
+@pytest.mark.parametrize("args", [[{"gate": "identity", "lr_mult": 5}], [], [{"gate": "identity"}]], ids=str)
+def test_a_training_goes_on_at_the_saved_rates_if_the_model_says_others(args, model_yaml, tmp_path):
+    code = ENDED.format(model=str(model_yaml(30)), folder=str(tmp_path), keys=SLICE)
+    forked_python(code, cwd=tmp_path, ok=False)
+    last = tmp_path / "run/weights/last.pt"
+    checkpoint = torch.load(last, weights_only=False)
+    for model in (checkpoint["model"], checkpoint["ema"]):
+        rows = [] if model is None else [row for row in model.yaml["backbone"] + model.yaml["head"] if row[2] == "ELA"]
+        for row in rows:
+            row[3] = args
+    torch.save(checkpoint, last)
+    done = forked_python(RESUMED.format(last=str(last)), cwd=tmp_path)
+    assert "continues" in done.stdout.splitlines()
+    assert "the training that is resumed had [30]; it goes on as it began" in done.stdout + done.stderr
+    with (tmp_path / "run/results.csv").open() as table:
+        rates = [[float(row[f"lr/pg{i}"]) for i in (1, 3)] for row in csv.DictReader(table, skipinitialspace=True)]
+    assert len(rates) == 3 and all(gates == pytest.approx(30 * others, rel=1e-3) for others, gates in rates)
+
+
 def test_the_run_says_how_the_gates_move(model_yaml, tmp_path):
     spread = {}
     for multiple in (1, 300):

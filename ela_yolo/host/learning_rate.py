@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ela_yolo.errors import CheckpointError
 from ela_yolo.host.calls import is_main_process
 from ela_yolo.host.muon import move_conv1d_to_sgd
 
@@ -31,7 +32,10 @@ def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., O
     def build(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Optimizer:
         optimizer = build_optimizer(self, model, *args, **kwargs)
         move_conv1d_to_sgd(optimizer)
+        former = [[*group["params"]] for group in optimizer.param_groups]
         add_gate_param_groups(optimizer, model)
+        if getattr(self, "resume", False) and hasattr(optimizer, "register_load_state_dict_pre_hook"):
+            optimizer.register_load_state_dict_pre_hook(functools.partial(_take_saved_groups, model, former))
         return optimizer
 
     return build
@@ -72,6 +76,55 @@ def add_gate_param_groups(optimizer: Optimizer, model: nn.Module) -> None:
             )
         own = {"lr": rate, "weight_decay": 0.0, "param_group": GROUP, "lr_mult": multiple}
         optimizer.add_param_group({**settings, **own})
+
+
+def _take_saved_groups(
+    model: nn.Module, former: list[list[nn.Parameter]], optimizer: Optimizer, saved: dict[str, Any]
+) -> None:
+    """Give an optimizer the parameter groups of a saved one, if they differ: before a resumed training loads its state.
+
+    Args:
+        model: The model whose parameters the optimizer has.
+        former: The parameters of each group before the gates got groups of their own.
+        optimizer: The optimizer of the resumed training.
+        saved: The state of the saved one.
+
+    Raises:
+        CheckpointError: If the saved groups cannot be made.
+    """
+    from ultralytics.utils import LOGGER
+
+    groups, wanted = optimizer.param_groups, saved["param_groups"]
+    multiples, saved_multiples = ([g["lr_mult"] for g in each if "lr_mult" in g] for each in (groups, wanted))
+    same = [len(g["params"]) for g in groups] == [len(g["params"]) for g in wanted]
+    if same and multiples == saved_multiples:
+        return
+    if not same:
+        gates = {id(gate) for block in _learning_blocks(model) for gate in block.gate_parameters()}
+        del groups[len(former) :]
+        for group, parameters in zip(groups, former, strict=True):
+            group["params"] = [each for each in parameters if not saved_multiples or id(each) not in gates]
+        if saved_multiples:
+            groups.append({**groups[0], "params": [each for group in former for each in group if id(each) in gates]})
+        if [len(g["params"]) for g in groups] != [len(g["params"]) for g in wanted]:
+            raise CheckpointError(
+                "this training cannot be resumed: its optimizer has other parameter groups than the saved one; train "
+                "anew from its weights, without resume"
+            )
+    LOGGER.warning(
+        f"ela-yolo: the model says lr_mult={multiples or 1} and the training that is resumed had "
+        f"{saved_multiples or 1}; it goes on as it began"
+    )
+
+
+def keep_saved_rates(trainer: Any) -> None:
+    """Let the schedule of a resumed training use the saved rates: the callback of ``on_pretrain_routine_end``."""
+    if not getattr(trainer, "resume", False):
+        return
+    groups, scheduler = trainer.optimizer.param_groups, trainer.scheduler
+    if any("lr_mult" in group for group in groups) or len(groups) != len(scheduler.base_lrs):
+        scheduler.base_lrs = [group.get("initial_lr", group["lr"]) for group in groups]
+        scheduler.lr_lambdas = [trainer.lf] * len(groups)
 
 
 def _is_adaptive(optimizer: Optimizer) -> bool:
