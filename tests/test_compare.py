@@ -320,5 +320,5 @@ def test_runs_that_are_not_alike_are_not_compared(change, message):
 
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(CompareError, match=r"^engine=ray needs Ray; pip install 'ela-yolo\[ray\]'$"):
+    with pytest.raises(CompareError, match=r"^engine=ray needs Ray: .* -m pip install 'ray\[tune\]'$"):
         check_engine("ray", {})

@@ -75,5 +75,5 @@ def test_a_student_without_ela_has_no_table(plain, teach):
     check_version(ultralytics.__version__, ">=8.4.166"), reason="this Ultralytics finds both models' layers"
 )
 def test_an_older_release_refuses_a_teacher_with_its_blocks_elsewhere(plain, teach):
-    with pytest.raises(InputError, match=r"would compare the wrong layers: pip install 'ultralytics>=8\.4\.166'"):
+    with pytest.raises(InputError, match=r"would compare the wrong layers; update it to 8\.4\.166"):
         teach(plain)

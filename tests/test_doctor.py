@@ -100,7 +100,8 @@ def test_an_environment_with_nothing_in_it(tmp_path):
     done = doctor("model=best.pt", cwd=tmp_path, interpreter=interpreter, env={"PYTHONPATH": str(REPO)})
     assert done.returncode == 1
     for name in ("torch", "torchvision", "ultralytics"):
-        assert f"WRONG  {name:24}  is not installed\n       -> {interpreter} -m pip install {name}\n" in done.stdout
+        command = f"{interpreter} -m ensurepip && {interpreter} -m pip install {name}"
+        assert f"WRONG  {name:24}  is not installed\n       -> {command}\n" in done.stdout
 
 
 def test_two_distributions_that_own_one_package(tmp_path):
@@ -112,8 +113,11 @@ def test_two_distributions_that_own_one_package(tmp_path):
         (info / "top_level.txt").write_text(f"{module}\n")
     done = doctor(cwd=tmp_path, interpreter=sys.executable, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1 and done.stdout.endswith("\n2 wrong\n")
-    assert "ultralytics/              belongs to ultralytics and ultralytics-opencv-headless" in done.stdout
-    assert "-m pip uninstall opencv-python opencv-python-headless, then install the one that you want" in done.stdout
+    assert "ultralytics/              ultralytics and ultralytics-opencv-headless overwrite each other's" in done.stdout
+    pip = f"{sys.executable} -m pip"
+    uninstall = f"{pip} uninstall -y opencv-python opencv-python-headless"
+    assert f"-> {uninstall} && {pip} install --no-deps opencv-python-headless\n" in done.stdout
+    assert "onnxruntime/              belongs to onnxruntime\n" in done.stdout
 
 
 SHELL = "#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n"
@@ -143,7 +147,7 @@ def test_a_torchvision_that_does_not_fit(tmp_path):
     done = doctor(cwd=tmp_path, env=overlay(tmp_path, torchvision))
     assert done.returncode == 1
     assert "cannot be imported: RuntimeError: operator torchvision::nms does not exist\n" in done.stdout
-    assert "pip install --force-reinstall torch torchvision" in done.stdout
+    assert f"{sys.executable} -m pip install --force-reinstall torch torchvision" in done.stdout
 
 
 @pytest.mark.parametrize("version", ["9.0.0", ultralytics.__version__])
@@ -161,10 +165,10 @@ def test_an_ultralytics_that_is_not_as_expected(version, tmp_path):
     init.write_text(init.read_text().replace(f'"{ultralytics.__version__}"', f'"{version}"'))
     done = doctor(cwd=tmp_path, env=env)
     assert done.returncode == 1
-    known = f"ela-yolo is tested with {TESTED[0]} to {TESTED[1]}, "
+    known, pip = f"ela-yolo is tested with {TESTED[0]} to {TESTED[1]}, ", f"{sys.executable} -m pip install"
     remedy = {
-        "9.0.0": f"and this is newer: pip install ultralytics=={TESTED[1]}, or take a newer ela-yolo",
-    }.get(version, f"so its files were changed: pip install --force-reinstall --no-deps ultralytics=={version}")
+        "9.0.0": f"and this is newer: take a newer ela-yolo, or {pip} ultralytics=={TESTED[1]}",
+    }.get(version, f"so its files were changed: {pip} --force-reinstall --no-deps ultralytics=={version}")
     sentence = f"ultralytics {version}: ultralytics.nn.tasks.parse_model(d, ch, verbose) is missing; {known}{remedy}"
     assert sentence in done.stdout
     if version != ultralytics.__version__:

@@ -1,10 +1,14 @@
 """What a user names is refused where Ultralytics could not use it, and nowhere else."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from conftest import REPO
 from ultralytics.nn.tasks import yaml_model_load
+from ultralytics.utils.checks import check_yaml
 
+import ela_yolo
 from ela_yolo import CheckpointError, InputError, ModelYamlError
 from ela_yolo.host.lookup import check_data, find_model, open_model
 from ela_yolo.util.text import one_line
@@ -36,7 +40,7 @@ def test_other_files_are_refused(model):
         find_model(model)
 
 
-@pytest.mark.parametrize("rows", ["[[-1, 1, Gone, []]]", "[[-1, 1]]", "none"])
+@pytest.mark.parametrize("rows", ["[[-1, 1]]", "none"])
 def test_a_yaml_that_ultralytics_cannot_build_is_one_error(rows, tmp_path):
     file = tmp_path / "yolov8n-mine.yaml"
     file.write_text(f"nc: 1\nbackbone: {rows}\nhead: []\n")
@@ -85,3 +89,26 @@ def test_messages_of_ultralytics_lose_their_colours():
     error = RuntimeError("\x1b[31m\x1b[1mDataset 'x' error ❌ 'train:' key missing ❌.\nmore")
     assert one_line(error) == "Dataset 'x' error 'train:' key missing. more"
     assert one_line(KeyError()) == "KeyError"
+
+
+def test_a_users_own_file_comes_before_a_former_name_of_ultralytics(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("WARNING", logger="ultralytics"):
+        assert find_model("yolov5s6.yaml").name == "yolov5-p6.yaml"
+        assert "ela-yolo: Ultralytics reads yolov5s-p6.yaml where yolov5s6.yaml is named" in caplog.text
+        assert find_model("yolov5s.pt").name == "yolov5su.pt"
+        assert "ela-yolo: Ultralytics reads yolov5su.pt where yolov5s.pt is named" in caplog.text
+    Path("yolov5s6.yaml").write_text(Path(check_yaml("yolov8.yaml")).read_text())
+    assert find_model("yolov5s6.yaml") == Path("yolov5s6.yaml")
+    assert [*ela_yolo.insert("yolov5s6.yaml").stages] == [2, 4, 6, 8]
+    with pytest.raises(ModelYamlError, match="which reads its own file; rename yours"):
+        open_model("yolov5s6.yaml")
+
+
+def test_an_unknown_module_is_not_taken_for_another_block(tmp_path):
+    rows = "- [-1, 1, Conv, [32, 3, 2]]\n  - [-1, 1, EMA, []]\n"
+    (tmp_path / "ema.yaml").write_text(f"nc: 2\nbackbone:\n  {rows}head:\n  - [[1], 1, Detect, [nc]]\n")
+    with pytest.raises(
+        ModelYamlError, match="names EMA, which is not a module of Ultralytics; a YAML that uses it needs"
+    ):
+        open_model(tmp_path / "ema.yaml")

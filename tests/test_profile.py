@@ -73,7 +73,7 @@ from ela_yolo.cost.measure import profile
 print(profile("yolov8n-ela.yaml", 64))
 """
     printed = forked_python(code, cwd=tmp_path).stdout
-    assert "ONNX Runtime was not measured: pip install 'ela-yolo[export]'" in printed
+    assert "ONNX Runtime was not measured: pip install onnx onnxslim onnxruntime" in printed
     assert "| ONNX Runtime |" not in printed and "| training step |" in printed
 
 

@@ -113,6 +113,7 @@ def test_a_row_may_give_any_text_to_its_block():
     [
         *(("C2f_ELA", "ELA"), ("ELA_S", "ELA"), ("ELABlock", "ELA"), ("EfficientLocalizationAttention", "ELA")),
         *(("CoordAtt", "CA"), ("C3k2_CBAM", "CBAM"), ("SEAttention", "SE"), ("reduction", "Reduction")),
+        *(("ChanelScale", "ChannelScale"), ("EfficientLocalisationAttention", "ELA")),
         *(
             (name, None)
             for name in ("EMA", "SimAM", "ELAN2", "GELAN", "SEAM", "CAA", "SA", "Delta", "Conv3", "EMA_Block")

@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
@@ -18,6 +21,7 @@ from ela_yolo import verify_export
 from ela_yolo.parity.export import export_and_compare
 from ela_yolo.parity.exported_file import ExportedFile
 from ela_yolo.parity.images import batches, network_input, read_image
+from ela_yolo.parity.precision import stored_bits
 
 SCENES = HOME / "datasets/ela-yolo-scenes/images/val"
 PHOTOGRAPHS = sorted(ASSETS.glob("*.jpg"))
@@ -189,3 +193,46 @@ def test_one_channel_models_are_compared_too(tmp_path):
     _, report = export_and_compare(model, {"format": "onnx", "imgsz": 96}, scenes(4))
     assert report.passed, str(report)
     assert report.detections > 0
+
+
+@pytest.fixture(scope="module")
+def halved(exported, tmp_path_factory):
+    """The file as another tool converts it to float16, which keeps the metadata."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    half = OnnxModel(convert_float_to_float16(onnx.load(exported), keep_io_types=True))
+    half.topological_sort()
+    file = tmp_path_factory.mktemp("half") / "half.onnx"
+    half.save_model_to_file(str(file))
+    return file
+
+
+def test_the_precision_is_that_of_the_tensors_and_not_of_the_metadata(weights, halved):
+    report = verify_export(weights, halved, scenes(2))
+    assert report.tolerance.precision == "float16"
+    assert "the file's metadata says float32, and most of its weights are float16, which counts" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"), [("onnx", {}), ("torchscript", {}), ("openvino", {}), ("openvino", {"half": True})]
+)
+def test_the_bits_of_a_file(name, keys, weights, tmp_path):
+    file = YOLO(shutil.copy(weights, tmp_path)).export(format=name, imgsz=64, **keys)
+    assert stored_bits(Path(file), name) == (16 if keys else 32)
+
+
+def test_eight_bits_are_found_and_other_formats_are_left_to_their_metadata(exported, tmp_path):
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(exported, tmp_path / "int8.onnx", weight_type=QuantType.QUInt8)
+    assert stored_bits(tmp_path / "int8.onnx", "onnx") == 8
+    assert stored_bits(tmp_path / "file", "ncnn") is None
+
+
+def test_what_each_side_has_alone_is_counted_apart(weights, exported):
+    report = verify_export(weights, exported, scenes(2))
+    extra = replace(report, unmatched=("only the model has", *["only the file has"] * 9), extra=9, detections=4)
+    assert (
+        "does NOT match: 1 of 4 have no counterpart in the file, and 9 that the file has in addition" in extra.verdict
+    )

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from ela_yolo.cli.keys import Command, Key, UsageError
 from ela_yolo.errors import ELAError
 from ela_yolo.util.console import say
 from ela_yolo.util.fresh_interpreter import run_isolated
-from ela_yolo.util.installed import installed_folder
+from ela_yolo.util.installed import distributions_of, installed_folder
 from ela_yolo.util.installer import installer
 from ela_yolo.util.text import one_line
 
@@ -80,9 +80,8 @@ def _package(name: str) -> Finding:
 
 def _owners() -> Iterator[Finding]:
     """Show which distribution owns a package; several of them overwrite each other's files."""
-    owners = packages_distributions()
     for module in SHARED:
-        names = sorted({*owners.get(module, ())})
+        names = distributions_of(module)
         if len(names) > 1:
             # A build with a longer name was chosen; the plain one came with something that asks for it by name.
             kept = max(names, key=len)

@@ -19,6 +19,7 @@ from ela_yolo.ela import ELA
 from ela_yolo.errors import InputError, RowError
 from ela_yolo.host.row_hints import block_in
 from ela_yolo.identity_start import IdentityStart
+from ela_yolo.util.installer import installer
 from ela_yolo.util.text import one_line
 
 ENVIRONMENT = "ELA_YOLO_BLOCKS"  # NAME=module:Class, with commas between them
@@ -97,7 +98,7 @@ def find_block(name: str) -> type[nn.Module]:
     path = known_blocks()[name]
     found, reason = _import(path)
     if found is None:
-        remedy = "pip install timm" if name in _TIMM else f"correct {ENVIRONMENT}, or install what has it"
+        remedy = installer("install", "timm") if name in _TIMM else f"correct {ENVIRONMENT}, or install what has it"
         raise RowError(f"{name} is {path}, which cannot be imported ({reason}); {remedy}")
     if not _is_module(found):
         raise RowError(f"{name} is {path}, which is no class of torch.nn.Module; correct {ENVIRONMENT}")

@@ -29,5 +29,5 @@ def refuse_shifted_layers(trainer: Any) -> None:
     if student != other:
         raise InputError(
             f"distill_model={teacher} has its blocks at other layers than model={trainer.args.model}, and this "
-            "Ultralytics would compare the wrong layers: pip install 'ultralytics>=8.4.166'"
+            "Ultralytics would compare the wrong layers; update it to 8.4.166 or later"
         )

@@ -14,7 +14,8 @@ from torch import nn
 
 from ela_yolo.errors import RegistrationError
 from ela_yolo.host.rows import BlockRow, RowArgs
-from ela_yolo.util.installed import installed_folder
+from ela_yolo.util.installed import distributions_of, installed_folder
+from ela_yolo.util.installer import installer
 
 TESTED = ("8.3.0", "8.4.190")  # oldest and newest Ultralytics on which all tests passed
 
@@ -104,15 +105,16 @@ def _refuse(probes: Iterable[Probe]) -> None:
     from ultralytics.utils import ROOT
 
     oldest, newest = TESTED
-    known = f"ela-yolo is tested with {oldest} to {newest}"
+    known, name = f"ela-yolo is tested with {oldest} to {newest}", (*distributions_of("ultralytics"), "ultralytics")[0]
     if older(newest, version):
-        remedy = f"{known}, and this is newer: pip install ultralytics=={newest}, or take a newer ela-yolo"
+        remedy = f"{known}, and this is newer: take a newer ela-yolo, or {installer('install', f'{name}=={newest}')}"
     elif older(version, oldest):
-        remedy = f"{known}, and this is older: pip install -U ultralytics"
+        remedy = f"{known}, and this is older: {installer('install', '-U', name)}"
     elif _is_local_copy():
         remedy = f"{known}, so the local copy {ROOT} was changed: change that back, or run outside of its folder"
     else:
-        remedy = f"{known}, so its files were changed: pip install --force-reinstall --no-deps ultralytics=={version}"
+        again = installer("install", "--force-reinstall", "--no-deps", f"{name}=={version}")
+        remedy = f"{known}, so its files were changed: {again}"
     raise RegistrationError(f"ultralytics {version}: {problem}; {remedy}")
 
 

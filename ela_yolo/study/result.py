@@ -16,6 +16,7 @@ from ela_yolo.study.runs import SeedRun
 from ela_yolo.study.statistics import Difference, deviation
 from ela_yolo.study.worker import SCHEMA
 from ela_yolo.util.files import atomic_write
+from ela_yolo.util.installer import installer
 from ela_yolo.util.json import write_json
 from ela_yolo.util.tables import latex_table, markdown_table
 
@@ -134,7 +135,10 @@ class CompareResult:
             )
             yield ""
         elif self.task == "detect":
-            yield "AP by object size was left out: pip install 'ela-yolo[compare]' before the runs."
+            yield (
+                "AP by object size is left out, because faster-coco-eval is not installed (the extra compare): "
+                f"{installer('install', 'faster-coco-eval')}"
+            )
             yield ""
         yield (
             "Without attention: the same weights with all gates held constant, per channel, at their mean over the "

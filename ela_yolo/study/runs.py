@@ -20,6 +20,7 @@ from ela_yolo.errors import CompareError, InputError
 from ela_yolo.host.calls import cpu_threads, packages_folder
 from ela_yolo.study.worker import RESULT
 from ela_yolo.util.console import say
+from ela_yolo.util.installer import installer
 from ela_yolo.util.json import write_json
 from ela_yolo.util.text import one_line
 
@@ -89,7 +90,7 @@ def _import_ray() -> Any:
     try:
         return import_module("ray")
     except ImportError:
-        raise CompareError("engine=ray needs Ray; pip install 'ela-yolo[ray]'") from None
+        raise CompareError(f"engine=ray needs Ray: {installer('install', 'ray[tune]')}") from None
 
 
 def run_all(

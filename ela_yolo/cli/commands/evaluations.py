@@ -150,7 +150,7 @@ COMPARE = Command(
         ),
         Key("split", "test", "The images to measure the trained models on: val or test. The default is val."),
         Key("out", "compare", "The folder of the runs and of compare.md, .tex, .csv, .json and .png."),
-        Key("engine", "ray", "ray trains on all cores or GPUs in parallel (pip install 'ela-yolo[ray]')."),
+        Key("engine", "ray", "ray trains on all cores or GPUs in parallel (the extra ray)."),
     ),
     compare,
     other_keys="All other keys are Ultralytics' train keys, such as epochs=50 or imgsz=640.",
