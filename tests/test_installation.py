@@ -1,13 +1,16 @@
 """Installing the wheel changes nothing that is there: no other Ultralytics, torch or NumPy."""
 
+import os
 import re
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from importlib import metadata
+from pathlib import Path
 
 import pytest
-from conftest import REPO, environment, run
+from conftest import BIN, REPO, environment, run
 
 sys.path.insert(0, str(REPO / "tools"))
 import releases
@@ -49,3 +52,42 @@ def test_the_ultralytics_that_is_there_stays(wheel, tmp_path):
     code = "from ultralytics import YOLO, __version__; print(__version__, len(YOLO('yolov8n-ela.yaml').model.model))"
     done = run(interpreter, "-c", code, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == f"{VERSION} 27"
+
+
+@pytest.mark.nightly  # it downloads 140 MB
+def test_a_headless_build_of_ultralytics_keeps_every_file_and_trains_and_exports(wheel, tmp_path):
+    """`pip install --no-deps` beside ultralytics-opencv-headless and opencv-python-headless."""
+    run(BIN / "python", "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
+    interpreter = next((tmp_path / "env").glob("[Bb]in/python"), tmp_path / "env/Scripts/python.exe")
+    inside = next((tmp_path / "env").glob("[Ll]ib*/**/site-packages"))
+    others = tmp_path / "others"  # all else is that of this environment
+    others.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        name = entry.name.replace("-", "_")
+        if not name.startswith(("ultralytics_8", "cv2", "opencv", "ela_yolo", "_ela_yolo")) and name != "ultralytics":
+            (others / entry.name).symlink_to(entry)
+    (inside / "others.pth").write_text(str(others))
+
+    def pip(*arguments):
+        return run(sys.executable, "-m", "pip", "--python", interpreter, *arguments, cwd=tmp_path, timeout=900)
+
+    try:
+        pip("install", "--no-deps", "ultralytics-opencv-headless", "opencv-python-headless")
+    except AssertionError:
+        pytest.skip("the headless builds are not to be had: no registry is in reach")
+    theirs = {file: file.read_bytes() for folder in ("ultralytics", "cv2") for file in (inside / folder).rglob("*.*")}
+    pip("install", "--no-deps", wheel)
+    assert all(file.read_bytes() == content for file, content in theirs.items())
+
+    env = {"YOLO_CONFIG_DIR": str(tmp_path / "config"), "PATH": f"{interpreter.parent}{os.pathsep}{os.environ['PATH']}"}
+    doctor = run(interpreter, "-m", "ela_yolo", "doctor", cwd=tmp_path, env=env).stdout
+    assert "ultralytics/              belongs to ultralytics-opencv-headless\n" in doctor
+    assert "cv2/                      belongs to opencv-python-headless\n" in doctor and "all is well" in doctor
+    keys = ("data=scenes.yaml", "fraction=0.05", "epochs=1", "imgsz=64", "plots=False", "workers=0")
+    yolo = ("-c", "from ultralytics.cfg import entrypoint; entrypoint()")
+    keys += (f"project={tmp_path}", "name=run")
+    run(interpreter, *yolo, "train", "model=yolov8n-ela.yaml", *keys, cwd=tmp_path, env=env)
+    best = tmp_path / "run/weights/best.pt"
+    export = ("-m", "ela_yolo", "export", f"model={best}", "format=onnx", "verify=False")
+    run(interpreter, *export, cwd=tmp_path, env=env)
+    assert best.with_suffix(".onnx").is_file()

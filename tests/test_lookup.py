@@ -101,7 +101,7 @@ def test_a_users_own_file_comes_before_a_former_name_of_ultralytics(tmp_path, mo
     Path("yolov5s6.yaml").write_text(Path(check_yaml("yolov8.yaml")).read_text())
     assert find_model("yolov5s6.yaml") == Path("yolov5s6.yaml")
     assert [*ela_yolo.insert("yolov5s6.yaml").stages] == [2, 4, 6, 8]
-    with pytest.raises(ModelYamlError, match="which reads its own file; rename yours"):
+    with pytest.raises(ModelYamlError, match="which reads its own file instead; rename yours"):
         open_model("yolov5s6.yaml")
 
 

@@ -50,7 +50,7 @@ STAGES = {  # (backbone, neck) -> the YAMLs
     ((2, 5, 8, 11), ()): ("yolov8-ela-cls"),
     ((2, 4, 6, 8), (12, 16, 20, 24)): ("yolov8-ela-neck"),
 }
-STAGES = {name: choice for choice, names in STAGES.items() for name in names.split()}
+STAGES_OF = {name: choice for choice, names in STAGES.items() for name in names.split()}
 
 
 def chosen(rows, where):
@@ -62,7 +62,7 @@ def chosen(rows, where):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_known_families_keep_their_stages(name):
-    backbone, neck = STAGES[name]
+    backbone, neck = STAGES_OF[name]
     rows = ROWS[name]
     assert [chosen(rows, where) for where in ("backbone", "neck", "all")] == [backbone, neck, backbone + neck]
 

@@ -16,7 +16,7 @@ def block_in(name: str, known: Iterable[str]) -> str | None:
     """Return the block whose name a name has between its underscores, as in ``C2f_ELA``; None if there is none.
 
     ``Block``, ``Layer``, ``Module`` and ``Attention`` after a block's name do not count. In a name of five letters or
-    more, two letters may be wrong.
+    more, one letter may be wrong, and two from eight letters on.
     """
     blocks = {block.lower(): block for block in known} | {other.lower(): block for other, block in _OTHER_NAMES.items()}
     parts = re.split(r"[_\-.]", name.lower())
@@ -27,7 +27,8 @@ def block_in(name: str, known: Iterable[str]) -> str | None:
 
 def _is_misspelt(name: str, word: str) -> bool:
     same = sum(block.size for block in SequenceMatcher(None, name, word).get_matching_blocks())
-    return min(len(name), len(word)) >= 5 and max(len(name), len(word)) - same <= 2
+    shorter, longer = sorted((len(name), len(word)))
+    return shorter >= 5 and longer - same <= (1 if shorter < 8 else 2)
 
 
 def row_hint(name: str, known: Iterable[str]) -> str:
