@@ -132,7 +132,7 @@ def test_all_stages_of_yolov13_are_found(tmp_path):
     assert result.rows == (3, 6, 9, 12, 22, 27, 33, 38)
     assert list(ela_yolo.insert(file).stages) == [2, 4, 6, 8]
     assert ela_yolo.remove(file.with_name(write(tmp_path, result.text))).text == YOLOV13
-    with pytest.raises(InsertionError, match=r"KeyError: 'DSC3k2'.*give layer numbers"):
+    with pytest.raises(InsertionError, match=r"names DSC3k2, .*give layer numbers"):
         ela_yolo.insert(file, after="P3")
 
 

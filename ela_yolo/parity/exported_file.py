@@ -82,7 +82,7 @@ class ExportedFile:
         stored = stored_bits(self.path, self.format)
         # An unknown precision is judged as the coarsest.
         self.tolerance = _TOLERANCES.get(bits_of(args) if stored is None else stored, INT8)
-        told = _TOLERANCES.get(bits_of(args), INT8).precision
+        told = getattr(_TOLERANCES.get(bits_of(args)), "precision", repr(bits_of(args)))
         self.notes = [
             f"the file's metadata says {told}, and most of its weights are {self.tolerance.precision}, which counts"
         ] * (told != self.tolerance.precision)

@@ -1,4 +1,4 @@
-"""Reads from the tensors of an exported file in which precision its weights are stored.
+"""Reads from an exported file in which precision it computes: that of its weights, or 8 bits if it quantizes.
 
 Metadata may be wrong: a converter of another tool that makes a file smaller keeps the metadata.
 """
@@ -6,7 +6,7 @@ Metadata may be wrong: a converter of another tool that makes a file smaller kee
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-Weights = Iterator[tuple[int, int]]  # bits of an element, number of elements
+Weights = Iterator[tuple[int, float]]  # bits of an element, number of elements
+_QUANTIZES = {"QuantizeLinear", "DynamicQuantizeLinear", "FakeQuantize"}  # its weights may be stored in 32 bits
 
 
 def stored_bits(path: Path, name: str) -> int | None:
-    """Return the bits of most weights of a file: 32, 16 or 8.
+    """Return the bits of most weights of a file, 32, 16 or 8; 8 if the file quantizes its maps.
 
     Args:
         path: The file or folder.
@@ -30,10 +31,10 @@ def stored_bits(path: Path, name: str) -> int | None:
     package, read = _READERS.get(name, ("", None))
     if read is None or find_spec(package) is None:
         return None
-    elements: Counter[int] = Counter()
+    elements: dict[int, float] = defaultdict(float)
     for bits, count in read(path):
         elements[bits] += count
-    return elements.most_common(1)[0][0] if elements else None
+    return max(elements, key=elements.__getitem__) if elements else None
 
 
 def _onnx(path: Path) -> Weights:
@@ -42,6 +43,8 @@ def _onnx(path: Path) -> Weights:
     kinds = onnx.TensorProto
     bits = {kinds.FLOAT: 32, kinds.FLOAT16: 16, kinds.BFLOAT16: 16, kinds.INT8: 8, kinds.UINT8: 8}
     graph = onnx.load(str(path), load_external_data=False).graph
+    if any(node.op_type in _QUANTIZES for node in graph.node):
+        yield 8, math.inf
     constants = (attribute.t for node in graph.node if node.op_type == "Constant" for attribute in node.attribute)
     for tensor in (*graph.initializer, *constants):
         if tensor.data_type in bits:
@@ -61,6 +64,8 @@ def _openvino(path: Path) -> Weights:
     file = path if path.is_file() else next(path.glob("*.xml"))
     bits = {"f32": 32, "f16": 16, "bf16": 16, "i8": 8, "u8": 8}
     for node in openvino.Core().read_model(str(file)).get_ops():
+        if node.get_type_name() in _QUANTIZES:
+            yield 8, math.inf
         if node.get_type_name() == "Constant":
             kind = node.get_output_element_type(0).get_type_name()
             if kind in bits:
