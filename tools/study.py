@@ -42,7 +42,7 @@ ON_ROWS = (
 )
 BCCD = {"data": f"{SHARED}/data/bccd/bccd.yaml", "imgsz": 128, "batch": 16, "cache": "ram", "epochs": 60}
 BOARDS = {"data": f"{SHARED}/data/deeppcb/deeppcb.yaml", "imgsz": 160, "batch": 16, "cache": "ram", "epochs": 40}
-STEEL = {"data": f"{SHARED}/data/neu/neu.yaml", "imgsz": 128, "batch": 16, "cache": "ram", "epochs": 24}
+STEEL = {"data": f"{SHARED}/data/neu/neu.yaml", "imgsz": 128, "batch": 16, "cache": "ram", "epochs": 60}
 SCENES = {
     **{"data": "scenes.yaml", "imgsz": 128, "batch": 8, "cache": "ram", "optimizer": "AdamW", "lr0": 0.003},
     **{"momentum": 0.9, "cos_lr": True, "warmup_epochs": 1, "warmup_bias_lr": 0.0, "mosaic": 0, "close_mosaic": 0},
@@ -52,10 +52,10 @@ SCENES = {
 COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "rows-short": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 5}),
     "rows-long": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 10}),
-    "neu": ("yolov8n.pt", ("plain", WINNER), STEEL),
-    "deeppcb": ("yolov8n.pt", ("plain", WINNER), BOARDS),
     "bccd": ("yolov8n.pt", ("plain", WINNER), BCCD),
     "scenes": ("yolov8n.yaml", ("plain", WINNER), SCENES),
+    "deeppcb": ("yolov8n.pt", ("plain", WINNER), BOARDS),
+    "neu": ("yolov8n.pt", ("plain", WINNER), STEEL),
 }
 
 
