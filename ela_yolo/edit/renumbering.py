@@ -125,12 +125,16 @@ def edit_mapping(
     for old, written in zip(rows, [*config["backbone"], *config["head"]], strict=True):
         if row is None and old.layer in plan.blocks:
             continue
-        numbers = [plan.numbers.get((old.layer, place), number) for place, number in enumerate(old.sources)]
-        source = numbers if isinstance(written[0], list) else numbers[0]
-        edited[old.part].append([source, *deepcopy(written[1:])])
+        edited[old.part].append(renumbered(written, old, plan))
         if row is not None and old.layer in plan.stages:
             edited[old.part].append(deepcopy(list(row)))
     return edited
+
+
+def renumbered(written: Sequence[Any], row: Row, plan: Plan) -> list[Any]:
+    """Return a row of a mapping with the sources that it has after a change."""
+    numbers = [plan.numbers.get((row.layer, place), number) for place, number in enumerate(row.sources)]
+    return [numbers if isinstance(written[0], list) else numbers[0], *deepcopy(written[1:])]
 
 
 def why_not_after(rows: Sequence[Row], stage: int, rewire: str = "all") -> str | None:

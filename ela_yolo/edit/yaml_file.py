@@ -48,8 +48,8 @@ def printable(text: str) -> str:
 
 
 def readable(text: str) -> str:
-    """Return a text with a blank in place of each character that YAML does not allow; Ultralytics drops them."""
-    return _UNREADABLE.sub(" ", text)
+    """Return a text without byte order mark, and with a blank for each character that YAML does not allow."""
+    return _UNREADABLE.sub(" ", text.removeprefix(BOM))  # Ultralytics drops these characters
 
 
 def load_yaml(text: str) -> Any:
@@ -58,7 +58,7 @@ def load_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: If the text is not YAML.
     """
-    return yaml.load(readable(text.removeprefix(BOM)), Loader=LOADER)
+    return yaml.load(readable(text), Loader=LOADER)
 
 
 def read_rows(text: str, name: str) -> tuple[Row, ...]:
@@ -108,7 +108,7 @@ class _NoAliases(yaml.SafeDumper):
 
 def _line_of(text: str, layer: int) -> str:
     """Return ``, line 12`` for the row of a layer; "" if the rows do not stand in the text one by one."""
-    root: Any = yaml.compose(readable(text.removeprefix(BOM)), Loader=LOADER)
+    root: Any = yaml.compose(readable(text), Loader=LOADER)
     lists = {key.value: node for key, node in root.value}
     rows = [row for part in PARTS for row in (lists[part].value if part in lists else ())]
     return f", line {rows[layer].start_mark.line + 1}" if layer < len(rows) else ""

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ela_yolo.edit.renumbering import Plan, edit_mapping
+from ela_yolo.edit.renumbering import Plan, edit_mapping, renumbered
 from ela_yolo.edit.rows import PARTS, Row
 from ela_yolo.edit.yaml_file import BOM, LOADER, load_yaml, readable, whole_yaml, write_row
 
@@ -61,10 +61,11 @@ def edit_text(text: str, rows: Sequence[Row], plan: Plan, new: Sequence[Any] | N
         plan: The change.
         new: The row that is inserted after each stage of the plan; None if the plan removes rows.
     """
-    wanted = edit_mapping(load_yaml(text), rows, plan, new)
-    lists = _row_lists(text)
-    if lists is not None and len(_flat(lists)) == len(rows):
-        edited = _Editor(text, rows, plan, new, wanted).edit(lists)
+    config = load_yaml(text)
+    wanted = edit_mapping(config, rows, plan, new)
+    nodes = _row_nodes(text)
+    if len(nodes) == len(rows):
+        edited = _Editor(text, rows, plan, new).edit(nodes, [*config["backbone"], *config["head"]])
         if _loads_as(edited, wanted):
             return edited
     return whole_yaml(wanted)
@@ -77,10 +78,10 @@ def _loads_as(text: str, wanted: Mapping[str, Any]) -> bool:
         return False
 
 
-def _row_lists(text: str) -> list[tuple[str, _Node]] | None:
-    """Return the two lists of rows in the text; None if one of them does not stand there as a list."""
+def _row_nodes(text: str) -> list[tuple[_Node, _Node]]:
+    """Return the list that a row stands in and the row, for each row; [] if a list does not stand in the text."""
     base = len(BOM) * text.startswith(BOM)  # the loaders do not agree on whether it counts
-    events = yaml.parse(readable(text.removeprefix(BOM)), Loader=LOADER)
+    events = yaml.parse(readable(text), Loader=LOADER)
     root = next((_node(event, events, base) for event in events if isinstance(event, yaml.NodeEvent)), None)
     pairs = [] if root is None or root.kind != "MappingStartEvent" else root.items
     found = {}
@@ -88,7 +89,7 @@ def _row_lists(text: str) -> list[tuple[str, _Node]] | None:
         name = text[key.start : key.end].strip("'\"")
         if name in PARTS and value.kind == "SequenceStartEvent":
             found[name] = value
-    return [(part, found[part]) for part in PARTS] if len(found) == len(PARTS) else None
+    return [(found[part], row) for part in PARTS for row in found[part].items] if len(found) == len(PARTS) else []
 
 
 def _node(event: Any, events: Iterator[Any], base: int) -> _Node:
@@ -111,31 +112,22 @@ def _node(event: Any, events: Iterator[Any], base: int) -> _Node:
 class _Editor:
     """Edits one text; the edits are collected as ``(start, end, new text)``."""
 
-    def __init__(
-        self, text: str, rows: Sequence[Row], plan: Plan, new: Sequence[Any] | None, wanted: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, text: str, rows: Sequence[Row], plan: Plan, new: Sequence[Any] | None) -> None:
         self._text, self._rows, self._plan, self._new = text, rows, plan, new
         self._dropped = frozenset(plan.blocks if new is None else ())
-        written = iter([*wanted["backbone"], *wanted["head"]])
-        self._wanted: dict[int, Any] = {}
-        for row in rows:
-            if row.layer not in self._dropped:
-                self._wanted[row.layer] = next(written)
-                if row.layer in plan.stages:
-                    next(written)  # the new row
         self._edits: list[tuple[int, int, str]] = []
 
-    def edit(self, lists: Sequence[tuple[str, _Node]]) -> str:
-        """Return the text with all edits."""
-        layers = {row.layer: (nodes, node) for row, (nodes, node) in zip(self._rows, _flat(lists), strict=True)}
-        anew = self._to_write_anew({layer: node for layer, (_, node) in layers.items()})
-        comments = self._comments({layer: node for layer, (_, node) in layers.items()})
-        for layer, (nodes, node) in layers.items():
+    def edit(self, row_nodes: Sequence[tuple[_Node, _Node]], written: Sequence[Any]) -> str:
+        """Return the text with all edits; for each row its nodes are given, and what it says."""
+        by_layer = {layer: node for layer, (_, node) in enumerate(row_nodes)}
+        anew, comments = self._to_write_anew(by_layer), self._comments(by_layer)
+        for layer, (nodes, node) in enumerate(row_nodes):
             if layer in self._dropped:
                 self._drop(nodes, node)
                 continue
             if layer in anew:
-                self._edits.append((node.start, node.end, write_row(self._wanted[layer])))
+                row = renumbered(written[layer], self._rows[layer], self._plan)
+                self._edits.append((node.start, node.end, write_row(row)))
             else:
                 for place, number in enumerate(self._numbers(node)):
                     if (layer, place) in self._plan.numbers:
@@ -255,7 +247,3 @@ class _Editor:
 
     def _next_line(self, line_end: int) -> int:
         return line_end + len(re.compile(r"(\r\n|\r|\n)?").match(self._text, line_end)[0])  # type: ignore[index]
-
-
-def _flat(lists: Sequence[tuple[str, _Node]]) -> list[tuple[_Node, _Node]]:
-    return [(nodes, node) for _, nodes in lists for node in nodes.items]

@@ -30,8 +30,9 @@ def find_model(model: str | Path) -> Path:
     from ultralytics.utils.checks import check_yolov5u_filename
     from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
 
-    file = Path(check_yolov5u_filename(str(model).strip(), verbose=False))  # yolov5s.pt is yolov5su.pt
-    if file.suffix == ".pt" and file.name != Path(str(model).strip()).name:
+    named = Path(str(model).strip())
+    file = Path(check_yolov5u_filename(str(named), verbose=False))  # yolov5s.pt is yolov5su.pt
+    if file.suffix == ".pt" and file != named:
         LOGGER.warning(f"ela-yolo: Ultralytics reads {file} where {model} is named")
     if file.suffix in YAML:
         return _find_yaml(file)

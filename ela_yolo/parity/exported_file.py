@@ -79,10 +79,10 @@ class ExportedFile:
         """Convert the metadata, which may come from anywhere, to plain values."""
         args = dict(metadata.get("args") or {})
         self.task = str(metadata["task"])
-        stored = stored_bits(self.path, self.format)
+        bits = bits_of(args)
+        told = getattr(_TOLERANCES.get(bits), "precision", repr(bits))
         # An unknown precision is judged as the coarsest.
-        self.tolerance = _TOLERANCES.get(bits_of(args) if stored is None else stored, INT8)
-        told = getattr(_TOLERANCES.get(bits_of(args)), "precision", repr(bits_of(args)))
+        self.tolerance = _TOLERANCES.get(stored_bits(self.path, self.format) or bits, INT8)
         self.notes = [
             f"the file's metadata says {told}, and most of its weights are {self.tolerance.precision}, which counts"
         ] * (told != self.tolerance.precision)

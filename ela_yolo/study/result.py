@@ -134,7 +134,7 @@ class CompareResult:
                 "COCO counts it; in brackets the number of these objects in the images."
             )
             yield ""
-        elif self.task == "detect":
+        elif self.task == "detect" and not self.runs[0].objects:
             yield (
                 "AP by object size is left out, because faster-coco-eval is not installed (the extra compare): "
                 f"{installer('install', 'faster-coco-eval')}"
