@@ -26,7 +26,7 @@ class ChannelScale(nn.Module):
     Raises:
         ValueError: If ``lr_mult`` is not above 0 and at most 300.
 
-    Example:
+    Examples:
         >>> ChannelScale(64, lr_mult=100)
         ChannelScale(64, lr_mult=100)
     """

@@ -57,7 +57,7 @@ def resolve_settings(
     Raises:
         ValueError: If an argument has another value; the message names the values that are allowed.
 
-    Example:
+    Examples:
         >>> resolve_settings(64, "S")
         ELASettings(channels=64, variant='S', gate='paper', kernel_size=5, groups=8, num_groups=16, lr_mult=1)
     """
@@ -160,7 +160,7 @@ class ELA(nn.Module):
     Raises:
         ValueError: If an argument has another value; the message names the values that are allowed.
 
-    Example:
+    Examples:
         >>> x = torch.rand(2, 64, 20, 12)
         >>> ELA(64)(x).shape
         torch.Size([2, 64, 20, 12])

@@ -29,7 +29,7 @@ class IdentityStart(nn.Module):
     Raises:
         ValueError: If ``lr_mult`` is not above 0 and at most 300.
 
-    Example:
+    Examples:
         >>> from timm.layers import SEModule
         >>> x = torch.rand(2, 64, 20, 12)
         >>> torch.equal(IdentityStart(64, SEModule)(x), x)

@@ -27,7 +27,7 @@ def register() -> None:
     Raises:
         RegistrationError: If Ultralytics is not as this package expects. Nothing in it is changed then.
 
-    Example:
+    Examples:
         >>> import ela_yolo
         >>> ela_yolo.register()
         >>> from ultralytics.nn import tasks

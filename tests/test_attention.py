@@ -345,7 +345,7 @@ def test_blood_cells(best, tmp_path):
 
 
 def test_what_cannot_be_drawn_is_refused(best, tmp_path):
-    with pytest.raises(InputError, match=r"has no ELA; put it in first: ela-yolo insert model=yolov8n\.yaml"):
+    with pytest.raises(InputError, match=r"has no ELA; insert it first: ela-yolo insert model=yolov8n\.yaml"):
         attention("yolov8n.yaml", scenes()[0], tmp_path / "pictures")
     with pytest.raises(CheckpointError, match=r"there is no missing\.pt"):
         attention("missing.pt", scenes()[0])
@@ -360,6 +360,6 @@ def test_what_cannot_be_drawn_is_refused(best, tmp_path):
 @since("8.4.0")  # before, Ultralytics itself fails at the file
 def test_an_image_that_cannot_be_read_is_refused(best, tmp_path):
     (tmp_path / "broken.jpg").write_text("no image")
-    with pytest.raises(InputError, match="has no image that can be read"):
+    with pytest.raises(InputError, match="has no readable image"):
         attention(best, tmp_path / "broken.jpg", tmp_path / "pictures")
     assert not (tmp_path / "pictures").exists()

@@ -233,13 +233,13 @@ print(type(tasks.DetectionModel("yolov8-se.yaml", verbose=False).model[22]) is S
 @pytest.mark.parametrize(
     ("name", "block", "message"),
     [
-        ("two words", nn.Identity, "a block's name is one word of letters and digits, got 'two words'"),
-        ("ELA", nn.Identity, "ELA is ela_yolo.ela:ELA already; take another name"),
-        ("CA", nn.Identity, "CA is timm.layers.coord_attn:CoordAttn already; take another name"),
-        ("Conv", nn.Identity, "Ultralytics has a module Conv of its own; take another name for Identity"),
-        ("Mine", lambda channels: nn.Identity(), "Mine: a block is a class of torch.nn.Module, not <function"),
-        ("Mine", type("Local", (nn.Identity,), {"__module__": "__main__"}), "put Local into a module's file"),
-        ("Mine", type("Hidden", (nn.Identity,), {}), "put Hidden into a module's file"),
+        ("two words", nn.Identity, "the name of a block must be one word of letters and digits, got 'two words'"),
+        ("ELA", nn.Identity, "ELA is already the name of ela_yolo.ela:ELA"),
+        ("CA", nn.Identity, "CA is already the name of timm.layers.coord_attn:CoordAttn"),
+        ("Conv", nn.Identity, "Ultralytics already has a module Conv; choose another name for Identity"),
+        ("Mine", lambda channels: nn.Identity(), "Mine: a block must be a subclass of torch.nn.Module, not <function"),
+        ("Mine", type("Local", (nn.Identity,), {"__module__": "__main__"}), "define Local in a module"),
+        ("Mine", type("Hidden", (nn.Identity,), {}), "define Hidden in a module"),
     ],
 )
 def test_what_is_no_block_is_refused_and_nothing_is_changed(name, block, message, monkeypatch):
@@ -253,7 +253,7 @@ def test_what_is_no_block_is_refused_and_nothing_is_changed(name, block, message
 def test_unknown_and_missing_blocks_name_the_remedy(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="there is no block CAB; there are ELA, ChannelScale, CA"):
         insert("yolov8n.yaml", block="CAB")
-    with pytest.raises(InsertionError, match="variant is ELA's, and SE has none"):
+    with pytest.raises(InsertionError, match="variant= applies to ELA only, not to SE"):
         insert("yolov8n.yaml", block="SE", variant="B")
     (tmp_path / "yolov8-gone.yaml").write_text(insert("yolov8n.yaml", after=21).text.replace("ELA", "Gone"))
     monkeypatch.setenv(ENVIRONMENT, "Gone=no_such_module:Gone")

@@ -84,7 +84,7 @@ def test_more_channels_are_drawn_and_others_are_refused_in_one_line(four, scenes
     (file,) = attention(weights, image, tmp_path / "pictures", imgsz=64)
     assert cv2.imread(str(file)).std() > 10
     photograph = sorted((scenes / "images/val").iterdir())[0]
-    message = r"four\.pt takes images with channels: 4, and Ultralytics reads these with 3; name images that have 4$"
+    message = r"four\.pt takes images with 4 channels, but Ultralytics reads these with 3; use images with 4 channels$"
     with pytest.raises(InputError, match=message):
         attention(weights, photograph, tmp_path / "others", imgsz=64)
     assert not (tmp_path / "others").exists()

@@ -79,7 +79,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "remove model=yolov8n-ela.yaml layers=six": (2, "layers must be whole numbers such as 6,9, got 'six'"),
     "remove model=yolov8n-ela.yaml layers=4": (1, "layer 4 is not a block; layers= takes 3, 6, 9, 12"),
     "export format=onnx": (2, "model= is missing"),
-    "export model=yolov8n.yaml format=onxx": (2, "format=onxx is none of Ultralytics', did you mean 'onnx'?"),
+    "export model=yolov8n.yaml format=onxx": (2, "format=onxx is not a format of Ultralytics, did you mean 'onnx'?"),
     "export model=yolov8n.yaml format=onnx verfy=False": (2, "unknown key 'verfy', did you mean 'verify'?"),
     "export model=yolov8n.yaml format=onnx half": (2, "'half' is not key=value"),
     "verify model=yolov8n.yaml against=none.onnx": (1, "none.onnx does not exist; export it first"),

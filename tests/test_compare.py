@@ -131,7 +131,7 @@ def test_what_a_comparison_leaves(compared):
 
 def test_checkpoints_that_carry_unlike_keys_are_refused(retrained, tmp_path):
     """Trained at 96 px, it would train on at 96, and the other at 640."""
-    with pytest.raises(InputError, match=r"^imgsz is not the same for all: best with 96, yolov8n with 640; name it"):
+    with pytest.raises(InputError, match=r"^imgsz differs between the models: best with 96, yolov8n with 640; set it"):
         compare([retrained / "weights/best.pt", "yolov8n.yaml"], "scenes.yaml", [0], tmp_path / "out", epochs=1)
     assert not (tmp_path / "out").exists()
 
@@ -280,16 +280,16 @@ def test_the_hash_of_a_file_of_several_pieces(tmp_path):
         ({"data": "photographs"}, InputError, "is not a data-set YAML"),
         ({"seeds": []}, InputError, "seeds must be whole numbers"),
         ({"seeds": [0, 0.5]}, InputError, "seeds must be whole numbers from 0 such as 0,1,2, got 0,0.5"),
-        ({"seeds": [1, 1]}, InputError, "seeds=1,1: one is named twice"),
+        ({"seeds": [1, 1]}, InputError, "seeds=1,1: a seed is listed twice"),
         ({"seeds": range(21)}, InputError, "21 seeds are more than .* at most 20"),
-        ({"engine": "dask"}, InputError, "engine=dask is not known"),
+        ({"engine": "dask"}, InputError, "engine=dask is unknown"),
         ({"engine": "ray", "device": 0}, InputError, "leave device= out"),
         ({"seed": 3}, InputError, "seed= cannot be set in a comparison: seeds= names them"),
         ({"patience": 3}, InputError, "every run trains all its epochs"),
         ({"time": 0.1}, InputError, "time= cannot be set in a comparison: every run trains all its epochs"),
         ({"freeze": 10}, InputError, "freeze= cannot be set in a comparison: it counts layers"),
         ({"val": False}, InputError, "val= cannot be set in a comparison"),
-        ({"batch": -1}, InputError, "batch=-1 would be chosen for each model by its memory"),
+        ({"batch": -1}, InputError, "batch=-1 would differ between the models"),
         ({"epochz": 3}, InputError, "epochz"),
         ({"cfg": "keys.yaml"}, InputError, "cfg= cannot be set in a comparison: name the keys themselves"),
         ({"split": "train"}, InputError, "split must be val or test, got 'train'"),

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 import sys
@@ -18,22 +19,46 @@ from ela_yolo.cli.commands import COMMANDS as TABLE
 from ela_yolo.cli.keys import parse
 from ela_yolo.plugin import register
 
-COMMANDS = REPO / "docs/commands.md"
+sys.path.insert(0, str(REPO / "tools"))
+import commands as commands_page
+import study
 
 
-def transcripts():
-    """Command line -> what the document says that it prints."""
-    blocks = re.findall(r"```\n\$ ela-yolo (.*)\n((?:.*\n)*?)```", COMMANDS.read_text(encoding="utf-8"))
-    return dict(blocks)
+def test_the_page_of_commands_is_their_help(tmp_path):
+    """Otherwise: python tools/commands.py."""
+    assert read("docs/commands.md") == commands_page.page()
+    for line in ("--help", "insert --help"):
+        printed = run(sys.executable, "-m", "ela_yolo", *line.split(), cwd=tmp_path).stdout
+        assert f"```\n$ ela-yolo {line}\n{printed}```" in read("docs/commands.md")
 
 
-def test_every_command_is_there():
-    assert list(transcripts()) == ["--help", *(f"{command} --help" for command in TABLE)]
+@pytest.mark.parametrize(("page", "language"), [("README.md", 1), ("README.zh-CN.md", 2)])
+def test_the_gains_in_readme_are_those_of_the_recorded_runs(page, language, monkeypatch):
+    """Otherwise: python tools/study.py tables."""
+    monkeypatch.chdir(REPO)
+    assert f"<!-- gains -->\n{study.gains_table(language)}\n<!-- end of gains -->" in read(page)
 
 
-@pytest.mark.parametrize("line", transcripts())
-def test_a_transcript_is_what_the_command_prints(line, tmp_path):
-    assert run(sys.executable, "-m", "ela_yolo", *line.split(), cwd=tmp_path).stdout == transcripts()[line]
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_the_output_in_readme_was_recorded(page):
+    (shown,) = (block for block in fenced(page, "") if block.startswith("|"))
+    assert shown in read("docs/data/quickstart.txt")
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/cost.md"])
+def test_the_costs_on_a_page_were_measured(page):
+    profile = json.loads(read("docs/data/profile.json"))
+    for key in ("latency", "onnx", "training"):
+        plain, ela = (f"{profile[side][key]['median']:.3g} ms" for side in ("plain", "ela"))
+        (line,) = (line for line in read(page).splitlines() if f"| {plain}" in line and f"| {ela}" in line)
+        assert f"{profile['ratios'][key]:.3f}" in line
+        assert all(f"{end:.3f}" in line for end in profile["intervals"][key])
+
+
+def test_the_tables_of_the_study_are_those_of_the_recorded_runs(monkeypatch):
+    """Otherwise: python tools/study.py tables."""
+    monkeypatch.chdir(REPO)
+    assert study.rows_table() in read("docs/study.md") and study.harm_table() in read("docs/study.md")
 
 
 PAGES = [
@@ -77,7 +102,7 @@ def test_the_chinese_pages_show_the_same_commands(english, chinese):
     assert len(shown) > 7 and list(commands(chinese)) == shown
 
 
-TOLD = [page for page in PAGES if page != "docs/commands.md"]  # that page is held to by the transcripts
+TOLD = [page for page in PAGES if page != "docs/commands.md"]
 COMMAND_LINES = sorted({line for page in TOLD for line in commands(page) if line.startswith("ela-yolo ")})
 
 

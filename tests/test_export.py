@@ -243,7 +243,7 @@ def test_a_damaged_file_is_one_clear_error(damage, message, exported, tmp_path):
 def test_a_file_without_metadata_is_one_clear_error(exported, tmp_path):
     weights, file, _ = exported
     bare = changed(file, tmp_path, lambda model: model.ClearField("metadata_props"))
-    with pytest.raises(ExportError, match="lacks the metadata of Ultralytics"):
+    with pytest.raises(ExportError, match="has no Ultralytics metadata"):
         verify_export(weights, bare, images(2))
 
 

@@ -149,10 +149,10 @@ def test_what_could_not_be_trained_on_is_refused(change, message, plain, tmp_pat
 
 def test_a_model_that_its_yaml_does_not_describe_is_refused(plain, tmp_path):
     for change, message in (
-        (lambda rows: rows.insert(1, rows[2]), "is not what its own YAML says, from layer 1 on"),
+        (lambda rows: rows.insert(1, rows[2]), "differs from its own YAML, from layer 1 on"),
         (lambda rows: rows.append([-1, 1, "Mine", [8]]), "cannot build here (KeyError: 'Mine')"),
         (lambda rows: rows[2].append(3), "layer 2 is not a row"),
-        (lambda rows: rows[2].__setitem__(3, [object()]), "YAML cannot be written down"),
+        (lambda rows: rows[2].__setitem__(3, [object()]), "YAML cannot be written"),
     ):
         checkpoint = torch.load(plain, weights_only=False)
         change(checkpoint["model"].yaml["backbone"])
@@ -300,7 +300,7 @@ def test_files_are_not_replaced_unasked(plain, tmp_path):
         (target.parent / f"d{target.suffix}").mkdir()
         with pytest.raises(InsertionError, match="exists"):
             ela_yolo.insert(model, save=target.parent / f"d{target.suffix}", exist_ok=True)
-        with pytest.raises(InsertionError, match=r"there is no folder .*nowhere; make it first"):
+        with pytest.raises(InsertionError, match=r"there is no folder .*nowhere; create it first"):
             ela_yolo.insert(model, save=tmp_path / "nowhere" / target.name)
         with pytest.raises(InsertionError, match=f"gives a {target.suffix} file"):
             ela_yolo.insert(model, save=tmp_path / "x.onnx")

@@ -253,7 +253,7 @@ def test_adam_cannot_take_more_than_half(model_yaml, tmp_path):
         f"project={tmp_path}",
         cwd=tmp_path,
     )
-    assert "lr_mult=300 of lr=0.01 is more than AdamW can take, so the gates train at 0.5" in done.stdout + done.stderr
+    assert "lr_mult=300 of lr=0.01 exceeds the limit for AdamW, so the gates train at 0.5" in done.stdout + done.stderr
 
 
 def test_two_multiples_are_two_groups():
@@ -335,7 +335,7 @@ def test_a_training_goes_on_at_the_saved_rates_if_the_model_says_others(args, mo
     torch.save(checkpoint, last)
     done = forked_python(RESUMED.format(last=str(last)), cwd=tmp_path)
     assert "continues" in done.stdout.splitlines()
-    assert "the training that is resumed had [30]; it goes on as it began" in done.stdout + done.stderr
+    assert "the resumed run was started with [30]; it continues with the saved rates" in done.stdout + done.stderr
     with (tmp_path / "run/results.csv").open() as table:
         rates = [[float(row[f"lr/pg{i}"]) for i in (1, 3)] for row in csv.DictReader(table, skipinitialspace=True)]
     assert len(rates) == 3 and all(gates == pytest.approx(30 * others, rel=1e-3) for others, gates in rates)

@@ -95,9 +95,9 @@ def test_a_users_own_file_comes_before_a_former_name_of_ultralytics(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with caplog.at_level("WARNING", logger="ultralytics"):
         assert find_model("yolov5s6.yaml").name == "yolov5-p6.yaml"
-        assert "ela-yolo: Ultralytics reads yolov5s-p6.yaml where yolov5s6.yaml is named" in caplog.text
+        assert "ela-yolo: Ultralytics reads yolov5s-p6.yaml instead of yolov5s6.yaml" in caplog.text
         assert find_model("yolov5s.pt").name == "yolov5su.pt"
-        assert "ela-yolo: Ultralytics reads yolov5su.pt where yolov5s.pt is named" in caplog.text
+        assert "ela-yolo: Ultralytics reads yolov5su.pt instead of yolov5s.pt" in caplog.text
     Path("yolov5s6.yaml").write_text(Path(check_yaml("yolov8.yaml")).read_text())
     assert find_model("yolov5s6.yaml") == Path("yolov5s6.yaml")
     assert [*ela_yolo.insert("yolov5s6.yaml").stages] == [2, 4, 6, 8]

@@ -80,7 +80,7 @@ def test_what_is_wrong_is_one_line_with_a_remedy(root):
     (root / "val.txt").write_bytes("./images/one/ä.jpg".encode("latin-1"))
     with pytest.raises(InputError, match=r"val\.txt is not UTF-8 text; save it as UTF-8"):
         data_images(data_yaml(root, "val.txt"), "val", "detect")
-    with pytest.raises(InputError, match=r"data=.*; mend it"):
+    with pytest.raises(InputError, match=r"data=.*; fix it"):
         data_images(data_yaml(root, "nowhere"), "val", "detect")
 
 

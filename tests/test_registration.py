@@ -327,17 +327,17 @@ tasks.DetectionModel("yolov8n-fails.yaml", verbose=False)
     assert printed[-3:] == [
         "True 7 False None",
         "True True True",
-        "Ultralytics has a module ELA of its own, so rows cannot use this name for ela_yolo.ela:ELA",
+        "Ultralytics already has a module ELA, so rows cannot use this name for ela_yolo.ela:ELA",
     ]
-    assert hint.endswith("ela-yolo: ELA is <class '__main__.ELA'> here, so its rows are called as that class's")
+    assert hint.endswith("ela-yolo: ELA is <class '__main__.ELA'> here, so its rows build that class")
     assert "TypeError" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     ("module", "hint"),
     [
-        ("CoordAtt", "ela-yolo: layer 2: CoordAtt is not known: CA is a row of its own, [-1, 1, CA, []]"),
-        ("C2f_ELA", "ela-yolo: layer 2: C2f_ELA is not known: ELA is a row of its own, [-1, 1, ELA, []]"),
+        ("CoordAtt", "ela-yolo: layer 2: CoordAtt is unknown: CA is a separate row, [-1, 1, CA, []]"),
+        ("C2f_ELA", "ela-yolo: layer 2: C2f_ELA is unknown: ELA is a separate row, [-1, 1, ELA, []]"),
         ("Gone", None),
     ],
 )
@@ -356,7 +356,7 @@ def test_an_ela_row_that_nothing_reads_is_refused(small_model):
 
     config = {**yaml.safe_load(MODEL.replace("{row}", "[-1, 1, ELA, []]")), "scale": "n"}
     config["head"] = [[[1], 1, "Detect", ["nc"]]]
-    with pytest.raises(RowError, match="ELA row 2 is read by no layer; raise the numbers"):
+    with pytest.raises(RowError, match="ELA row 2 is read by no layer; change the number"):
         DetectionModel(config, verbose=False)
 
 

@@ -126,6 +126,6 @@ def test_the_block_in_a_name(name, block):
     if block is None:
         assert hint == ""
     else:
-        assert f"{block} is a row of its own, [-1, 1, {block}, []]" in hint and f"block={block}" in hint
+        assert f"{block} is a separate row, [-1, 1, {block}, []]" in hint and f"block={block}" in hint
         with pytest.raises(InputError, match=f"there is no block {name}, did you mean '{block}'"):
             insert("yolov8n.yaml", block=name)

@@ -195,9 +195,7 @@ def test_stages_that_cannot_take_a_block_are_skipped_if_all_are_meant(tmp_path):
 
 def test_where_no_stage_is_recognised_the_message_says_what_to_do():
     for where in ("backbone", "all"):
-        with pytest.raises(
-            InsertionError, match=rf"no stage is recognised in where={where}; name rows with after=, by"
-        ):
+        with pytest.raises(InsertionError, match=rf"no stage was found in where={where}; name rows with after=, by"):
             ela_yolo.insert("yolov3-tiny.yaml", where=where)
     with pytest.raises(InsertionError, match="has no rows in where=neck; choose another where="):
         ela_yolo.insert("yolov8n-cls.yaml", where="neck")

@@ -1,16 +1,16 @@
 """Weights that pass through Ultralytics' own loading: every tensor is kept, and none where it did not come from."""
 
 import inspect
-import sys
 from collections import OrderedDict
 from contextlib import nullcontext, suppress
 
 import pytest
 import torch
 import ultralytics
-from conftest import BIN, REPO, forked
+from conftest import BIN, forked
 from helpers import narrow, of_family
 from torch import nn
+from transfer import MODELS, landed, mark, names, transfer
 from ultralytics import YOLO
 from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import BaseModel, DetectionModel
@@ -22,9 +22,6 @@ from ela_yolo.edit.yaml_file import read_model_yaml
 from ela_yolo.host.blocks import ENVIRONMENT, is_block
 from ela_yolo.host.lookup import find_model
 from ela_yolo.host.weight_matching import LeftOut, WeightTransfer, match_layers
-
-sys.path.insert(0, str(REPO / "tools"))
-from transfer_table import MODELS, landed, mark, names, transfer
 
 TABLE = [name for model in MODELS for name in names(model)[: 1 if "-" in model else None]]  # tasks at one scale
 # As deep as at scale n and l; here, where all are as narrow, they are the same models.
@@ -206,7 +203,7 @@ def test_another_architecture_is_not_guessed_at(source, model, lines):
     report = target.load(weights)
     warnings = [line for line in lines() if "ELA: layer" in line]
     assert len(warnings) == 1
-    assert warnings[0].endswith(f"ELA: {OTHERS[source, model]}, so only layers that agree take weights")
+    assert warnings[0].endswith(f"ELA: {OTHERS[source, model]}, so only layers that agree are loaded")
     places = {"ours": ela_yolo.layer_map(f"{model}.yaml"), "theirs": ela_yolo.layer_map(f"{source}.yaml")}
     original = {number: k for k, number in places["ours"].items()}
     origin = {number: k for k, number in places["theirs"].items()}

@@ -45,16 +45,16 @@ def test_all_model_yamls_of_ultralytics_are_read_as_yaml_reads_them():
 
 
 BAD = {  # text -> what the one line says
-    "": "is not a model YAML, or cut off: it has no rows under 'backbone:'",
+    "": "is not a model YAML, or is truncated: it has no rows under 'backbone:'",
     "just words": "no rows under 'backbone:'",
     "names: [a, b]\n": "no rows under 'backbone:'",
     "backbone:\nhead:\n  - [-1, 1, Detect, [nc]]\n": "no rows under 'backbone:'",
     "backbone: [[-1, 1, Conv, [8]]]\nhead: 3\n": "no rows under 'head:'",
     SMALL.replace("  - [-1, 1, C2f", "\t- [-1, 1, C2f"): "line 4: a tab where YAML wants spaces",
     SMALL.replace("C2f, [8]]", "C2f, [8]"): "expected ',' or ']'",
-    SMALL[: SMALL.index("Classify") + 3]: "is no whole YAML: it ends in line 7, within a row or a word; is it cut off?",
+    SMALL[: SMALL.index("Classify") + 3]: "is truncated: it ends in line 7, within a row or a word",
     SMALL[: SMALL.index("head")]: "no rows under 'head:'",
-    SMALL.replace("[[-1], 1, Classify, [nc]]", "[-1, 1, Conv, [8]]"): "ends in layer 3 Conv, which is no head",
+    SMALL.replace("[[-1], 1, Classify, [nc]]", "[-1, 1, Conv, [8]]"): "ends in layer 3 Conv, which is not a head",
     SMALL.replace("[-1, 1, C2f, [8]]", "[-1, C2f, [8]]"): "line 4: layer 1 is not a row [from, repeats, module, args]",
     SMALL.replace("[-1, 1, C2f, [8]]", "C2f"): "layer 1 is not a row",
     SMALL.replace("[[-1], 1", "[[9], 1"): "line 7: layer 3 reads 9, but only layers 0 to 2 come before it",

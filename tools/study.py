@@ -2,7 +2,7 @@
 
 Start it again after an interruption: finished runs are kept, as small files in docs/study. ``python tools/study.py``
 runs all comparisons in their order, ``python tools/study.py neu`` those that are named, and ``python tools/study.py
-tables`` writes what is finished into docs/study.md.
+tables`` writes what is finished into docs/study.md and the table of gains into README.
 """
 
 from __future__ import annotations
@@ -57,6 +57,17 @@ COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "deeppcb": ("yolov8n.pt", ("plain", WINNER), BOARDS),
     "neu": ("yolov8n.pt", ("plain", WINNER), STEEL),
 }
+
+
+# The rows of README's table of gains (folder of the runs, English name, Chinese name), and its columns.
+GAINS = (
+    ("rows-short", "`rows.yaml`, 5 epochs", "`rows.yaml`，5 个 epoch"),
+    ("rows-long", "`rows.yaml`, 10 epochs", "`rows.yaml`，10 个 epoch"),
+    ("bccd-short", "BCCD (blood cells), 8 epochs", "BCCD（血细胞），8 个 epoch"),
+    ("boards-short", "DeepPCB (boards), 8 epochs", "DeepPCB（电路板），8 个 epoch"),
+    ("scenes-short", "random scenes, 20 epochs from scratch", "随机场景，从零训练 20 个 epoch"),
+)
+SHOWN = {"plain": "plain model", "identity-1": "`insert`", "identity-100": "`lr_mult=100`", "paper": "`gate=paper`"}
 
 
 def make_models(source: str, names: tuple[str, ...]) -> list[str]:
@@ -128,6 +139,24 @@ def harm_table() -> str:
     return markdown_table(["data set", "model", "mAP50-95", "to plain", "p", "without attention"], rows)
 
 
+def gains_table(language: int) -> str:
+    """Return README's table of gains; the language is 1 for English and 2 for Chinese."""
+    from ela_yolo.util.tables import markdown_table
+
+    rows = []
+    for row in GAINS:
+        found = scores_of(OUT / row[0])
+        cells = [row[language]]
+        for model in SHOWN:
+            runs = found.get(model, {})
+            score = f"{mean(run['score'] for run in runs.values()):.3f}" if runs else ""
+            p = p_value(differences(found["plain"], runs)) if runs and model != "plain" else ""
+            cells.append(f"{score} (p = {p})" if p else score)
+        rows.append(cells)
+    head = ["", *SHOWN.values()] if language == 1 else ["", "原模型", *[*SHOWN.values()][1:]]
+    return markdown_table(head, rows)
+
+
 def differences(base: dict[int, dict[str, Any]], runs: dict[int, dict[str, Any]]) -> list[float]:
     """Return the differences of two models' scores, for the seeds that both have."""
     return [runs[seed]["score"] - base[seed]["score"] for seed in sorted(base.keys() & runs.keys())]
@@ -142,7 +171,7 @@ def p_value(values: list[float]) -> str:
 
 def without_attention(runs: dict[int, dict[str, Any]]) -> str:
     """Return the mean score with the gates held constant; nothing for models without blocks."""
-    scores = [run["without_attention"] for run in runs.values() if run["without_attention"] is not None]
+    scores = [run["without_attention"] for run in runs.values() if run.get("without_attention") is not None]
     return f"{mean(scores):.3f}" if scores else ""
 
 
@@ -150,8 +179,10 @@ def scores_of(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
     """Return model -> seed -> the result of the run, for the finished runs in a folder."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for file in sorted(folder.glob("runs/*/run.json")):
-        name, _, seed = file.parent.name.rpartition("-")
-        found.setdefault(name, {})[int(seed)] = json.loads(file.read_text(encoding="utf-8"))
+        name, _, seed = file.parent.name.removeprefix("yolov8n-").rpartition("-")  # YAMLs have the scale in their names
+        run = json.loads(file.read_text(encoding="utf-8"))
+        run.setdefault("score", run.get("map50_95"))  # the name in records of the older studies
+        found.setdefault(name, {})[int(seed)] = run
     return found
 
 
@@ -164,9 +195,15 @@ def spread(values: list[float]) -> str:
 
 
 def write_tables() -> None:
-    """Write the tables into docs/study.md, between marks such as ``<!-- rows -->`` and ``<!-- end of rows -->``."""
-    page = REPO / "docs/study.md"
-    for mark, table in (("rows", rows_table()), ("harm", harm_table())):
+    """Write the tables into the documents, between marks such as ``<!-- rows -->`` and ``<!-- end of rows -->``."""
+    places = (
+        ("docs/study.md", "rows", rows_table()),
+        ("docs/study.md", "harm", harm_table()),
+        ("README.md", "gains", gains_table(1)),
+        ("README.zh-CN.md", "gains", gains_table(2)),
+    )
+    for name, mark, table in places:
+        page = REPO / name
         before, _, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
         _, _, after = rest.partition(f"<!-- end of {mark} -->")
         page.write_text(f"{before}<!-- {mark} -->\n{table}\n<!-- end of {mark} -->{after}", encoding="utf-8")

@@ -133,7 +133,7 @@ def _yolo_command() -> Finding:
     if named is None or Path(named[1]).parent.resolve() == Path(sys.executable).parent.resolve():
         return Finding(subject, command)
     state = f"{command} runs {named[1]}, not this Python"
-    return Finding(subject, state, "activate the environment that ela-yolo is in, or install it there too")
+    return Finding(subject, state, "activate the environment with ela-yolo, or install ela-yolo there too")
 
 
 def _registration() -> Finding:
@@ -192,7 +192,7 @@ def _model(name: str, weights: str | None) -> Iterator[Finding]:
 def doctor(given: dict[str, Any]) -> int:
     """Print a line for each check, and one for the result."""
     if "weights" in given and "model" not in given:
-        raise UsageError("weights= needs a model= that takes them")
+        raise UsageError("weights= needs model=, the model to load them into")
     wrong = 0
     for finding in examine(**given):
         say(finding)

@@ -51,7 +51,7 @@ def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile
         CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
         RegistrationError: If Ultralytics is not as this package expects.
 
-    Example:
+    Examples:
         >>> profile("yolov8n-ela.yaml").ratios["latency"]  # doctest: +SKIP
         1.013
     """
@@ -71,13 +71,13 @@ def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
     with tempfile.TemporaryDirectory() as name:
         ela = open_model(model)
         if not all_blocks(ela.model):
-            raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
+            raise InputError(f"model={model} has no ELA; insert it first: ela-yolo insert model={model}")
         plain_file = Path(name) / f"plain-{Path(model).name}"
         remove(file, save=plain_file)
         models = [open_model(plain_file), ela]
         stride = int(max(ela.model.stride))
         if imgsz % stride or imgsz == stride:  # BatchNorm cannot learn from a map of one pixel
-            raise InputError(f"imgsz={imgsz} is not 2 or more times the model's stride {stride}; take 640")
+            raise InputError(f"imgsz={imgsz} is less than twice the model's stride of {stride}; use 640")
         image = torch.rand(1, ela.model.yaml.get("channels", 3), imgsz, imgsz, device=device)
         sessions = _sessions(models, imgsz, Path(name))
         measured = _measure([each.model.float().to(device) for each in models], image, sessions)

@@ -103,7 +103,7 @@ class Profile:
         machine: The processor, the number of threads and the version of PyTorch.
         plain: The cost of the model without its blocks.
         ela: The cost of the model.
-        ratios: Attribute of :class:`ModelCost` -> the model's value divided by the plain model's; of times, the median
+        ratios: Attribute of ``ModelCost`` -> the model's value divided by the plain model's; of times, the median
             over the rounds. None if the plain model's value is 0.
         intervals: Attribute of times -> the ends of the ratio's 95% interval, a bootstrap over the rounds.
         blocks: The cost of each block.
@@ -152,7 +152,7 @@ class Profile:
         return f"{ratio:.3f}" if low is None else f"{ratio:.3f} ({low:.3f} to {high:.3f})"
 
     def save(self, file: str | Path | None = None) -> Path:
-        """Write the result as JSON, and return the file, which :func:`target_file` names.
+        """Write the result as JSON, and return the file, which ``target_file`` names.
 
         Raises:
             InputError: If the name does not end in ``.json``, or there is no such folder.
@@ -170,9 +170,9 @@ def target_file(model: str | Path, file: str | Path | None = None) -> Path:
     """
     target = Path(f"{Path(model).stem}-profile.json" if file is None else file)
     if target.suffix != ".json" or target.is_dir():
-        raise InputError(f"save={target}: a profile is a .json file; name one that ends so")
+        raise InputError(f"save={target}: a profile must be a .json file; choose a name ending in .json")
     if not target.parent.is_dir():
-        raise InputError(f"save={target}: there is no folder {target.parent}; make it first")
+        raise InputError(f"save={target}: there is no folder {target.parent}; create it first")
     return target
 
 

@@ -39,11 +39,11 @@ def alternate(calls: Mapping[str, Callable[[], object]], rounds: int, rest: floa
 
 
 def ratio_of(plain: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median ratio over rounds of :func:`alternate`, and the ends of its 95% interval.
+    """Return the median ratio over rounds of ``alternate``, and the ends of its 95% interval.
 
     The interval is a bootstrap over the rounds. It does not cover changes of the machine load from hour to hour.
 
-    Example:
+    Examples:
         >>> ratio_of([1.0, 2.0, 4.0], [1.1, 2.2, 4.4])
         (1.1, 1.1, 1.1)
     """

@@ -46,7 +46,7 @@ def render(folder: str | Path, seed: int = 0) -> Path:
 def render_board(rng: Rng) -> tuple[Array, list[Object]]:
     """Return one BGR image, uint8 ``(128, 128, 3)``, and its objects as (class, left, top, right, bottom) in px.
 
-    Example:
+    Examples:
         >>> image, objects = render_board(np.random.default_rng(0))
         >>> image.shape, len(objects) > 0
         ((128, 128, 3), True)

@@ -41,7 +41,7 @@ def render(folder: str | Path, seed: int = 0) -> Path:
 def render_scene(rng: Rng) -> tuple[Array, list[Object]]:
     """Return one BGR image, uint8 ``(H, W, 3)``, and its objects as (class, left, top, right, bottom) in px.
 
-    Example:
+    Examples:
         >>> image, objects = render_scene(np.random.default_rng(0))
         >>> image.dtype, image.ndim, len(objects) > 0
         (dtype('uint8'), 3, True)

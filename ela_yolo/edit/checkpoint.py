@@ -34,7 +34,7 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
         )
     if checkpoint.get("modelopt"):
         raise CheckpointError(
-            f"{file} is quantized, and its quantizers go by layer numbers; take the checkpoint that it was made from"
+            f"{file} is quantized, and its quantizers refer to layer numbers; use the checkpoint from before that"
         )
     # The optimizer's state and the running average fit only the model before the change.
     stale = dict.fromkeys(checkpoint.keys() & {"ema", "optimizer", "updates", "scaler"})
@@ -48,7 +48,7 @@ def model_rows(file: Path, config: Mapping[str, Any]) -> tuple[Row, ...]:
         CheckpointError: If the mapping has no rows ``[from, repeats, module, args]``.
     """
     if not config.get("backbone") or not config.get("head"):
-        raise CheckpointError(f"{file} holds a model without rows in its YAML; insert into the YAML file instead")
+        raise CheckpointError(f"{file} holds a model whose YAML has no rows; edit the YAML file instead")
     return rows_of(config, lambda layer: f"{file} holds a model whose layer {layer}", CheckpointError)
 
 
@@ -61,7 +61,7 @@ def yaml_text(file: Path, config: Mapping[str, Any]) -> str:
     try:
         return whole_yaml(config)
     except yaml.YAMLError as error:
-        raise CheckpointError(f"{file} holds a model whose YAML cannot be written down: {error}") from error
+        raise CheckpointError(f"{file} holds a model whose YAML cannot be written: {error}") from error
 
 
 def build_anew(file: Path, model: Any, config: Mapping[str, Any]) -> Any:
@@ -93,7 +93,7 @@ def move_layers(file: Path, model: Any, config: Mapping[str, Any], layer_map: Ma
     """
     if hasattr(model, "set_classes"):
         raise CheckpointError(
-            f"{file} is of YOLO-World or YOLOE, which Ultralytics builds anew from the YAML named in it, without ELA; "
+            f"{file} is of YOLO-World or YOLOE, and Ultralytics rebuilds these from the YAML named in it, without ELA; "
             "insert ELA into that YAML, and load the weights"
         )
     with torch.random.fork_rng(devices=[]):
@@ -103,7 +103,7 @@ def move_layers(file: Path, model: Any, config: Mapping[str, Any], layer_map: Ma
     built_layers = list(built.model)
     for old, new in layer_map.items():
         if old >= len(model.model) or type(model.model[old]) is not type(built_layers[new]):
-            raise CheckpointError(f"{file} holds a model that is not what its own YAML says, from layer {old} on")
+            raise CheckpointError(f"{file} holds a model that differs from its own YAML, from layer {old} on")
         layer = model.model[old]
         layer.i, layer.f = new, built_layers[new].f
         built_layers[new] = layer

@@ -30,7 +30,7 @@ from ela_yolo.util.text import one_line
 
 @dataclass(frozen=True)
 class Insertion:
-    """What :func:`insert` or :func:`remove` did to a model; printed, it is the diff.
+    """What ``insert`` or ``remove`` did to a model; printed, it is the diff.
 
     Attributes:
         text: The new YAML.
@@ -41,7 +41,7 @@ class Insertion:
         skipped: The stages that no block follows although all stages were meant: layer number -> the reason.
         transfer: How many of a checkpoint's weights were kept; None for a YAML.
 
-    Example:
+    Examples:
         >>> insertion = insert("yolov8n.yaml", after="P3")
         >>> insertion.stages
         {4: 'C2f'}
@@ -94,7 +94,7 @@ def insert(
         lr_mult: Multiple of the learning rate at which the gates are trained. None means 1.
         rewire: ``all``: every reader of a stage reads the block. ``next``: only the row after the block reads it.
         block: The block to insert: ``ELA``, ``ChannelScale``, ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or a name
-            given to :func:`register_block`.
+            given to ``register_block``.
         save: The file to write; None writes nothing.
         exist_ok: Whether an existing file may be replaced.
 
@@ -109,7 +109,7 @@ def insert(
         RowError: If the block cannot be imported.
         RegistrationError: If Ultralytics is not as this package expects.
 
-    Example:
+    Examples:
         >>> print(insert("yolov8n.yaml", after=4, gate="paper"))  # doctest: +ELLIPSIS
         --- yolov8.yaml
         +++ yolov8.yaml with ELA
@@ -163,7 +163,7 @@ def remove(
         CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
         RegistrationError: If Ultralytics is not as this package expects.
 
-    Example:
+    Examples:
         >>> remove("yolov8n-ela.yaml").rows
         (3, 6, 9, 12)
     """
@@ -188,7 +188,7 @@ def layer_map(model: str | Path) -> dict[int, int]:
         CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
         RegistrationError: If Ultralytics is not as this package expects.
 
-    Example:
+    Examples:
         >>> layer_map("yolov8n-ela.yaml")[9]  # four blocks stand before SPPF, layer 9 of YOLOv8
         13
     """
@@ -248,9 +248,9 @@ def _insertion(
 def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:
     kinds = YAML if file.suffix in YAML else (".pt",)
     if target.suffix not in kinds:
-        raise InsertionError(f"save={target}: {file.name} gives a {kinds[0]} file; name one that ends so")
+        raise InsertionError(f"save={target}: the result is a {kinds[0]} file; choose a name ending in {kinds[0]}")
     if not target.parent.is_dir():
-        raise InsertionError(f"save={target}: there is no folder {target.parent}; make it first")
+        raise InsertionError(f"save={target}: there is no folder {target.parent}; create it first")
     if target.is_dir() or (target.exists() and not exist_ok):
         raise InsertionError(f"{target} exists; name another file with save=, or replace it with exist_ok=True")
     return target

@@ -37,10 +37,10 @@ def new_row_args(
     starts = start_options(kind)
     options = (*options_of(kind), *starts)
     if variant and block != "ELA":
-        raise InsertionError(f"variant is ELA's, and {block} has none; leave it out")
+        raise InsertionError(f"variant= applies to ELA only, not to {block}; leave it out")
     gate = check_choice("gate", gate or "identity")
     if block != "ELA" and (gate == "residual" or (gate == "paper" and "identity" not in options)):
-        raise InsertionError(f"gate={gate} is ELA's, and {block} does not have it; leave it out")
+        raise InsertionError(f"gate={gate} applies to ELA only, not to {block}; leave it out")
     if lr_mult is not None:
         if "lr_mult" not in options or (gate == "paper" and block != "ELA"):
             raise InsertionError(f"{block} takes no lr_mult{' with gate=paper' * (gate == 'paper')}; leave it out")

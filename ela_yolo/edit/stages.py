@@ -108,8 +108,7 @@ def choose_stages(
         raise InsertionError(f"{name} has no rows in where={place}; choose another where=")
     if after is None and not stages:
         raise InsertionError(
-            f"{name}: no stage is recognised in where={place}; "
-            f"name rows with after=, by number or of {_modules(inside)}"
+            f"{name}: no stage was found in where={place}; name rows with after=, by number or of {_modules(inside)}"
         )
     numerals = [item for item in items if re.fullmatch(r"-?\d+", item)]
     numbers = {int(item) for item in numerals}

@@ -31,14 +31,14 @@ def read_model_yaml(file: Path) -> str:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise ModelYamlError(f"{file} cannot be read: {error.strerror}; name another file, or change that") from None
+        raise ModelYamlError(f"{file} cannot be read: {error.strerror}; choose another file, or fix this") from None
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ModelYamlError(f"{file} is UTF-16 text, which Ultralytics does not read; save it as UTF-8")
     return content.decode(errors="surrogateescape")
 
 
 def as_bytes(text: str) -> bytes:
-    """Return the bytes of a text that :func:`read_model_yaml` read."""
+    """Return the bytes of a text that ``read_model_yaml`` read."""
     return text.encode(errors="surrogateescape")
 
 
@@ -73,12 +73,12 @@ def read_rows(text: str, name: str) -> tuple[Row, ...]:
         raise ModelYamlError(_reason(text, name, error)) from None
     for part in PARTS:
         if not isinstance(config, dict) or not isinstance(config.get(part), list) or not config[part]:
-            raise ModelYamlError(f"{name} is not a model YAML, or cut off: it has no rows under '{part}:'")
+            raise ModelYamlError(f"{name} is not a model YAML, or is truncated: it has no rows under '{part}:'")
     rows = rows_of(config, lambda layer: f"{name}{_line_of(text, layer)}: layer {layer}", ModelYamlError)
     last = rows[-1].module
     if last in _NOT_HEADS or last in {row.module for row in rows[:-1]}:
         raise ModelYamlError(
-            f"{name} ends in layer {len(rows) - 1} {last}, which is no head like Detect; is it cut off?"
+            f"{name} ends in layer {len(rows) - 1} {last}, which is not a head such as Detect; is the file truncated?"
         )
     return rows
 
@@ -121,7 +121,7 @@ def _reason(text: str, name: str, error: Exception) -> str:
     mark = error.problem_mark
     if mark.index >= len(text.rstrip()):
         last = text.rstrip().count("\n") + 1
-        return f"{name} is no whole YAML: it ends in line {last}, within a row or a word; is it cut off?"
+        return f"{name} is truncated: it ends in line {last}, within a row or a word"
     place = f"{name}, line {mark.line + 1}"
     if text[mark.index : mark.index + 1] == "\t":
         return f"{place}: a tab where YAML wants spaces; replace it by spaces"

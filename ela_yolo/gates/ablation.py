@@ -77,7 +77,7 @@ class AblationReport:
             harmful; its layer is such as ``"6, 9"``. None if there is none.
         together: The ablation of all blocks together.
 
-    Example:
+    Examples:
         >>> block = Ablation("3", "ELA-B identity", 0.591, 0.374, 0.33, 0.41)
         >>> both = Ablation("all", "all blocks", 0.557, 0.408, 0.36, 0.45)
         >>> print(AblationReport("best.pt", "rows.yaml", "val", "mAP50-95", 96, 0.965, (block,), None, both))
@@ -199,7 +199,7 @@ def ablate(
         CheckpointError: If there is no such checkpoint.
         RegistrationError: If Ultralytics is not as this package expects.
 
-    Example:
+    Examples:
         >>> print(ablate("best.pt", data="my.yaml"))  # doctest: +SKIP
         64 images of my.yaml (val).
         ...
@@ -211,7 +211,7 @@ def ablate(
     if not blocks:
         raise InputError(f"model={model} has no attention block; insert one first: ela-yolo insert model={model}")
     if opened.task not in METRICS:
-        raise InputError(f"model={model} has the task {opened.task}, whose metric is unknown here")
+        raise InputError(f"model={model} has the task {opened.task}, which is not supported")
     keys: dict[str, Any] = {"imgsz": imgsz, "device": device, "batch": batch, "split": split}
     keys = {"plots": False, "verbose": False} | {key: value for key, value in keys.items() if value is not None}
     several = len(blocks) > 1

@@ -34,7 +34,7 @@ def attention(
 ) -> list[Path]:
     """Draw what the detections of images get through attention, a picture for each image, and return the files.
 
-    :func:`plot_attention` describes the pictures. A picture has the name of its image. The frames of a video are
+    ``plot_attention`` describes the pictures. A picture has the name of its image. The frames of a video are
     numbered, and so are images of the same name. Beside them lies ``index.html``, a page of one file that shows the
     first 60 images in a browser. Pictures of an earlier run are replaced.
 
@@ -52,7 +52,7 @@ def attention(
         CheckpointError: If there is no such checkpoint.
         RegistrationError: If Ultralytics is not as this package expects.
 
-    Example:
+    Examples:
         >>> attention("best.pt", "images/")  # doctest: +SKIP
         [PosixPath('best-attention/bus.png'), PosixPath('best-attention/zidane.png')]
     """
@@ -60,7 +60,7 @@ def attention(
     require_registered()
     opened = open_model(model)
     if not ela_blocks(opened):
-        raise InputError(f"model={model} has no ELA; put it in first: ela-yolo insert model={model}")
+        raise InputError(f"model={model} has no ELA; insert it first: ela-yolo insert model={model}")
     files: list[Path] = []
     page = Page()
     taken: set[str] = set()
@@ -77,7 +77,7 @@ def attention(
             figure.savefig(part, format="png", dpi=100)
         page.add(files[-1].stem, traced.image, traced.gates, traced.detections, traced.parts)
     if not files:
-        raise InputError(f"source={source} has no image that can be read; name others")
+        raise InputError(f"source={source} has no readable image; choose others")
     page.write(folder / PAGE)
     return files
 
@@ -86,7 +86,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}; name another folder with save=") from None
+        raise InputError(f"{folder} cannot be created: {error.strerror}; choose another folder with save=") from None
 
 
 def attention_folder(model: str | Path, save: str | Path | None) -> Path:

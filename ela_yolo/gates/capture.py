@@ -63,7 +63,7 @@ def capture_gates(model: nn.Module) -> Iterator[dict[str, Gates]]:
         A dict that holds the gates of the latest forward: layer -> ``along_h`` ``(B, C, H)``, ``along_w``
         ``(B, C, W)``, ``form``, ``variant``, and the method ``sigmoids()``.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 16, 3, stride=4), ELA(16, gate="identity"))
         >>> with capture_gates(model) as gates:
         ...     _ = model(torch.zeros(1, 3, 64, 48))

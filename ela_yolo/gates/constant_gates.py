@@ -104,8 +104,8 @@ def _check_factor(layer: str, block: nn.Module, x: Tensor) -> None:
         output = block.forward(x * kept)
     if output[~kept].abs().max() > 1e-6 * output.abs().max():
         raise NoFactorError(
-            f"layer {layer} {type(block).__name__} does not multiply its input by factors, so it has no attention that "
-            "could be held constant; remove the layer from a copy and compare the two with ela-yolo compare"
+            f"layer {layer} {type(block).__name__} does not multiply its input by factors, so its attention cannot "
+            "be held constant; remove the layer from a copy, and compare both with ela-yolo compare"
         )
 
 

@@ -88,7 +88,7 @@ def plot_attention(
     Returns:
         The figure of matplotlib and its panels.
 
-    Example:
+    Examples:
         >>> trace = Trace(blank=0.11, change=5.94, places=np.full((8, 8), 5.94 / 64))
         >>> corners = np.array([[0.1, 0.1], [0.3, 0.1], [0.3, 0.3], [0.1, 0.3]])
         >>> detection = Detection("flagged", 0.98, corners, {"3": trace})

@@ -36,7 +36,7 @@ _TIMM = {
 def register_block(name: str, block: type[nn.Module]) -> None:
     """Register a block under a name that the rows of a model YAML may use, in this process and its child processes.
 
-    Rows of the block then get their channels as rows of ELA do, :func:`insert` and :func:`remove` know the block, and
+    Rows of the block then get their channels as rows of ELA do, ``insert`` and ``remove`` know the block, and
     weights are matched with it left out of the count. To register it in every process, also for the command ``yolo``,
     set the environment variable ``ELA_YOLO_BLOCKS`` to ``NAME=module:Class``.
 
@@ -49,7 +49,7 @@ def register_block(name: str, block: type[nn.Module]) -> None:
     Raises:
         InputError: If the name is taken, or the class is not such a block.
 
-    Example:
+    Examples:
         >>> from timm.layers import SEModule
         >>> register_block("Squeeze", SEModule)
         >>> os.environ.pop("ELA_YOLO_BLOCKS")  # child processes find the block here; after this, no process does
@@ -57,17 +57,17 @@ def register_block(name: str, block: type[nn.Module]) -> None:
     """
     path = _path(block)
     if not name.isidentifier():
-        raise InputError(f"a block's name is one word of letters and digits, got {name!r}")
+        raise InputError(f"the name of a block must be one word of letters and digits, got {name!r}")
     if known_blocks().get(name, path) != path:
-        raise InputError(f"{name} is {known_blocks()[name]} already; take another name")
+        raise InputError(f"{name} is already the name of {known_blocks()[name]}; choose another one")
     if not _is_module(block):
-        raise InputError(f"{name}: a block is a class of torch.nn.Module, not {block!r}")
+        raise InputError(f"{name}: a block must be a subclass of torch.nn.Module, not {block!r}")
     if block.__module__ == "__main__" or _import(path)[0] is not block:
-        raise InputError(f"{name}: other processes import the block, so put {block.__qualname__} into a module's file")
+        raise InputError(f"{name}: other processes import the block, so define {block.__qualname__} in a module")
     from ultralytics.nn import tasks
 
     if getattr(tasks, name, block) is not block:
-        raise InputError(f"Ultralytics has a module {name} of its own; take another name for {block.__qualname__}")
+        raise InputError(f"Ultralytics already has a module {name}; choose another name for {block.__qualname__}")
     given = {**user_blocks(), name: path}
     os.environ[ENVIRONMENT] = ",".join(f"{word}={place}" for word, place in given.items() if word not in _built_in())
 
@@ -101,7 +101,7 @@ def find_block(name: str) -> type[nn.Module]:
         remedy = installer("install", "timm") if name in _TIMM else f"correct {ENVIRONMENT}, or install what has it"
         raise RowError(f"{name} is {path}, which cannot be imported ({reason}); {remedy}")
     if not _is_module(found):
-        raise RowError(f"{name} is {path}, which is no class of torch.nn.Module; correct {ENVIRONMENT}")
+        raise RowError(f"{name} is {path}, which is not a subclass of torch.nn.Module; correct {ENVIRONMENT}")
     return found
 
 
@@ -133,10 +133,10 @@ def check_block(name: str) -> None:
     if name not in known_blocks():
         meant = block_in(name, known_blocks())
         near = f", did you mean '{meant}'?" if meant else f"; there are {', '.join(known_blocks())}"
-        raise InputError(f"there is no block {name}{near}; ela_yolo.register_block makes others known")
+        raise InputError(f"there is no block {name}{near}; to use your own block, call ela_yolo.register_block")
     if not is_block_name(name):
         raise InputError(
-            f"Ultralytics has a module {name} of its own, so rows cannot use this name for {known_blocks()[name]}"
+            f"Ultralytics already has a module {name}, so rows cannot use this name for {known_blocks()[name]}"
         )
     find_block(name)
 

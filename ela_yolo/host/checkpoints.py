@@ -30,7 +30,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
         checkpoint.get("ema")
     except Exception as error:  # Ultralytics reports damage by many types
         if not file.is_file():
-            raise CheckpointError(f"{file} is not here and could not be downloaded; put the file here") from error
+            raise CheckpointError(f"{file} was not found and could not be downloaded; put the file here") from error
         reason = one_line(error).partition(" (")[0]
         raise CheckpointError(f"{file} cannot be read as a checkpoint: {reason}") from error
     return dict(checkpoint)
@@ -51,7 +51,7 @@ def check_classes(file: Path) -> None:
     for module, name in sorted(_class_names(file)):
         if block_in(name, known_blocks()) == "ELA" and not _can_import(module, name):
             raise CheckpointError(
-                f"{file} holds the class {module}.{name} of a changed Ultralytics, which is not installed here; save "
+                f"{file} holds the class {module}.{name} of a modified Ultralytics, which is not installed here; save "
                 "the state dict of its model where it is, put ELA rows into its YAML, and load the state dict into that"
             )
 

@@ -16,7 +16,7 @@ class Detector:
 
     The logits are those before sigmoid or softmax and before NMS. They keep their places when the input changes: an
     end-to-end head has its own selection, which is left out, and RT-DETR keeps the queries that it selects for the
-    image of :meth:`run`.
+    image of ``run``.
 
     Args:
         network: The network that predicts, such as that of a predictor. It must be in evaluation mode.

@@ -71,7 +71,7 @@ def add_gate_param_groups(optimizer: Optimizer, model: nn.Module) -> None:
         if _is_adaptive(optimizer) and rate > limit:
             rate = limit
             LOGGER.info(
-                f"ela-yolo: lr_mult={multiple} of lr={lr} is more than {type(optimizer).__name__} can take, so the "
+                f"ela-yolo: lr_mult={multiple} of lr={lr} exceeds the limit for {type(optimizer).__name__}, so the "
                 f"gates train at {rate:.3g}"
             )
         own = {"lr": rate, "weight_decay": 0.0, "param_group": GROUP, "lr_mult": multiple}
@@ -108,12 +108,12 @@ def _take_saved_groups(
             groups.append({**groups[0], "params": [each for group in former for each in group if id(each) in gates]})
         if [len(g["params"]) for g in groups] != [len(g["params"]) for g in wanted]:
             raise CheckpointError(
-                "this training cannot be resumed: its optimizer has other parameter groups than the saved one; train "
-                "anew from its weights, without resume"
+                "this training run cannot be resumed: its optimizer has other parameter groups than the saved one; "
+                "start a new run from its weights, without resume"
             )
     LOGGER.warning(
-        f"ela-yolo: the model says lr_mult={multiples or 1} and the training that is resumed had "
-        f"{saved_multiples or 1}; it goes on as it began"
+        f"ela-yolo: the model has lr_mult={multiples or 1}, but the resumed run was started with "
+        f"{saved_multiples or 1}; it continues with the saved rates"
     )
 
 

@@ -33,7 +33,7 @@ def find_model(model: str | Path) -> Path:
     named = Path(str(model).strip())
     file = Path(check_yolov5u_filename(str(named), verbose=False))  # yolov5s.pt is yolov5su.pt
     if file.suffix == ".pt" and file != named:
-        LOGGER.warning(f"ela-yolo: Ultralytics reads {file} where {model} is named")
+        LOGGER.warning(f"ela-yolo: Ultralytics reads {file} instead of {model}")
     if file.suffix in YAML:
         return _find_yaml(file)
     if not file.suffix and file.stem in GITHUB_ASSETS_STEMS:
@@ -41,10 +41,10 @@ def find_model(model: str | Path) -> Path:
     if file.suffix != ".pt":
         raise InputError(f"model={model} is neither a model YAML nor a checkpoint; name a .yaml or a .pt file")
     if file.is_dir():
-        raise CheckpointError(f"{model} is a folder; name the checkpoint in it, such as {file / 'best.pt'}")
+        raise CheckpointError(f"{model} is a folder; use the checkpoint in it, such as {file / 'best.pt'}")
     elsewhere = Path(SETTINGS["weights_dir"]) / file
     if not file.is_file() and not elsewhere.is_file() and file.stem not in GITHUB_ASSETS_STEMS:
-        raise CheckpointError(f"there is no {model}; name a checkpoint (.pt) that is there")
+        raise CheckpointError(f"there is no {model}; use an existing checkpoint (.pt)")
     return elsewhere if elsewhere.is_file() and not file.is_file() else file
 
 
@@ -55,7 +55,7 @@ def _find_yaml(file: Path) -> Path:
 
     if not file.is_file() and re.match(_FORMER, file.name):
         former, file = file.name, file.with_name(re.sub(_FORMER, r"\1-p6.", file.name))
-        LOGGER.warning(f"ela-yolo: Ultralytics reads {file.name} where {former} is named")
+        LOGGER.warning(f"ela-yolo: Ultralytics reads {file.name} instead of {former}")
     names = [file, file.with_name(re.sub(_SCALE, r"\1\3", file.name))]
     for name in names if check_version(__version__, ">=8.4.144") else reversed(names):
         found = check_yaml(str(name), hard=False)
@@ -132,7 +132,7 @@ def check_data(data: str, split: str = "val") -> None:
         return
     if not check_file(data, hard=False):
         near = did_you_mean(file.name, _known_yamls("datasets", "datasets", file.parent)) or "; check the name"
-        raise InputError(f"there is no data={data}, neither here nor among the data sets that come along{near}")
+        raise InputError(f"there is no data={data}, neither here nor among the included data sets{near}")
     try:
         check_dataset(data, split)
     except ELAError:  # from this package's own data sets; it names its remedy
@@ -172,7 +172,7 @@ def data_images(data: str, split: str, task: str) -> list[Path]:
     except ELAError:
         raise
     except Exception as error:  # Ultralytics reports errors by many types
-        raise InputError(f"data={data}: {one_line(error)}; mend it, or name another data set") from error
+        raise InputError(f"data={data}: {one_line(error)}; fix it, or use another data set") from error
     images: list[Path] = []
     for place in map(Path, places if isinstance(places, list) else [places] if places else []):
         images += _listed(place) if place.is_file() else place.rglob("*.*")
@@ -188,7 +188,7 @@ def _listed(file: Path) -> list[Path]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise InputError(f"{file} is not UTF-8 text; save it as UTF-8, an image a line") from None
+        raise InputError(f"{file} is not UTF-8 text; save it as UTF-8, one image per line") from None
     names = [line.strip() for line in lines if line.strip()]
     return [file.parent / name[2:] if name.startswith("./") else Path(name) for name in names]
 

@@ -23,7 +23,7 @@ def ela_blocks(model: nn.Module) -> dict[str, ELA]:
 
 
 def all_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Return all blocks of a model, ELA and others, by layer; as :func:`ela_blocks` does."""
+    """Return all blocks of a model, ELA and others, by layer; as ``ela_blocks`` does."""
     from ultralytics.nn.tasks import BaseModel
 
     model = _unwrapped(model)

@@ -173,7 +173,7 @@ def _log_hints(rows: list[Any], error: Exception) -> None:
         if hint:
             LOGGER.error(f"ela-yolo: layer {unknown}: {hint}")
     elif isinstance(error, TypeError) and ELA.__name__ in modules and foreign_class(ELA.__name__) is not None:
-        LOGGER.error(f"ela-yolo: ELA is {foreign_class(ELA.__name__)} here, so its rows are called as that class's")
+        LOGGER.error(f"ela-yolo: ELA is {foreign_class(ELA.__name__)} here, so its rows build that class")
 
 
 def _is_ours(module: Any) -> bool:
@@ -210,7 +210,7 @@ def _with_matched_layers(load: Callable[..., Any]) -> Callable[..., Any]:
         if verbose:
             LOGGER.info(transfer)
             if matching.disagreement:
-                LOGGER.warning(f"ELA: {matching.disagreement}, so only layers that agree take weights")
+                LOGGER.warning(f"ELA: {matching.disagreement}, so only layers that agree are loaded")
         return transfer
 
     return load_matched_layers

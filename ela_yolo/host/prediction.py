@@ -63,8 +63,8 @@ class Prediction:
         found = inputs[0].shape[1]
         if found != self._channels:
             raise InputError(
-                f"model={self._name} takes images with channels: {self._channels}, and Ultralytics reads these with "
-                f"{found}; name images that have {self._channels}"
+                f"model={self._name} takes images with {self._channels} channels, but Ultralytics reads these with "
+                f"{found}; use images with {self._channels} channels"
             )
         self._waiting = [image[None] for image in inputs[0]]
 

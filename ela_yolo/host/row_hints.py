@@ -37,6 +37,6 @@ def row_hint(name: str, known: Iterable[str]) -> str:
     if block is None:
         return ""
     return (
-        f"{name} is not known: {block} is a row of its own, [-1, 1, {block}, []], after that of a stage such as C2f; "
+        f"{name} is unknown: {block} is a separate row, [-1, 1, {block}, []], after that of a stage such as C2f; "
         f"ela-yolo insert model=... block={block} writes such rows and renumbers the others"
     )

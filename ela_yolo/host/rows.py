@@ -152,8 +152,8 @@ def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
     for layer in blocks:
         if layer not in read and layer < len(rows) - 1:
             raise RowError(
-                f"{rows[layer][2]} row {layer} is read by no layer; raise the numbers of the rows that should read it, "
-                f"such as Detect's, to {layer}"
+                f"{rows[layer][2]} row {layer} is read by no layer; change the number in the rows that should read it, "
+                f"such as Detect, to {layer}"
             )
 
 

@@ -56,7 +56,7 @@ class WeightTransfer:
         left_out: The pretrained tensors that were not kept, by layer.
         block: The name of the blocks: ``ELA``, or the class of another block.
 
-    Example:
+    Examples:
         >>> from ultralytics import YOLO
         >>> model = YOLO("yolov8n-ela.yaml").model
         >>> transfer = model.load(YOLO("yolov8n.yaml").model, verbose=False)

@@ -22,7 +22,7 @@ class FileComparison:
     """Compares a file with its model, batch by batch.
 
     Args:
-        net: The model, as :func:`as_exported` returns it.
+        net: The model, as ``as_exported`` returns it.
         file: The file.
         nms: The settings of the NMS in the file, if it has any.
 

@@ -59,7 +59,7 @@ def export(
         CheckpointError: If there is no such checkpoint.
         RegistrationError: If Ultralytics is not as this package expects.
 
-    Example:
+    Examples:
         >>> report = export("best.pt", format="onnx", imgsz=640)  # doctest: +SKIP
         >>> report.exported, report.verdict  # doctest: +SKIP
         ('best.onnx', 'matches within the float32 tolerance')
@@ -73,7 +73,7 @@ def export_and_compare(
     overrides: Mapping[str, Any],
     source: Source | None = None,
 ) -> tuple[Path, ParityReport]:
-    """Export a model and compare the file, as :func:`export` does, and return the file and the report."""
+    """Export a model and compare the file, as ``export`` does, and return the file and the report."""
     opened = open_to_compare(model)
     name = name_of_format(overrides.get("format"))
     check_runtime(name)

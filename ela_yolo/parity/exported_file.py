@@ -34,7 +34,7 @@ class ExportedFile:
         task: The task of the model.
         names: Class number -> name.
         stride: The model's largest stride.
-        blocks: The ELA blocks, as :func:`describe_blocks` gives them; None if the metadata lacks them.
+        blocks: The ELA blocks, as ``describe_blocks`` gives them; None if the metadata lacks them.
         nms: The settings of the NMS in the file as far as its metadata has them, else Ultralytics' defaults.
         tolerance: The tolerance of its precision, which is that of its tensors, or where they are not read of its
             metadata.
@@ -60,7 +60,7 @@ class ExportedFile:
         self.call, metadata = self._open()
         if not {"task", "imgsz", "names", "stride"} <= metadata.keys():
             made = f"ela-yolo export model=... format={self.format}"
-            raise ExportError(f"{path} lacks the metadata of Ultralytics; make it with: {made}")
+            raise ExportError(f"{path} has no Ultralytics metadata; create it with: {made}")
         try:
             self._read(metadata)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:

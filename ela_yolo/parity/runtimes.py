@@ -38,7 +38,7 @@ def name_of_format(written: object) -> str:
         name = aliases[name]
     if name not in formats:
         near = did_you_mean(name, (*formats, *aliases)) or ", such as format=onnx"
-        raise InputError(f"format={written} is none of Ultralytics'{near}")
+        raise InputError(f"format={written} is not a format of Ultralytics{near}")
     return name
 
 
@@ -51,8 +51,8 @@ def format_of(path: Path) -> str:
     fitting = [(len(suffix), name) for name, suffix in export_suffixes().items() if path.name.endswith(suffix)]
     if not fitting:
         raise ExportError(
-            f"{path} has no ending by which Ultralytics knows an export format, such as .onnx or _openvino_model; "
-            "name an exported file, by the name that Ultralytics gave it"
+            f"{path} does not end like an exported file, such as .onnx or _openvino_model; "
+            "name an exported file, and keep the name that Ultralytics gave it"
         )
     return max(fitting)[1]
 

@@ -1,4 +1,4 @@
-"""The errors that pass in a file, by the precision that it computes in; docs/exports.md has the reasons."""
+"""The errors that pass in a file, by the precision that it computes in; docs/formats.md has the reasons."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def verify_export(
         InputError: If there is no such model, the arguments are swapped, or the data set has no validation images.
         CheckpointError: If there is no such checkpoint.
 
-    Example:
+    Examples:
         >>> report = verify_export("best.pt", "best.onnx")  # doctest: +SKIP
         >>> report.passed, report.verdict  # doctest: +SKIP
         (True, 'matches within the float32 tolerance')
@@ -105,7 +105,7 @@ def channels_of(net: Any) -> int:
 def compare_file(
     model: YOLO, file: ExportedFile, images: Sequence[Path], data: str | None, given: Mapping[str, Any]
 ) -> ParityReport:
-    """Compare a file with its model, as :func:`verify_export` does.
+    """Compare a file with its model, as ``verify_export`` does.
 
     Args:
         model: The model.

@@ -2,7 +2,7 @@
 
 An installation puts a copy of this folder into site-packages as ``_ela_yolo_start``, because a module of ela_yolo would
 import ela_yolo. Beside it are ``ela_yolo.start``, which Python 3.15 and later read at every start (PEP 829), and
-``ela_yolo.pth``, which older ones read. Both call :func:`start`.
+``ela_yolo.pth``, which older ones read. Both call ``start``.
 """
 
 import os

@@ -88,7 +88,7 @@ def compare(
             installed, or another comparison runs in ``out``.
         RegistrationError: If Ultralytics is not as this package expects.
 
-    Example:
+    Examples:
         >>> result = compare(
         ...     ["yolov8n.yaml", "yolov8n-ela.yaml"], data="scenes.yaml", seeds=range(6), epochs=20, imgsz=128
         ... )  # doctest: +SKIP
@@ -149,9 +149,9 @@ def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     if not found or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in found):
         raise InputError(f"seeds must be whole numbers from 0 such as 0,1,2, got {','.join(map(str, found)) or 'none'}")
     if len(set(found)) < len(found):
-        raise InputError(f"seeds={','.join(map(str, found))}: one is named twice, and would count twice; leave it out")
+        raise InputError(f"seeds={','.join(map(str, found))}: a seed is listed twice; list it once")
     if len(found) > MAX_SEEDS:
-        raise InputError(f"{len(found)} seeds are more than the exact test can take; name at most {MAX_SEEDS}")
+        raise InputError(f"{len(found)} seeds are more than the exact test supports; use at most {MAX_SEEDS}")
     return found
 
 
@@ -161,7 +161,7 @@ def _checked_models(models: Sequence[str | Path]) -> dict[str, str]:
         find_model(model)  # raises an error for a URL or an exported file
         name = Path(model).stem
         if name in named:
-            raise InputError(f"{named[name]} and {model} would both be called {name}; copy one to another name")
+            raise InputError(f"{named[name]} and {model} would both be called {name}; rename one of them")
         named[name] = model
     if len(named) < 2:
         raise InputError("name two models or more, the baseline first, such as models=yolov8n.yaml,yolov8n-ela.yaml")
@@ -172,10 +172,10 @@ def _common_task(named: Mapping[str, str], opened: Mapping[str, Any]) -> str:
     tasks = {name: str(model.task) for name, model in opened.items()}
     if len({*tasks.values()}) > 1:
         found = ", ".join(f"{named[name]} has the task {task}" for name, task in tasks.items())
-        raise InputError(f"the models must have one task, and {found}; name models of one task")
+        raise InputError(f"the models must have the same task, but {found}")
     task = next(iter(tasks.values()))
     if task not in METRICS:
-        raise InputError(f"the models have the task {task}, whose metric is unknown here")
+        raise InputError(f"the models have the task {task}, which is not supported")
     return task
 
 
@@ -185,7 +185,7 @@ def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"{key}= cannot be set in a comparison: {why}; leave it out")
     batch = keys.get("batch", 16)
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise InputError(f"batch={batch} would be chosen for each model by its memory; name a number of images")
+        raise InputError(f"batch={batch} would differ between the models; use a fixed number of images")
     check_train_keys(keys)
     for key in WEIGHTS_KEYS:
         if isinstance(keys.get(key), str):
@@ -204,7 +204,7 @@ def _from_checkpoints(opened: Mapping[str, Any], train: Mapping[str, Any]) -> di
         values = {name: model.overrides.get(key) or default_of(key) for name, model in opened.items()}
         if key not in train and len({str(value) for value in values.values()}) > 1:
             told = ", ".join(f"{name} with {value}" for name, value in values.items())
-            raise InputError(f"{key} is not the same for all: {told}; name it, such as {key}={default_of(key)}")
+            raise InputError(f"{key} differs between the models: {told}; set it, such as {key}={default_of(key)}")
         found[key] = next(iter(values.values()))
     return found
 

@@ -23,7 +23,7 @@ from ela_yolo.util.tables import latex_table, markdown_table
 
 @dataclass(frozen=True)
 class CompareResult:
-    """The result of :func:`compare`; printed, it is Markdown with tables and a verdict for each model.
+    """The result of ``compare``; printed, it is Markdown with tables and a verdict for each model.
 
     Attributes:
         data: The name of the data set.
@@ -33,7 +33,7 @@ class CompareResult:
         runs: The run of each model with each seed; the baseline first.
         differences: The paired differences of each other model to the baseline, with their tests and verdicts.
 
-    Example:
+    Examples:
         >>> run = SeedRun("plain", 0, 0.40, 0.4, {}, {}, {}, {}, (), (0.39, 0.40), 3_157_200, 8.9, 9.5, 640, 16)
         >>> ela = SeedRun("ela", 0, 0.41, 0.4, {}, {}, {}, {}, (), (0.40, 0.41), 3_161_520, 8.9, 9.9, 640, 16)
         >>> result = CompareResult("my.yaml", "val", "detect", {"epochs": 2}, (run, ela), ())

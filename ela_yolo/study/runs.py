@@ -80,9 +80,9 @@ def check_engine(engine: str | None, train: Mapping[str, Any]) -> None:
     if engine is None:
         return
     if engine != "ray":
-        raise InputError(f"engine={engine} is not known; leave it out, or take engine=ray")
+        raise InputError(f"engine={engine} is unknown; leave it out, or use engine=ray")
     if str(train.get("device", "cpu")) != "cpu":
-        raise InputError("with engine=ray it is Ray that gives each run its GPU; leave device= out, or take device=cpu")
+        raise InputError("with engine=ray Ray assigns the GPUs; leave device= out, or use device=cpu")
     _import_ray()
 
 
@@ -152,7 +152,7 @@ def run_all(
         say(f"{head} {score:.4f}, took {took}, about {_duration(rest)} left")
     if failures:
         more = f" ({len(failures) - 1} more failed)" if failures[1:] else ""
-        raise CompareError(f"{failures[0]}{more}; the same command again runs what is not finished")
+        raise CompareError(f"{failures[0]}{more}; run the same command again to finish the rest")
     return tuple(_read(job) for job in jobs)
 
 

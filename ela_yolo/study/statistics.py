@@ -39,7 +39,7 @@ class Difference:
         min_p: The smallest adjusted p that is possible with these numbers of seeds and models.
         min_seeds: The smallest number of seeds with which ``min_p`` is below 0.05.
 
-    Example:
+    Examples:
         >>> scores = {"plain": [0.40, 0.41, 0.39], "ela": [0.41, 0.42, 0.40]}
         >>> (difference,) = paired_differences(scores, {"plain": [[0.40]] * 3, "ela": [[0.41]] * 3})
         >>> round(difference.mean, 4), difference.p, difference.min_seeds
@@ -156,7 +156,7 @@ def sign_flip_p(values: Sequence[float]) -> float:
     Every pattern of signs is tried. p is the share of patterns whose sum is at least as far from zero as the sum of the
     values.
 
-    Example:
+    Examples:
         >>> sign_flip_p([0.01, 0.02, 0.01])  # 2 of the 8 patterns: all signs equal
         0.25
     """
@@ -175,7 +175,7 @@ def min_p(seeds: int, models: int = 1) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted by Holm's step-down method, in the same order.
 
-    Example:
+    Examples:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """

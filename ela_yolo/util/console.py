@@ -17,7 +17,7 @@ def say(text: object = "", file: Any = None) -> None:
         text: The text.
         file: The stream; None means the standard output.
 
-    Example:
+    Examples:
         >>> say("done")
         done
     """

@@ -20,7 +20,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
     The new file has the mode of the one that it replaces, and its owner and group if the user may set them.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder) / "result.txt"

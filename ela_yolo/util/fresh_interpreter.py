@@ -12,7 +12,7 @@ def run_isolated(code: str, seconds: float) -> subprocess.CompletedProcess[str]:
 
     It is ended after a time, by ``subprocess.TimeoutExpired``.
 
-    Example:
+    Examples:
         >>> run_isolated("print('hello')", seconds=60).stdout.strip()
         'hello'
     """

@@ -17,7 +17,7 @@ def to_json(content: Any) -> str:
     Args:
         content: Mappings, sequences, texts, numbers, booleans and None. Any other object becomes its ``str()``.
 
-    Example:
+    Examples:
         >>> to_json({"error": float("nan"), "limit": float("inf"), "file": Path("best.onnx")}).split()
         ['{', '"error":', 'null,', '"limit":', 'null,', '"file":', '"best.onnx"', '}']
     """

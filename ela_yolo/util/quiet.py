@@ -12,9 +12,9 @@ def quiet(level: int = logging.CRITICAL) -> Iterator[None]:
     """Drop the log messages of all loggers up to a level, within a ``with`` block.
 
     Args:
-        level: A level of :mod:`logging`. If the caller has disabled a higher one, that one stays in force.
+        level: A level of ``logging``. If the caller has disabled a higher one, that one stays in force.
 
-    Example:
+    Examples:
         >>> with quiet():
         ...     logging.getLogger("ultralytics").critical("not to be seen")
         >>> logging.root.manager.disable

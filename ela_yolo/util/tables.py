@@ -12,9 +12,9 @@ def markdown_table(head: Sequence[str], rows: Iterable[Iterable[str]] = ()) -> s
     Args:
         head: The titles of the columns.
         rows: The cells of each row. To print rows as they come, leave them out here and print each by
-            :func:`markdown_row`.
+            ``markdown_row``.
 
-    Example:
+    Examples:
         >>> print(markdown_table(["layer", "module"], [["3", "ELA"], ["4", "A|B"]]))
         | layer | module |
         |---|---|
@@ -33,7 +33,7 @@ def markdown_row(cells: Iterable[str]) -> str:
 def latex_table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     r"""Return a table for LaTeX with the package booktabs.
 
-    Example:
+    Examples:
         >>> print(latex_table(["model", "AP ± sd"], [["yolo_n", "50% ± 1"]]))
         \begin{tabular}{ll}
         \toprule

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``, did you mean 'WORD'?`` with the most similar known word, case aside; "" if none is similar.
 
-    Example:
+    Examples:
         >>> did_you_mean("yolov8n-elx.yaml", ["yolov8n-ela.yaml", "yolov8n.yaml"])
         ", did you mean 'yolov8n-ela.yaml'?"
     """

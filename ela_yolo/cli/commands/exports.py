@@ -17,7 +17,9 @@ def export(given: dict[str, Any]) -> int:
     model, verify, source = given.pop("model"), given.pop("verify", True), given.pop("source", None)
     if not verify:
         if source is not None:
-            raise UsageError("source= is about the comparison, which verify=False skips; leave one of them out")
+            raise UsageError(
+                "source= chooses images to compare with, but verify=False skips that; leave one of them out"
+            )
         export_file(open_model(model), given)
         return 0
     _, report = export_and_compare(model, given, source)

@@ -1,18 +1,12 @@
 """Counts the pretrained tensors that are kept when the weights of a plain model are loaded into the model with ELA.
 
-``python tools/transfer_table.py`` builds every family at every scale and for every task. It gives each tensor of the
-plain model a value of its own, loads them into the model with ELA after each backbone stage, and prints a table.
+Each tensor of the plain model gets a value of its own, so it can be found in the other model.
 """
 
-import os
-import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from ela_yolo.util.tables import markdown_row, markdown_table
+import ela_yolo
+from ela_yolo.host.lookup import open_model
 
 TASKS = ("", "-seg", "-pose", "-obb", "-cls")
 MODELS = {
@@ -24,13 +18,13 @@ MODELS = {
 }
 
 
-def names(model: str) -> list[str]:
+def names(model):
     """Return Ultralytics' YAMLs of a model: yolov8-seg -> yolov8n-seg.yaml, yolov8s-seg.yaml, ..."""
     family, dash, task = model.partition("-")
     return [f"{family}{scale}{dash}{task}.yaml" for scale in MODELS[model]]
 
 
-def mark(model: Any) -> dict[int, str]:
+def mark(model):
     """Give every tensor of a model a value of its own, and return value -> name."""
     values = {}
     for value, (name, tensor) in enumerate(model.state_dict().items(), 1000):
@@ -39,7 +33,7 @@ def mark(model: Any) -> dict[int, str]:
     return values
 
 
-def landed(model: Any, values: dict[int, str]) -> dict[str, str]:
+def landed(model, values):
     """Return the tensors that were loaded: name in the model -> name of the source's tensor with the same value."""
     tensors = {name: (tensor, int(tensor.flatten()[0])) for name, tensor in model.state_dict().items()}
     return {
@@ -49,11 +43,8 @@ def landed(model: Any, values: dict[int, str]) -> dict[str, str]:
     }
 
 
-def transfer(name: str, folder: Path) -> tuple[int, int, int, Any]:
+def transfer(name, folder):
     """Return the numbers of tensors in the right place, in a wrong place and in all, and the report, for one YAML."""
-    import ela_yolo
-    from ela_yolo.host.lookup import open_model
-
     original = open_model(name).model
     values = mark(original)
     insertion = ela_yolo.insert(name)
@@ -68,19 +59,3 @@ def transfer(name: str, folder: Path) -> tuple[int, int, int, Any]:
         right[f"model.{insertion.layer_map[int(layer)]}.{rest}"] = source
     good = sum(right.get(target) == source for target, source in found.items())
     return good, len(found) - good, len(values), report
-
-
-def main() -> None:
-    """Print the table."""
-    os.environ["YOLO_VERBOSE"] = "false"  # Ultralytics prints a summary of each classifier
-    print(markdown_table(["model", "scales", "pretrained tensors that are kept", "in a wrong layer"]))
-    with tempfile.TemporaryDirectory() as folder:
-        for model in MODELS:
-            rows = [transfer(name, Path(folder))[:3] for name in names(model)]
-            kept = ", ".join(f"{good}/{total}" for good, _, total in rows)
-            wrong = sum(wrong for _, wrong, _ in rows)
-            print(markdown_row([model, " ".join(MODELS[model]), kept, str(wrong)]), flush=True)
-
-
-if __name__ == "__main__":
-    main()
