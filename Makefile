@@ -3,7 +3,7 @@ PERIOD_PYTHON ?= python3.10
 BIN = .venv/bin
 PERIOD = .venv/period/bin
 
-.PHONY: quickstart test test-all check coverage compat compat-oldest compat-newest exports docs dist
+.PHONY: quickstart test test-all check coverage compat compat-oldest compat-newest exports gpu docs dist
 
 quickstart: .venv/installed
 	$(BIN)/ela-yolo quickstart
@@ -31,6 +31,9 @@ coverage: .venv/installed
 
 exports: .venv/installed
 	$(BIN)/python tools/exports.py
+
+gpu: .venv/installed
+	$(BIN)/python tools/gpu.py
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -91,3 +91,21 @@ def test_a_headless_build_of_ultralytics_keeps_every_file_and_trains_and_exports
     export = ("-m", "ela_yolo", "export", f"model={best}", "format=onnx", "verify=False")
     run(interpreter, *export, cwd=tmp_path, env=env)
     assert best.with_suffix(".onnx").is_file()
+
+
+@pytest.mark.nightly  # it takes 10 minutes and 6 GB
+def test_a_program_frozen_by_pyinstaller_knows_ela(wheel, tmp_path):
+    """With the command of docs/installation.md."""
+    pip = (BIN / "python", "-m", "pip", "install", "--target")
+    run(*pip, tmp_path / "libs", "--no-deps", wheel, cwd=tmp_path)
+    try:
+        run(*pip, tmp_path / "libs", "pyinstaller", cwd=tmp_path, timeout=300)
+    except AssertionError:
+        pytest.skip("PyInstaller is not to be had: no registry is in reach")
+    code = "import ela_yolo\nfrom ultralytics import YOLO\nprint(len(YOLO('yolov8n-ela.yaml').model.model))"
+    (tmp_path / "app.py").write_text(code)
+    (line,) = re.findall("`pyinstaller (.*?)`", (REPO / "docs/installation.md").read_text(encoding="utf-8"))
+    unused = [word for name in ("ray", "timm", "nncf", "openvino", "IPython") for word in ("--exclude-module", name)]
+    env = {"PYTHONPATH": str(tmp_path / "libs")}
+    run(BIN / "python", "-m", "PyInstaller", *unused, *line.split(), cwd=tmp_path, env=env, timeout=2400)
+    assert run(tmp_path / "dist/app/app", cwd=tmp_path).stdout.splitlines()[-1] == "27"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BIN, forked, forked_python, python
+from conftest import BIN, REPO, forked, forked_python, python, run
 from helpers import SHORT_PROFILE
 
 from ela_yolo import InputError, insert, profile
@@ -126,3 +126,9 @@ def test_calls_take_turns_in_a_changing_order():
     turns = ["".join(order[i : i + 3]) for i in range(0, len(order), 3)]
     assert len(turns) == 20 + WARM_UP and {"".join(sorted(turn)) for turn in turns} == {"abc"}
     assert len(set(turns)) > 3
+
+
+@pytest.mark.nightly  # what it measures on a GPU, on small inputs
+def test_the_script_of_the_gpu_runs_on_a_cpu(tmp_path):
+    printed = run(sys.executable, REPO / "tools/gpu.py", "device=cpu", cwd=tmp_path).stdout
+    assert printed.count("| block 2x") == 24 and printed.count("| training step of yolov8") == 3
