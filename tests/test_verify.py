@@ -219,15 +219,21 @@ def test_the_precision_is_that_of_the_tensors_and_not_of_the_metadata(weights, h
 )
 def test_the_bits_of_a_file(name, keys, weights, tmp_path):
     file = YOLO(shutil.copy(weights, tmp_path)).export(format=name, imgsz=64, **keys)
-    assert stored_bits(Path(file), name) == (16 if keys else 32)
+    assert stored_bits(Path(file), name, parameters=1) == (16 if keys else 32)
 
 
-def test_eight_bits_are_found_and_other_formats_are_left_to_their_metadata(exported, tmp_path):
+def test_eight_bits_are_found(exported, tmp_path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(exported, tmp_path / "int8.onnx", weight_type=QuantType.QUInt8)
-    assert stored_bits(tmp_path / "int8.onnx", "onnx") == 8
-    assert stored_bits(tmp_path / "file", "ncnn") is None
+    assert stored_bits(tmp_path / "int8.onnx", "onnx", parameters=1) == 8
+
+
+@pytest.mark.parametrize(("size", "bits"), [(4.1, 32), (3.4, 32), (2.1, 16), (1.7, 16), (1.2, 8)])
+def test_the_size_of_a_file_whose_tensors_are_not_read_says_its_bits(size, bits, tmp_path):
+    (tmp_path / "file_ncnn_model").mkdir()
+    (tmp_path / "file_ncnn_model/model.bin").write_bytes(bytes(int(1000 * size)))
+    assert stored_bits(tmp_path / "file_ncnn_model", "ncnn", parameters=1000) == bits
 
 
 def test_what_each_side_has_alone_is_counted_apart(weights, exported):

@@ -20,7 +20,7 @@ from ela_yolo.cost.timing import alternate, machine, ratio_of
 from ela_yolo.edit.insert import remove
 from ela_yolo.errors import ExportError, InputError
 from ela_yolo.host.blocks import describe
-from ela_yolo.host.calls import gflops, select_device
+from ela_yolo.host.calls import count_parameters, gflops, select_device
 from ela_yolo.host.lookup import find_model, open_model
 from ela_yolo.host.model_blocks import all_blocks
 from ela_yolo.host.patches import require_registered
@@ -97,7 +97,7 @@ def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> 
     train = {side: partial(_train, model, image) for side, model in zip(SIDES, models, strict=True)}
     onnx = {side: partial(each.run, image.cpu()) for side, each in zip(SIDES, sessions, strict=False)}
     sides = {
-        "parameters": [sum(parameter.numel() for parameter in model.parameters()) for model in models],
+        "parameters": [count_parameters(model) for model in models],
         "gflops": [gflops(model, image.shape[2]) for model in models],
         "latency": alternate(inferring, ROUNDS).values(),
         "onnx": alternate(onnx, ROUNDS, REST).values() if onnx else (None, None),
@@ -117,7 +117,8 @@ def _sessions(models: list[Any], imgsz: int, folder: Path) -> list[ExportedFile]
     with quiet(logging.INFO):  # Ultralytics logs what to do with the files, which are temporary
         for side, model in zip(SIDES, models, strict=True):
             model.ckpt_path = model.model.pt_path = str(folder / f"{side}-export.pt")  # names the file
-            sessions.append(ExportedFile(export_file(model, {"format": "onnx", "imgsz": imgsz, "device": "cpu"})))
+            exported = export_file(model, {"format": "onnx", "imgsz": imgsz, "device": "cpu"})
+            sessions.append(ExportedFile(exported, count_parameters(model.model)))
     return sessions
 
 
@@ -180,9 +181,8 @@ def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
     for name, block in blocks.items():
         times = marks[name][-2 * ROUNDS :]
         seconds = [after - before for before, after in zip(times[::2], times[1::2], strict=True)]
-        parameters = sum(parameter.numel() for parameter in block.parameters())
         share = median(seconds) / median(whole)
-        yield BlockCost(name, describe(block), shapes[name], parameters, Time.of(seconds), share)
+        yield BlockCost(name, describe(block), shapes[name], count_parameters(block), Time.of(seconds), share)
 
 
 def _cost(measured: Any) -> Any:

@@ -98,6 +98,11 @@ def cpu_threads() -> int:
     return int(NUM_THREADS)
 
 
+def count_parameters(model: Any) -> int:
+    """Return the number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def gflops(model: nn.Module, imgsz: int = 640) -> float:
     """Return the GFLOPs of one image as Ultralytics counts them; 0 where ``thop`` is not installed."""
     from ultralytics.utils.torch_utils import get_flops

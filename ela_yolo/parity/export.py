@@ -10,6 +10,7 @@ from typing import Any
 
 from ultralytics import YOLO
 
+from ela_yolo.host.calls import count_parameters
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.versions import export_takes
 from ela_yolo.parity.exported_file import ExportedFile
@@ -81,7 +82,9 @@ def export_and_compare(
     images = choose_images(source, data, str(opened.task))
     taken = {key: value for key, value in overrides.items() if key != "data" or export_takes(key, name)}
     exported = export_file(opened, {**taken, "format": name})
-    return exported, compare_file(opened, ExportedFile(exported), images, data, overrides)
+    return exported, compare_file(
+        opened, ExportedFile(exported, count_parameters(opened.model)), images, data, overrides
+    )
 
 
 @contextlib.contextmanager

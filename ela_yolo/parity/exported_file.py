@@ -36,8 +36,7 @@ class ExportedFile:
         stride: The model's largest stride.
         blocks: The ELA blocks, as ``describe_blocks`` gives them; None if the metadata lacks them.
         nms: The settings of the NMS in the file as far as its metadata has them, else Ultralytics' defaults.
-        tolerance: The tolerance of its precision, which is that of its tensors, or where they are not read of its
-            metadata.
+        tolerance: The tolerance of its precision, which is that of its tensors.
         notes: Remarks for the report.
         kind: The kind of its first output: ``raw``, or final detections from ``end2end`` or ``nms``.
         dynamic: Whether its axes are free.
@@ -46,12 +45,13 @@ class ExportedFile:
 
     Args:
         path: The file or folder.
+        parameters: The number of the model's parameters.
 
     Raises:
         ExportError: If it does not exist, cannot be run, or was not written by Ultralytics' exporter.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parameters: int) -> None:
         if not path.exists():
             raise ExportError(f"{path} does not exist; export it first")
         self.path = path
@@ -62,7 +62,7 @@ class ExportedFile:
             made = f"ela-yolo export model=... format={self.format}"
             raise ExportError(f"{path} has no Ultralytics metadata; create it with: {made}")
         try:
-            self._read(metadata)
+            self._read(metadata, parameters)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ExportError(f"{path} has damaged metadata ({one_line(error)}); export it again") from error
         self.versions = runtime_version(self.format)
@@ -75,14 +75,13 @@ class ExportedFile:
         except Exception as error:  # every runtime has its own types
             raise self._cannot_be_run(error) from error
 
-    def _read(self, metadata: Mapping[str, Any]) -> None:
+    def _read(self, metadata: Mapping[str, Any], parameters: int) -> None:
         """Convert the metadata, which may come from anywhere, to plain values."""
         args = dict(metadata.get("args") or {})
         self.task = str(metadata["task"])
         bits = bits_of(args)
         told = getattr(_TOLERANCES.get(bits), "precision", repr(bits))
-        # An unknown precision is judged as the coarsest.
-        self.tolerance = _TOLERANCES.get(stored_bits(self.path, self.format) or bits, INT8)
+        self.tolerance = _TOLERANCES[stored_bits(self.path, self.format, parameters)]
         self.notes = [
             f"the file's metadata says {told}, and most of its weights are {self.tolerance.precision}, which counts"
         ] * (told != self.tolerance.precision)

@@ -18,23 +18,25 @@ Weights = Iterator[tuple[int, float]]  # bits of an element, number of elements
 _QUANTIZES = {"QuantizeLinear", "DynamicQuantizeLinear", "FakeQuantize"}  # its weights may be stored in 32 bits
 
 
-def stored_bits(path: Path, name: str) -> int | None:
+def stored_bits(path: Path, name: str, parameters: int) -> int:
     """Return the bits of most weights of a file, 32, 16 or 8; 8 if the file quantizes its maps.
+
+    For a format whose tensors are not read here, or without a package that reads them, the size of the file decides.
 
     Args:
         path: The file or folder.
         name: Ultralytics' name of its format.
-
-    Returns:
-        The bits; None for a format whose tensors are not read here, or without a package that reads them.
+        parameters: The number of the model's parameters.
     """
     package, read = _READERS.get(name, ("", None))
     if read is None or find_spec(package) is None:
-        return None
+        files = path.rglob("*") if path.is_dir() else [path]
+        bits = 8 * sum(file.stat().st_size for file in files if file.is_file()) / parameters
+        return 32 if bits > 20 else 16 if bits > 11 else 8
     elements: dict[int, float] = defaultdict(float)
     for bits, count in read(path):
         elements[bits] += count
-    return max(elements, key=elements.__getitem__) if elements else None
+    return max(elements, key=elements.__getitem__, default=32)
 
 
 def _onnx(path: Path) -> Weights:

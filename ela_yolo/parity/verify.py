@@ -12,7 +12,7 @@ from typing import Any
 from ultralytics import RTDETR, YOLO
 
 from ela_yolo.errors import ExportError, InputError
-from ela_yolo.host.calls import export_suffixes, package_versions
+from ela_yolo.host.calls import count_parameters, export_suffixes, package_versions
 from ela_yolo.host.lookup import YAML, open_model
 from ela_yolo.host.scoring import METRICS
 from ela_yolo.parity.comparison import FileComparison, as_exported
@@ -59,7 +59,8 @@ def verify_export(
         raise InputError(f"{_name(model)} is an exported file and {_name(exported)} a model; swap the two")
     opened = open_to_compare(model)
     files = choose_images(images, data, str(opened.task))
-    return compare_file(opened, ExportedFile(Path(exported)), files, data, {})
+    file = ExportedFile(Path(exported), count_parameters(opened.model))
+    return compare_file(opened, file, files, data, {})
 
 
 def open_to_compare(model: Any) -> YOLO:

@@ -33,7 +33,7 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
         job: ``model``, ``data``, ``split``, ``seed``, ``folder`` (of the run) and ``train`` (the train keys of
             Ultralytics).
     """
-    from ela_yolo.host.calls import gflops
+    from ela_yolo.host.calls import count_parameters, gflops
     from ela_yolo.host.lookup import open_model
     from ela_yolo.host.scoring import METRICS
 
@@ -50,7 +50,7 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
     keys = {key: job["train"][key] for key in VALIDATION_KEYS if key in job["train"]}
     place = {"project": str(folder), "name": "validation", "exist_ok": True}
     last = open_model(folder / "weights" / "last.pt")
-    size = {"parameters": sum(each.numel() for each in last.model.parameters()), "gflops": gflops(last.model)}
+    size = {"parameters": count_parameters(last.model), "gflops": gflops(last.model)}
     keys.update(place, data=job["data"], split=job["split"], imgsz=trainer.args.imgsz, batch=trainer.batch_size)
     scores, without_attention = _validate_twice(last, **keys)
     return {
