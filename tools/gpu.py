@@ -80,7 +80,8 @@ def training_step(model: str, compiled: bool, device: torch.device, batch: int, 
     from ultralytics import YOLO
     from ultralytics.cfg import get_cfg
 
-    net: Any = YOLO(model).model.to(device).train().requires_grad_(True)
+    loaded: Any = YOLO(model).model
+    net = loaded.to(device).train().requires_grad_(True)
     net.args = get_cfg()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")

@@ -96,7 +96,7 @@ def _measure(models: list[Any], image: Tensor, sessions: list[ExportedFile]) -> 
     inferring = {side: partial(infer, model, image) for side, model in zip(SIDES, fused, strict=True)}
     train = {side: partial(_train, model, image) for side, model in zip(SIDES, models, strict=True)}
     onnx = {side: partial(each.run, image.cpu()) for side, each in zip(SIDES, sessions, strict=False)}
-    sides = {
+    sides: dict[str, Any] = {
         "parameters": [count_parameters(model) for model in models],
         "gflops": [gflops(model, image.shape[2]) for model in models],
         "latency": alternate(inferring, ROUNDS).values(),

@@ -82,9 +82,8 @@ def export_and_compare(
     images = choose_images(source, data, str(opened.task))
     taken = {key: value for key, value in overrides.items() if key != "data" or export_takes(key, name)}
     exported = export_file(opened, {**taken, "format": name})
-    return exported, compare_file(
-        opened, ExportedFile(exported, count_parameters(opened.model)), images, data, overrides
-    )
+    file = ExportedFile(exported, count_parameters(opened.model))
+    return exported, compare_file(opened, file, images, data, overrides)
 
 
 @contextlib.contextmanager
