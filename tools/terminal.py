@@ -11,6 +11,7 @@ import sys
 import tempfile
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 
 REPO = Path(__file__).parents[1]
 QUICKSTART = REPO / "runs/detect/ela-quickstart/weights/last.pt"
@@ -22,6 +23,7 @@ STEPS = (  # command, the first words of the first line that is shown
     ("ela-yolo export model=best.pt format=onnx data=rows.yaml", "best.onnx against"),
 )
 WIDTH, LINE, MARGIN = 840, 18, 16  # px
+COLUMNS = 110  # characters
 STYLE = """
 text { font: 12px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; fill: #d0d7de; white-space: pre; }
 .command { fill: #7ee787; font-weight: bold; }
@@ -53,14 +55,14 @@ def record() -> list[str]:
 def draw(lines: list[str]) -> str:
     """Return the SVG: the lines appear one after the other, with a pause after each command."""
     time, texts = 0.0, []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(part for whole in lines for part in wrap(whole, COLUMNS) or [""]):
         kind = (
             "command" if line.startswith("$") else "result" if line.startswith(("ELA:", "Without", "the file")) else ""
         )
         place = f'x="{MARGIN}" y="{MARGIN + LINE * (number + 0.8):.0f}" style="animation-delay: {time:.1f}s"'
         texts.append(f'<text class="{kind}" {place}>{escape(line)}</text>')
         time += 1.5 if kind == "command" else 1.0 if not line else 0.1
-    size = f'width="{WIDTH}" height="{2 * MARGIN + LINE * len(lines)}"'
+    size = f'width="{WIDTH}" height="{2 * MARGIN + LINE * len(texts)}"'
     background = f'<rect {size} rx="8" fill="#0d1117"/>'
     return "\n".join(
         [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', f"<style>{STYLE}</style>", background, *texts, "</svg>\n"]
