@@ -29,7 +29,7 @@ text { font: 12px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; 
 .command { fill: #7ee787; font-weight: bold; }
 .result { fill: #ffffff; font-weight: bold; }
 text { animation: appear 0.3s both; }
-@keyframes appear { from { opacity: 0; } to { opacity: 1; } }
+@keyframes appear { from { opacity: 0.2; } to { opacity: 1; } }
 @media (prefers-reduced-motion: reduce) { text { animation: none; } }
 """
 
@@ -61,7 +61,7 @@ def draw(lines: list[str]) -> str:
         )
         place = f'x="{MARGIN}" y="{MARGIN + LINE * (number + 0.8):.0f}" style="animation-delay: {time:.1f}s"'
         texts.append(f'<text class="{kind}" {place}>{escape(line)}</text>')
-        time += 1.5 if kind == "command" else 1.0 if not line else 0.1
+        time += 0.8 if kind == "command" else 0.5 if not line else 0.05
     size = f'width="{WIDTH}" height="{2 * MARGIN + LINE * len(texts)}"'
     background = f'<rect {size} rx="8" fill="#0d1117"/>'
     return "\n".join(

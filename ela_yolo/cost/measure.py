@@ -35,15 +35,17 @@ REST = 0.02  # s, see alternate()
 
 
 def profile(model: str | Path, imgsz: int = 640, device: str = "cpu") -> Profile:
-    """Measure the cost of a model with ELA, beside the same model without it.
+    """Measure the cost of a model with ELA and of its baseline, the same model without the blocks.
 
-    Both models run alternately in this process, so that other work of the machine affects both alike. A nano model
-    takes a minute.
+    Both models run alternately in this process, so that machine load affects both alike. A nano model takes a minute.
 
     Args:
         model: A model YAML or a checkpoint (.pt) with ELA, found as Ultralytics finds it.
         imgsz: The side of the square image, in px.
         device: The device as Ultralytics names it: ``cpu``, ``0``.
+
+    Returns:
+        The values of both models, their ratios with 95% intervals, and the cost of each block.
 
     Raises:
         InputError: If there is no such YAML, the model has no ELA, or ``imgsz`` is not 2 or more times its stride.

@@ -152,7 +152,10 @@ class Profile:
         return f"{ratio:.3f}" if low is None else f"{ratio:.3f} ({low:.3f} to {high:.3f})"
 
     def save(self, file: str | Path | None = None) -> Path:
-        """Write the result as JSON, and return the file, which ``target_file`` names.
+        """Write the result as JSON; None means ``MODEL-profile.json`` in the current folder.
+
+        Returns:
+            The file.
 
         Raises:
             InputError: If the name does not end in ``.json``, or there is no such folder.

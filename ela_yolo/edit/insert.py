@@ -174,13 +174,16 @@ def remove(
 
 
 def layer_map(model: str | Path) -> dict[int, int]:
-    """Return the numbers of the plain model's layers in a model with blocks: layer there -> layer here.
+    """Find the layers of the plain model in a model with blocks.
 
-    Use it for ``freeze=`` of Ultralytics, which counts the blocks too: ``[layer_map(model)[i] for i in range(10)]`` are
-    the first ten layers of the plain model.
+    ``freeze=`` of Ultralytics counts the blocks too. ``[layer_map(model)[i] for i in range(10)]`` are the first ten layers
+    of the plain model.
 
     Args:
         model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it.
+
+    Returns:
+        Layer of the plain model -> its number in this model.
 
     Raises:
         InputError: If there is no such YAML.

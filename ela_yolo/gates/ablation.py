@@ -149,7 +149,10 @@ class AblationReport:
         return [each.layer for each in self.blocks if each.verdict == verdict]
 
     def save(self, file: str | Path) -> Path:
-        """Write the report as JSON, and return the file.
+        """Write the report as JSON.
+
+        Returns:
+            The file.
 
         Raises:
             OSError: If the file cannot be written.

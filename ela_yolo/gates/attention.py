@@ -32,11 +32,11 @@ def attention(
     imgsz: int | None = None,
     max_det: int = MAX_DET,
 ) -> list[Path]:
-    """Draw what the detections of images get through attention, a picture for each image, and return the files.
+    """Draw which regions support each detection through attention, one picture per image.
 
-    ``plot_attention`` describes the pictures. A picture has the name of its image. The frames of a video are
-    numbered, and so are images of the same name. Beside them lies ``index.html``, a page of one file that shows the
-    first 60 images in a browser. Pictures of an earlier run are replaced.
+    ``plot_attention`` describes the pictures. Each picture is named after its image. Frames of a video and images of the
+    same name are numbered. The folder also gets ``index.html``, a single file that shows the first 60 images in a
+    browser. Pictures of an earlier run are replaced.
 
     Args:
         model: A checkpoint (.pt) or a model YAML with ELA, found as Ultralytics finds it.
@@ -45,6 +45,9 @@ def attention(
         save: The folder of the pictures; None means ``MODEL-attention`` in the current folder.
         imgsz: The side of the network's input, in px; None means the size of the model's training.
         max_det: The number of detections to show for each image, those with the highest scores.
+
+    Returns:
+        The files of the pictures.
 
     Raises:
         InputError: If the model has no ELA or another head than those of detect, segment, pose, OBB and classify,

@@ -124,7 +124,10 @@ class ParityReport:
         return f"{lost} of {self.detections} have no counterpart in the file{more}"
 
     def save(self, file: str | Path | None = None) -> Path:
-        """Write the report as JSON and return its path; None means ``report_path``, beside the exported file.
+        """Write the report as JSON; None means ``report_path``, beside the exported file.
+
+        Returns:
+            The file.
 
         Raises:
             OSError: If the file cannot be written.

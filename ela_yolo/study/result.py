@@ -153,7 +153,14 @@ class CompareResult:
         )
 
     def save(self, folder: str | Path) -> tuple[Path, ...]:
-        """Write compare.md, .tex (for booktabs of LaTeX), .csv (a row for each run), .json and .png; return them."""
+        """Write the tables and the picture.
+
+        Returns:
+            ``compare.md``, ``.tex`` (for LaTeX's booktabs), ``.csv`` (a row per run), ``.json`` and ``.png``.
+
+        Raises:
+            OSError: If they cannot be written.
+        """
         files = tuple(Path(folder) / f"compare.{ending}" for ending in ("md", "tex", "csv", "json", "png"))
         with atomic_write(files[0]) as part:
             part.write_text(f"{self}\n", encoding="utf-8")
