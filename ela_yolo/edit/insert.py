@@ -176,8 +176,8 @@ def remove(
 def layer_map(model: str | Path) -> dict[int, int]:
     """Find the layers of the plain model in a model with blocks.
 
-    ``freeze=`` of Ultralytics counts the blocks too. ``[layer_map(model)[i] for i in range(10)]`` are the first ten layers
-    of the plain model.
+    ``freeze=`` of Ultralytics counts the blocks too. ``[layer_map(model)[i] for i in range(10)]`` are the first ten
+    layers of the plain model.
 
     Args:
         model: A model YAML or a checkpoint (.pt), found as Ultralytics finds it.

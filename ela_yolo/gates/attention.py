@@ -34,8 +34,8 @@ def attention(
 ) -> list[Path]:
     """Draw which regions support each detection through attention, one picture per image.
 
-    ``plot_attention`` describes the pictures. Each picture is named after its image. Frames of a video and images of the
-    same name are numbered. The folder also gets ``index.html``, a single file that shows the first 60 images in a
+    ``plot_attention`` describes the pictures. Each picture is named after its image. Frames of a video and images of
+    the same name are numbered. The folder also gets ``index.html``, a single file that shows the first 60 images in a
     browser. Pictures of an earlier run are replaced.
 
     Args:
