@@ -204,7 +204,7 @@ def doctor(given: dict[str, Any]) -> int:
 DOCTOR = Command(
     "doctor",
     "",
-    "Show what is installed, and what is wrong with it.",
+    "Check the installation.",
     "The command shows which packages are installed and where, and tests what ela-yolo relies on in Ultralytics. If "
     "anything is wrong, it names the remedy and exits with 1.",
     (

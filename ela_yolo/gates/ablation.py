@@ -127,13 +127,13 @@ class AblationReport:
             f"Without attention, {Path(self.model).name} scores {self.together.score:.3f} {self.metric} instead of "
             f"{self.trained:.3f}."
         ]
-        if self.together.verdict == UNNEEDED:
+        cancel = self.together.verdict == UNNEEDED
+        if cancel:
             told.append("On these images, the model works as well without attention.")
-        for verdict in (NEEDED, HARMFUL):
+        for verdict in (NEEDED, HARMFUL) if cancel else (NEEDED, HARMFUL, UNNEEDED):
             if self._judged(verdict):
-                told.append(f"{_layers(self._judged(verdict))} {verdict}.")
-        if self._judged(UNNEEDED) and self.together.verdict != UNNEEDED:
-            told.append(f"{_layers(self._judged(UNNEEDED))} {UNNEEDED}.")
+                alone = "Taken alone, l" if cancel else "L"
+                told.append(f"{alone}{_layers(self._judged(verdict))[1:]} {verdict}.")
         if self.removable and self.removable.verdict == NEEDED:
             told.append("But attention is needed in one of these: without all of them the score falls.")
         elif self.removable:

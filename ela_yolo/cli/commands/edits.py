@@ -63,7 +63,7 @@ _EXIST_OK = Key("exist_ok", "True", "True replaces an existing file.", switch)
 INSERT = Command(
     "insert",
     "model=best.pt",
-    "Put ELA into a checkpoint or a model YAML; every weight is kept.",
+    "Insert ELA into a checkpoint or a model YAML, and keep all weights.",
     "The command inserts an ELA row after stages of the model and renumbers the later rows. It prints the changed rows "
     "and the stages that ELA follows, and writes a new file. The new checkpoint keeps every weight.",
     (
@@ -92,7 +92,7 @@ INSERT = Command(
         Key(
             "block",
             "ELA",
-            "Another block than ELA: CA, CBAM, ECA or SE of timm (pip install timm), ChannelScale (a control for ELA: "
+            "The block. Besides ELA: CA, CBAM, ECA or SE of timm (pip install timm), ChannelScale (a control for ELA: "
             "a learned factor per channel), or a block that you registered with ela_yolo.register_block.",
         ),
         Key("save", "FILE", "The file to write. The default is best-ela.pt for best.pt, in this folder."),
@@ -105,7 +105,7 @@ INSERT = Command(
 REMOVE = Command(
     "remove",
     "model=best-ela.pt",
-    "Take ELA out of a checkpoint or a model YAML again.",
+    "Remove ELA from a checkpoint or a model YAML.",
     "The command removes the ELA rows of the model, renumbers the later rows, prints the changed rows, and writes a "
     "new file. The new checkpoint keeps all other weights.",
     (

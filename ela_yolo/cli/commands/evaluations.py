@@ -11,7 +11,7 @@ from ela_yolo.util.console import say
 
 _MODEL = Key("model", "best.pt", "A checkpoint (.pt) or a model YAML with ELA.", required=True)
 _DATA = Key("data", "my.yaml", "A data-set YAML, or a folder for classification.", required=True)
-_IMGSZ = Key("imgsz", "640", "The image size. The default is the size of the model's training.", whole)
+_IMGSZ = Key("imgsz", "640", "The image size. The default is the size that the model was trained with.", whole)
 
 
 def quickstart(given: dict[str, Any]) -> int:

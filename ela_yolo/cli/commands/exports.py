@@ -89,12 +89,12 @@ EXPORT = Command(
 VERIFY = Command(
     "verify",
     "model=best.pt against=best.onnx",
-    "Compare a file that was exported elsewhere or earlier.",
+    "Compare an exported file with its model.",
     "The file comes from `yolo export` or `ela-yolo export`. The command compares it with its model, as `ela-yolo "
     "export` does. The file, or the folder that OpenVINO, NCNN and ExecuTorch have, must keep the ending that "
     "Ultralytics gave it.\n\n"
     "A file with NMS in it is compared by the settings in its metadata, which every export of a model with ELA has. "
-    "For other models, Ultralytics' defaults are taken.",
+    "For other models, Ultralytics' defaults are assumed.",
     (
         Key("model", "best.pt", "The model that the file was made from.", required=True),
         Key("against", "best.onnx", "The exported file or folder.", required=True),
