@@ -20,7 +20,7 @@ RECORD, PICTURE = REPO / "docs/data/terminal.txt", REPO / "docs/terminal.svg"
 STEPS = (  # command, the first words of the first line that is shown
     ("ela-yolo insert model=yolov8n.pt", "ELA follows"),
     ("ela-yolo ablate model=best.pt data=rows.yaml", "| attention removed"),
-    ("ela-yolo export model=best.pt format=onnx data=rows.yaml", "best.onnx against"),
+    ("ela-yolo export model=best.pt format=onnx", "best.onnx against"),
 )
 WIDTH, LINE, MARGIN = 840, 18, 16  # px
 COLUMNS = 110  # characters
