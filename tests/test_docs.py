@@ -22,6 +22,7 @@ from ela_yolo.plugin import register
 sys.path.insert(0, str(REPO / "tools"))
 import commands as commands_page
 import study
+import terminal
 
 
 def test_the_page_of_commands_is_their_help(tmp_path):
@@ -43,6 +44,14 @@ def test_the_gains_in_readme_are_those_of_the_recorded_runs(page, language, monk
 def test_the_output_in_readme_was_recorded(page):
     (shown,) = (block for block in fenced(page, "") if block.startswith("|"))
     assert shown in read("docs/data/quickstart.txt")
+
+
+def test_the_recorded_session_is_what_the_pages_show():
+    recorded = read("docs/data/terminal.txt")
+    assert next(block for block in fenced("docs/exports.md", "") if block.startswith("best.onnx")) in recorded
+    table = [line for line in recorded.splitlines() if line.startswith(("| layer", "| all blocks"))]
+    assert len(table) == 5 and all(line in read("docs/ablate.md") for line in table)
+    assert terminal.draw(recorded.splitlines()) == read("docs/terminal.svg")
 
 
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/cost.md"])
