@@ -13,7 +13,8 @@ from conftest import BIN, forked, forked_python, python, run
 from torch import nn
 
 import ela_yolo
-from ela_yolo import InputError, InsertionError, RowError, insert, register_block, remove
+from ela_yolo import ELA, InputError, InsertionError, RowError, insert, register_block, remove
+from ela_yolo.channel_scale import ChannelScale
 from ela_yolo.host.blocks import ENVIRONMENT, is_block, known_blocks
 from ela_yolo.host.learning_rate import add_gate_param_groups
 from ela_yolo.host.model_blocks import all_blocks
@@ -320,3 +321,16 @@ def test_an_entry_that_is_malformed_or_taken_is_named_and_ignored(entry, tmp_pat
         f"ELA_YOLO_BLOCKS has the entry {entry}, which is ignored; write NAME=module:Class" in done.stdout + done.stderr
     )
     assert done.stdout.splitlines()[-1] == "23"
+
+
+def test_channel_scale_is_ela_whose_norm_weight_is_zero():
+    ela, scale = ELA(16, gate="identity"), ChannelScale(16)
+    x = torch.randn(2, 16, 9, 7)
+    assert torch.equal(scale(x), x)
+    with torch.no_grad():
+        scale.bias.normal_()
+        ela.gn.bias.copy_(scale.bias)
+    assert torch.allclose(scale(x), ela(x), atol=1e-6)
+    assert scale(x.half()).dtype == torch.half
+    scale.reset_parameters()
+    assert torch.equal(scale(x), x)

@@ -362,19 +362,3 @@ YOLO("yolov8n-ela.yaml")
 print(BaseTrainer.build_optimizer.__wrapped__ is before)
 """
     assert python(code, cwd=tmp_path).stdout.splitlines()[-2:] == ["True", "True"]
-
-
-# The control
-
-
-def test_channel_scale_is_ela_whose_norm_weight_is_zero():
-    ela, scale = ELA(16, gate="identity"), ChannelScale(16)
-    x = torch.randn(2, 16, 9, 7)
-    assert torch.equal(scale(x), x)
-    with torch.no_grad():
-        scale.bias.normal_()
-        ela.gn.bias.copy_(scale.bias)
-    assert torch.allclose(scale(x), ela(x), atol=1e-6)
-    assert scale(x.half()).dtype == torch.half
-    scale.reset_parameters()
-    assert torch.equal(scale(x), x)

@@ -1,7 +1,6 @@
 """What is registered, from where, and what happens where Ultralytics is not as expected."""
 
 import pytest
-import yaml
 from conftest import BIN, OFF, REPO, forked, forked_python, installation, python, run
 
 from ela_yolo.host.probes import TESTED
@@ -175,64 +174,6 @@ def test_the_tested_versions_are_the_declared_ones():
     assert f"\nultralytics=={TESTED[1]}\n" in (REPO / "constraints.txt").read_text()
 
 
-ROWS = {
-    "[-1, 1, ELA, []]": "160, variant=B, gate=paper, kernel_size=7, groups=160, num_groups=16",
-    "[-1, 1, ELA, [S]]": "160, variant=S, gate=paper, kernel_size=5, groups=20, num_groups=16",
-    "[-1, 1, ELA, [T, identity]]": "160, variant=T, gate=identity, kernel_size=5, groups=160, num_groups=32",
-    "[0, 1, ELA, [B, paper, 9]]": "80, variant=B, gate=paper, kernel_size=9, groups=80, num_groups=16",
-    "[-2, 1, ELA, [B, null, null, 4, 8]]": "80, variant=B, gate=paper, kernel_size=7, groups=4, num_groups=8",
-    "[-1, 1, ELA, [{variant: S, gate: identity, kernel_size: 9}]]": (
-        "160, variant=S, gate=identity, kernel_size=9, groups=20, num_groups=16"
-    ),
-    "[-1, 1, ELA, [{}]]": "160, variant=B, gate=paper, kernel_size=7, groups=160, num_groups=16",
-}
-NAMED = "allowed, in this order or named in one mapping: variant, gate, kernel_size, groups, num_groups, lr_mult"
-BAD_ROWS = {
-    "[-1, 1, ELA, [X]]": "ELA row 2 [-1, 1, ELA, ['X']]: variant must be one of T, B, S, L, got 'X'",
-    "[-1, 1, ELA, [B, soft]]": "gate must be one of paper, residual, identity, got 'soft'",
-    "[-1, 1, ELA, ['']]": "variant must be one of T, B, S, L, got ''",
-    "[-1, 1, ELA, [B, paper, 4]]": "kernel_size must be odd",
-    "[-1, 1, ELA, [B, paper, seven]]": "kernel_size must be a positive integer, got 'seven'",
-    "[-1, 1, ELA, [B, paper, ch]]": "kernel_size must be a positive integer, got 'ch'",
-    "[-1, 1, ELA, [B, paper, 7, 3]]": "groups must divide the 160 channels, got 3",
-    "[-1, 1, ELA, [B, paper, 7, 1, 1, 1, 1]]": f"7 args; {NAMED}",
-    "[-1, 1, ELA, [{kernelsize: 9}]]": f"unknown key 'kernelsize', did you mean 'kernel_size'? {NAMED}",
-    "[-1, 1, ELA, [S, {gate: paper}]]": f"give the args by position or in one mapping, not both; {NAMED}",
-    "[-1, 1, ELA, S]": "args must be a list such as [], got S",
-    "[[0, 1], 1, ELA, []]": "ELA reads one layer, so its 'from' is one number such as -1 or 4, got [0, 1]",
-    "[2, 1, ELA, []]": "'from' 2 is not a layer before this one; use -1 or a number below 2",
-    "[-3, 1, ELA, []]": "'from' -3 is not a layer before this one",
-    "[-1, 0, ELA, []]": "repeats must be a positive integer, got 0",
-    "[-1, 1, ELA]": "a row has four entries, [from, repeats, module, args], such as [-1, 1, ELA, []]",
-    "[-1, two, ELA, []]": "repeats must be a positive integer, got 'two'",
-}
-
-
-@pytest.fixture
-def small_model(tmp_path, monkeypatch):
-    from ultralytics.nn.tasks import DetectionModel
-
-    def build_here(row):
-        return DetectionModel({**yaml.safe_load(MODEL.replace("{row}", row)), "scale": "x"}, verbose=False)
-
-    return build_here
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_rows(row, small_model):
-    assert small_model(row).model[2].extra_repr() == ROWS[row]
-
-
-@pytest.mark.parametrize("row", BAD_ROWS)
-def test_bad_rows_are_named_with_what_is_allowed(row, small_model):
-    from ela_yolo import RowError
-
-    with pytest.raises(RowError) as caught:
-        small_model(row)
-    assert str(caught.value).startswith("ELA row 2 [")
-    assert BAD_ROWS[row] in str(caught.value)
-
-
 WRAPPED = """
 import functools, importlib
 import ela_yolo
@@ -349,17 +290,6 @@ def test_a_module_that_the_parser_does_not_know_stays_a_key_error_with_a_hint(mo
     assert [bool(hint) and hint in line for line in said] == ([True] if hint else [])
 
 
-def test_an_ela_row_that_nothing_reads_is_refused(small_model):
-    from ultralytics.nn.tasks import DetectionModel
-
-    from ela_yolo import RowError
-
-    config = {**yaml.safe_load(MODEL.replace("{row}", "[-1, 1, ELA, []]")), "scale": "n"}
-    config["head"] = [[[1], 1, "Detect", ["nc"]]]
-    with pytest.raises(RowError, match="ELA row 2 is read by no layer; change the number"):
-        DetectionModel(config, verbose=False)
-
-
 def test_reloading_the_parsers_module_registers_again(tmp_path):
     code = """
 import importlib
@@ -375,29 +305,11 @@ print(tasks.parse_model({"backbone": [[-1, 1, "ELA", []]], "head": []}, 3, False
     assert forked_python(code, cwd=tmp_path).stdout == "3\n"
 
 
-def test_an_ela_row_may_come_first_and_the_callers_rows_are_left_alone():
-    from ultralytics.nn.tasks import parse_model
-
-    config = {"backbone": [[-1, 1, "ELA", []]], "head": []}
-    model, _ = parse_model(config, 3, False)
-    assert model[0].channels == 3
-    assert config == {"backbone": [[-1, 1, "ELA", []]], "head": []}
-
-
-def test_repeats_are_scaled_by_depth_as_ultralytics_own(small_model):
-    repeated = small_model("[-1, 4, ELA, [S]]").model[2]
-    assert [type(block).__name__ for block in repeated] == ["ELA"] * 4
-
-
 def test_the_layer_table_shows_the_channels_and_not_the_parsers_internals(tmp_path):
     (tmp_path / "yolov8n-small.yaml").write_text(MODEL.replace("{row}", "[0, 1, ELA, [S, identity]]"))
     done = forked_python("from ultralytics import YOLO; YOLO('yolov8n-small.yaml', verbose=True)", cwd=tmp_path)
     row = next(line for line in (done.stdout + done.stderr).splitlines() if "ELA" in line)
     assert row.split() == ["2", "0", "1", "672", "ela_yolo.ela.ELA", "[16,", "'S',", "'identity']"]
-
-
-def test_the_models_own_yaml_keeps_the_users_row(small_model):
-    assert small_model("[-1, 1, ELA, [{variant: S}]]").yaml["backbone"][2] == [-1, 1, "ELA", [{"variant": "S"}]]
 
 
 def test_bare_names_are_found_from_any_folder(tmp_path):

@@ -1,9 +1,9 @@
-"""Rows as people write them: channels first, ratios above 1, and the names of public copies."""
+"""Rows of blocks: what they build, and those that are refused, among them rows as public copies have them."""
 
 import pytest
 import yaml
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, parse_model
 
 from ela_yolo import InputError, RowError, insert
 from ela_yolo.host.blocks import ENVIRONMENT, known_blocks
@@ -16,16 +16,24 @@ scales:
 backbone:
   - [-1, 1, Conv, [64, 3, 2]]
   - [-1, 3, C2f, [128]]
-  - [-1, 1, {module}, {args}]
+  - {row}
 head:
   - [[2], 1, Detect, [nc]]
 """
 OWN = "the channels come by themselves"
 
 
+def model_of(row):
+    return DetectionModel({**yaml.safe_load(MODEL.replace("{row}", row)), "scale": "x"}, verbose=False)
+
+
+def build_row(row):
+    """Build a small model with this row as its layer 2, which reads 160 channels; return the layer."""
+    return model_of(row).model[2]
+
+
 def build(module, args):
-    text = MODEL.replace("{module}", module).replace("{args}", args)
-    return DetectionModel({**yaml.safe_load(text), "scale": "x"}, verbose=False).model[2]
+    return build_row(f"[-1, 1, {module}, {args}]")
 
 
 class Reduction(nn.Module):
@@ -52,6 +60,74 @@ class Plain(nn.Identity):
 @pytest.fixture(autouse=True)
 def users_blocks(monkeypatch):
     monkeypatch.setenv(ENVIRONMENT, f"Reduction={__name__}:Reduction,Plain={__name__}:Plain")
+
+
+ROWS = {
+    "[-1, 1, ELA, []]": "160, variant=B, gate=paper, kernel_size=7, groups=160, num_groups=16",
+    "[-1, 1, ELA, [S]]": "160, variant=S, gate=paper, kernel_size=5, groups=20, num_groups=16",
+    "[-1, 1, ELA, [T, identity]]": "160, variant=T, gate=identity, kernel_size=5, groups=160, num_groups=32",
+    "[0, 1, ELA, [B, paper, 9]]": "80, variant=B, gate=paper, kernel_size=9, groups=80, num_groups=16",
+    "[-2, 1, ELA, [B, null, null, 4, 8]]": "80, variant=B, gate=paper, kernel_size=7, groups=4, num_groups=8",
+    "[-1, 1, ELA, [{variant: S, gate: identity, kernel_size: 9}]]": (
+        "160, variant=S, gate=identity, kernel_size=9, groups=20, num_groups=16"
+    ),
+    "[-1, 1, ELA, [{}]]": "160, variant=B, gate=paper, kernel_size=7, groups=160, num_groups=16",
+}
+NAMED = "allowed, in this order or named in one mapping: variant, gate, kernel_size, groups, num_groups, lr_mult"
+BAD_ROWS = {
+    "[-1, 1, ELA, [X]]": "ELA row 2 [-1, 1, ELA, ['X']]: variant must be one of T, B, S, L, got 'X'",
+    "[-1, 1, ELA, [B, soft]]": "gate must be one of paper, residual, identity, got 'soft'",
+    "[-1, 1, ELA, ['']]": "variant must be one of T, B, S, L, got ''",
+    "[-1, 1, ELA, [B, paper, 4]]": "kernel_size must be odd",
+    "[-1, 1, ELA, [B, paper, seven]]": "kernel_size must be a positive integer, got 'seven'",
+    "[-1, 1, ELA, [B, paper, ch]]": "kernel_size must be a positive integer, got 'ch'",
+    "[-1, 1, ELA, [B, paper, 7, 3]]": "groups must divide the 160 channels, got 3",
+    "[-1, 1, ELA, [B, paper, 7, 1, 1, 1, 1]]": f"7 args; {NAMED}",
+    "[-1, 1, ELA, [{kernelsize: 9}]]": f"unknown key 'kernelsize', did you mean 'kernel_size'? {NAMED}",
+    "[-1, 1, ELA, [S, {gate: paper}]]": f"give the args by position or in one mapping, not both; {NAMED}",
+    "[-1, 1, ELA, S]": "args must be a list such as [], got S",
+    "[[0, 1], 1, ELA, []]": "ELA reads one layer, so its 'from' is one number such as -1 or 4, got [0, 1]",
+    "[2, 1, ELA, []]": "'from' 2 is not a layer before this one; use -1 or a number below 2",
+    "[-3, 1, ELA, []]": "'from' -3 is not a layer before this one",
+    "[-1, 0, ELA, []]": "repeats must be a positive integer, got 0",
+    "[-1, 1, ELA]": "a row has four entries, [from, repeats, module, args], such as [-1, 1, ELA, []]",
+    "[-1, two, ELA, []]": "repeats must be a positive integer, got 'two'",
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows(row):
+    assert build_row(row).extra_repr() == ROWS[row]
+
+
+@pytest.mark.parametrize("row", BAD_ROWS)
+def test_bad_rows_are_named_with_what_is_allowed(row):
+    with pytest.raises(RowError) as caught:
+        build_row(row)
+    assert str(caught.value).startswith("ELA row 2 [")
+    assert BAD_ROWS[row] in str(caught.value)
+
+
+def test_an_ela_row_that_nothing_reads_is_refused():
+    config = yaml.safe_load(MODEL.replace("{row}", "[-1, 1, ELA, []]").replace("[[2], 1, Detect", "[[1], 1, Detect"))
+    with pytest.raises(RowError, match="ELA row 2 is read by no layer; change the number"):
+        DetectionModel(config, verbose=False)
+
+
+def test_an_ela_row_may_come_first_and_the_callers_rows_are_left_alone():
+    config = {"backbone": [[-1, 1, "ELA", []]], "head": []}
+    model, _ = parse_model(config, 3, False)
+    assert model[0].channels == 3
+    assert config == {"backbone": [[-1, 1, "ELA", []]], "head": []}
+
+
+def test_repeats_are_scaled_by_depth_as_ultralytics_own():
+    repeated = build_row("[-1, 4, ELA, [S]]")
+    assert [type(block).__name__ for block in repeated] == ["ELA"] * 4
+
+
+def test_the_models_own_yaml_keeps_the_users_row():
+    assert model_of("[-1, 1, ELA, [{variant: S}]]").yaml["backbone"][2] == [-1, 1, "ELA", [{"variant": "S"}]]
 
 
 REFUSED = [  # the layer that is read has 160 channels, and 128 in its row
