@@ -31,7 +31,7 @@ for _place, _keys in PLACES.items():
             MODELS[f"{_place}{_block.lower()}-{_rate}"] = {"block": _block, "lr_mult": _rate, **_keys}
     MODELS[f"{_place}paper"] = {"gate": "paper", **_keys}
 CANDIDATES = ("neck-paper", "paper", "identity-100")  # those that help, in the plan's order
-LEFT = CANDIDATES  # those that no data set has ruled out
+LEFT = CANDIDATES[:1]  # the one that is tried now
 ROWS = {
     **{"data": "rows.yaml", "imgsz": 128, "batch": 4, "nbs": 4, "cache": "ram", "optimizer": "AdamW", "lr0": 0.002},
     **{"momentum": 0.9, "cos_lr": True, "warmup_epochs": 1, "warmup_bias_lr": 0.0, "cls": 3.0},
@@ -41,7 +41,7 @@ ON_ROWS = (
     *("plain", "identity-100", "scale-100", "paper", "identity-1", "identity-10"),
     *("neck-identity-100", "neck-scale-100", "neck-paper", "neck-identity-1", "neck-identity-10"),
 )
-BCCD = {"data": f"{SHARED}/data/bccd/bccd.yaml", "imgsz": 128, "batch": 16, "cache": "ram", "epochs": 60}
+BCCD = {"data": f"{SHARED}/data/bccd/bccd.yaml", "imgsz": 128, "batch": 16, "cache": "ram", "epochs": 100}
 BOARDS = {"data": f"{SHARED}/data/deeppcb/deeppcb.yaml", "imgsz": 160, "batch": 16, "cache": "ram", "epochs": 40}
 STEEL = {"data": f"{SHARED}/data/neu/neu.yaml", "imgsz": 128, "batch": 16, "cache": "ram", "epochs": 60}
 SCENES = {
@@ -53,7 +53,7 @@ SCENES = {
 COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "rows-short": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 5}),
     "rows-long": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 10}),
-    "bccd": ("yolov8n.pt", ("plain", *CANDIDATES), BCCD),
+    "bccd": ("yolov8n.pt", ("plain", *LEFT), BCCD),
     "scenes": ("yolov8n.yaml", ("plain", *LEFT), SCENES),
     "deeppcb": ("yolov8n.pt", ("plain", *LEFT), BOARDS),
     "neu": ("yolov8n.pt", ("plain", *LEFT), STEEL),
@@ -137,7 +137,8 @@ def harm_table() -> str:
             budget = f"{Path(keys['data']).stem}, {keys['imgsz']} px, {keys['epochs']} epochs"
             score = spread([run["score"] for run in runs.values()])
             rows.append([budget, model.replace("-", " "), score, *cells])
-    return markdown_table(["data set", "model", "mAP50-95", "to plain", "p", "without attention"], rows)
+    head = ["data set", "model", "mAP50-95", "to plain", "p", "without attention"]
+    return markdown_table(head, rows) if rows else ""
 
 
 def gains_table(language: int) -> str:

@@ -136,10 +136,7 @@ class Profile:
         lines = [
             markdown_table(["", "plain model", f"with {self.kind}", "ratio"], models),
             "",
-            markdown_table(
-                ["layer", "block", "input", "parameters", "latency", "share of the model's latency in the same run"],
-                blocks,
-            ),
+            markdown_table(["layer", "block", "input", "parameters", "latency", "share of the model's"], blocks),
             "",
             f"{self.model} at {self.imgsz} px, batch 1, {self.device}; {self.machine}",
         ]
