@@ -127,7 +127,9 @@ def test_a_block_that_is_no_factor_is_refused():
 
 def test_the_command_writes_what_it_prints(retrained, tmp_path):
     shutil.copy(retrained / "weights/best.pt", tmp_path)
-    done = forked(BIN / "ela-yolo", "ablate", "model=best.pt", f"data={FEW}", "imgsz=96", cwd=tmp_path)
+    done = forked(
+        BIN / "ela-yolo", "ablate", "model=best.pt", f"data={FEW}", "imgsz=96", "save=best-ablation.json", cwd=tmp_path
+    )
     table = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert [re.search(r"layer \d+|all blocks|nothing", line)[0] for line in table[1:]] == [
         "nothing",

@@ -349,7 +349,7 @@ def test_what_cannot_be_drawn_is_refused(best, tmp_path):
         attention("yolov8n.yaml", scenes()[0], tmp_path / "pictures")
     with pytest.raises(CheckpointError, match=r"there is no missing\.pt"):
         attention("missing.pt", scenes()[0])
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(InputError, match=r"missing\.jpg does not exist; name images with source="):
         attention(best, tmp_path / "missing.jpg", tmp_path / "pictures")
     (tmp_path / "broken.jpg").write_text("no image")
     with pytest.raises(InputError, match=r"broken\.jpg is a file; name a folder"):

@@ -102,7 +102,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "quickstart data=one.yaml": (1, "data=one.yaml has one validation image"),
     "quickstart data=list.yaml": (1, "data=list.yaml has no images in its split val"),
     "doctor mdoel=x.pt": (2, "doctor has no key 'mdoel', did you mean 'model'?"),
-    "doctor weights=yolov8n.pt": (2, "weights= needs a model="),
+    "doctor weights=yolov8n.pt": (2, "weights= needs model=, the model to load them into"),
 }
 
 

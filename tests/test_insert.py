@@ -302,7 +302,7 @@ def test_files_are_not_replaced_unasked(plain, tmp_path):
             ela_yolo.insert(model, save=target.parent / f"d{target.suffix}", exist_ok=True)
         with pytest.raises(InsertionError, match=r"there is no folder .*nowhere; create it first"):
             ela_yolo.insert(model, save=tmp_path / "nowhere" / target.name)
-        with pytest.raises(InsertionError, match=f"gives a {target.suffix} file"):
+        with pytest.raises(InsertionError, match=f"the result is a {target.suffix} file"):
             ela_yolo.insert(model, save=tmp_path / "x.onnx")
     with pytest.raises(InputError, match=r"model=x\.onnx is neither a model YAML nor a checkpoint"):
         ela_yolo.insert("x.onnx")

@@ -23,11 +23,11 @@ def short_profile(*arguments, cwd):
 
 
 def test_a_model_beside_its_plain_model(tmp_path):
-    done = forked(BIN / "ela-yolo", "profile", "model=yolov8n-ela.yaml", "imgsz=64", cwd=tmp_path)
-    assert done.stdout.endswith("written to yolov8n-ela-profile.json\n")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["yolov8n-ela-profile.json"]
+    done = forked(BIN / "ela-yolo", "profile", "model=yolov8n-ela.yaml", "imgsz=64", "save=cost.json", cwd=tmp_path)
+    assert done.stdout.endswith("written to cost.json\n")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cost.json"]
     assert "| parameters | 3,157,200 | 3,161,520 | 1.001 |" in done.stdout
-    text = (tmp_path / "yolov8n-ela-profile.json").read_text(encoding="utf-8")
+    text = (tmp_path / "cost.json").read_text(encoding="utf-8")
     found = json.loads(text, parse_constant=pytest.fail)
     assert found["schema"] == 2 and found["model"] == "yolov8n-ela.yaml" and found["imgsz"] == 64
     assert found["ratios"].keys() == ROWS

@@ -151,27 +151,28 @@ class Profile:
         low, high = self.intervals.get(key, (None, None))
         return f"{ratio:.3f}" if low is None else f"{ratio:.3f} ({low:.3f} to {high:.3f})"
 
-    def save(self, file: str | Path | None = None) -> Path:
-        """Write the result as JSON; None means ``MODEL-profile.json`` in the current folder.
+    def save(self, file: str | Path) -> Path:
+        """Write the result as JSON.
 
         Returns:
             The file.
 
         Raises:
             InputError: If the name does not end in ``.json``, or there is no such folder.
+            OSError: If the file cannot be written.
         """
-        target = target_file(self.model, file)
+        target = check_target(file)
         write_json(target, {"schema": SCHEMA, **asdict(self)})
         return target
 
 
-def target_file(model: str | Path, file: str | Path | None = None) -> Path:
-    """Return the JSON file of a profile; None means ``MODEL-profile.json`` in the current folder.
+def check_target(file: str | Path) -> Path:
+    """Return the JSON file of a profile.
 
     Raises:
         InputError: If the name does not end in ``.json``, or there is no such folder.
     """
-    target = Path(f"{Path(model).stem}-profile.json" if file is None else file)
+    target = Path(file)
     if target.suffix != ".json" or target.is_dir():
         raise InputError(f"save={target}: a profile must be a .json file; choose a name ending in .json")
     if not target.parent.is_dir():

@@ -129,7 +129,10 @@ def insert(
         if after is None:
             reasons = {stage: why_not_after(rows, stage, rewire) for stage in stages}
             skipped.update((stage, f"{rows[stage].module} {why}") for stage, why in reasons.items() if why)
-            stages = tuple(stage for stage in stages if stage not in skipped) or stages
+            stages = tuple(stage for stage in stages if stage not in skipped)
+            if not stages:
+                reason = "; ".join(f"layer {stage} {why}" for stage, why in skipped.items())
+                raise InsertionError(f"{file.name}: no stage is left ({reason}); choose others with after= or where=")
         return plan_insertion(rows, file.name, stages, rewire)
 
     skipped: dict[int, str] = {}
@@ -212,14 +215,14 @@ def _edit(
     exist_ok: bool,
 ) -> Insertion:
     """Change the rows of a YAML or a checkpoint by a plan: insert the row ``new`` after stages, or remove blocks."""
-    target = None if save is None else _check_target(file, Path(save), exist_ok)
+    target = None if save is None else _check_name(file, Path(save))
     if file.suffix in YAML:
         text = read_model_yaml(file)
         rows = read_rows(text, file.name)
         plan = make_plan(rows, lambda: open_model(file).model)
         edited = edit_text(text, rows, plan, new)
         if target is not None:
-            with _writing(target) as part:
+            with _writing(target, exist_ok) as part:
                 part.write_bytes(as_bytes(edited))
         return _insertion(file, printable(text), printable(edited), plan, new)
 
@@ -230,7 +233,7 @@ def _edit(
     config = edit_mapping(model.yaml, rows, plan, new)
     move_layers(file, model, config, plan.layer_map)
     if target is not None:
-        with _writing(target) as part:
+        with _writing(target, exist_ok) as part:
             torch.save(checkpoint, part)
     origin = {new_number: old for old, new_number in plan.layer_map.items()}
     matches = [origin.get(number) for number in range(len(model.model))]
@@ -248,19 +251,19 @@ def _insertion(
     return Insertion(text, plan.blocks, plan.layer_map, "\n".join(lines), plan.stages, transfer)
 
 
-def _check_target(file: Path, target: Path, exist_ok: bool) -> Path:
+def _check_name(file: Path, target: Path) -> Path:
     kinds = YAML if file.suffix in YAML else (".pt",)
     if target.suffix not in kinds:
         raise InsertionError(f"save={target}: the result is a {kinds[0]} file; choose a name ending in {kinds[0]}")
     if not target.parent.is_dir():
         raise InsertionError(f"save={target}: there is no folder {target.parent}; create it first")
-    if target.is_dir() or (target.exists() and not exist_ok):
-        raise InsertionError(f"{target} exists; name another file with save=, or replace it with exist_ok=True")
     return target
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[Path]:
+def _writing(target: Path, exist_ok: bool) -> Iterator[Path]:
+    if target.is_dir() or (target.exists() and not exist_ok):
+        raise InsertionError(f"{target} exists; name another file with save=, or replace it with exist_ok=True")
     try:
         with atomic_write(target) as part:
             yield part

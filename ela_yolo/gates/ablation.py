@@ -129,7 +129,10 @@ class AblationReport:
         ]
         cancel = self.together.verdict == UNNEEDED
         if cancel:
-            told.append("On these images, the model works as well without attention.")
+            told.append(
+                "On these images, the model works as well without attention. After a few epochs only, the gates may "
+                "not have moved yet: train longer, or insert with lr_mult=100."
+            )
         for verdict in (NEEDED, HARMFUL) if cancel else (NEEDED, HARMFUL, UNNEEDED):
             if self._judged(verdict):
                 alone = "Taken alone, l" if cancel else "L"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,14 @@ from ela_yolo.gates.capture import Gates, capture_gates
 from ela_yolo.gates.geometry import Array, Part, covered
 from ela_yolo.gates.page import PAGE, Page
 from ela_yolo.gates.picture import Detection, bgr, plot_attention
+from ela_yolo.host.blocks import describe
 from ela_yolo.host.detector import Detector
 from ela_yolo.host.lookup import open_model
-from ela_yolo.host.model_blocks import ela_blocks
+from ela_yolo.host.model_blocks import all_blocks, ela_blocks
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.prediction import detected, predicting
 from ela_yolo.util.files import atomic_write
+from ela_yolo.util.text import one_line
 
 MAX_DET = 6
 
@@ -36,13 +39,14 @@ def attention(
 
     ``plot_attention`` describes the pictures. Each picture is named after its image. Frames of a video and images of
     the same name are numbered. The folder also gets ``index.html``, a single file that shows the first 60 images in a
-    browser. Pictures of an earlier run are replaced.
+    browser. Pictures of an earlier run in ``save`` are replaced.
 
     Args:
         model: A checkpoint (.pt) or a model YAML with ELA, found as Ultralytics finds it.
         source: A source as in ``YOLO.predict``: an image, a list of images, a folder, a pattern, a text file with
             images, a video.
-        save: The folder of the pictures; None means ``MODEL-attention`` in the current folder.
+        save: The folder of the pictures; None means ``MODEL-attention`` in the current folder, or ``MODEL-attention-2``
+            and so on if it exists.
         imgsz: The side of the network's input, in px; None means the size of the model's training.
         max_det: The number of detections to show for each image, those with the highest scores.
 
@@ -63,25 +67,35 @@ def attention(
     require_registered()
     opened = open_model(model)
     if not ela_blocks(opened):
-        raise InputError(f"model={model} has no ELA; insert it first: ela-yolo insert model={model}")
+        others = {describe(block) for block in all_blocks(opened).values()}
+        remedy = f"insert it first: ela-yolo insert model={model}"
+        if others:
+            remedy = f"and {', '.join(sorted(others))} cannot be traced; ela-yolo ablate measures what it contributes"
+        raise InputError(f"model={model} has no ELA; {remedy}")
     files: list[Path] = []
     page = Page()
     taken: set[str] = set()
     frames: Counter[str] = Counter()
-    for traced in traced_images(opened, source, imgsz, max_det):
-        _make(folder)
-        name = traced.path.stem
-        if traced.is_frame:
-            frames[str(traced.path)] += 1
-            name = f"{name}-{frames[str(traced.path)]:05d}"
-        files.append(folder / f"{_unique(name, taken)}.png")
-        figure, _ = plot_attention(traced.image, traced.detections, traced.parts)
-        with atomic_write(files[-1]) as part:
-            figure.savefig(part, format="png", dpi=100)
-        page.add(files[-1].stem, traced.image, traced.gates, traced.detections, traced.parts)
+    try:
+        for traced in traced_images(opened, source, imgsz, max_det):
+            if not files:
+                _make(folder)
+            name = traced.path.stem
+            if traced.is_frame:
+                frames[str(traced.path)] += 1
+                name = f"{name}-{frames[str(traced.path)]:05d}"
+            files.append(folder / f"{_unique(name, taken)}.png")
+            figure, _ = plot_attention(traced.image, traced.detections, traced.parts)
+            with atomic_write(files[-1]) as part:
+                figure.savefig(part, format="png", dpi=100)
+            page.add(files[-1].stem, traced.image, traced.gates, traced.detections, traced.parts)
+    except FileNotFoundError as error:  # of Ultralytics
+        raise InputError(f"{one_line(error)}; name images with source=") from None
+    finally:
+        if files:  # also of a run that is interrupted
+            page.write(folder / PAGE)
     if not files:
         raise InputError(f"source={source} has no readable image; choose others")
-    page.write(folder / PAGE)
     return files
 
 
@@ -93,12 +107,16 @@ def _make(folder: Path) -> None:
 
 
 def attention_folder(model: str | Path, save: str | Path | None) -> Path:
-    """Return the folder of the pictures.
+    """Return the folder of the pictures: that of ``save``, or a new one.
 
     Raises:
         InputError: If it is a file.
     """
-    folder = Path(f"{Path(model).stem}-attention" if save is None else save)
+    if save is None:
+        name = f"{Path(model).stem}-attention"
+        numbered = (Path(f"{name}-{number}") for number in count(2))
+        return next(folder for folder in chain([Path(name)], numbered) if not folder.exists())
+    folder = Path(save)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"save={folder} is a file; name a folder for the pictures")
     return folder

@@ -163,7 +163,8 @@ def _draw_outline(panel: Any, outline: Array | None, size: tuple[int, ...], numb
     if number is not None:
         x, y = closed[:, 0].max(), closed[:, 1].min()
         box = {"facecolor": "white", "edgecolor": "black", "pad": 1.5, "linewidth": 0.8}
-        panel.text(x, y, str(number), fontsize=8, bbox=box, ha="left", va="bottom", clip_on=True)
+        side = "left" if x < 0.95 * size[1] else "right"  # within the picture
+        panel.text(x, max(y, 0.05 * size[0]), str(number), fontsize=8, bbox=box, ha=side, va="bottom", clip_on=True)
 
 
 def bgr(picture: Array) -> Array:

@@ -44,7 +44,8 @@ def find_model(model: str | Path) -> Path:
         raise CheckpointError(f"{model} is a folder; use the checkpoint in it, such as {file / 'best.pt'}")
     elsewhere = Path(SETTINGS["weights_dir"]) / file
     if not file.is_file() and not elsewhere.is_file() and file.stem not in GITHUB_ASSETS_STEMS:
-        raise CheckpointError(f"there is no {model}; use an existing checkpoint (.pt)")
+        near = did_you_mean(file.name, [each.name for each in file.parent.glob("*.pt")]) or "; check the name"
+        raise CheckpointError(f"there is no {model}{near}")
     return elsewhere if elsewhere.is_file() and not file.is_file() else file
 
 

@@ -1,6 +1,7 @@
 """Makes ELA known to Ultralytics: the only file that changes anything in it.
 
-Four functions of Ultralytics are wrapped, and names and callbacks are added:
+Four functions of Ultralytics are wrapped, also where its modules have imported them by name. Names, callbacks and safe
+classes of ``torch.load`` are added:
 
 - ``ultralytics.nn.tasks.parse_model``: the rows of blocks get the channels of the layer that they read, then the
   parser runs. If it does not know a module whose name resembles a block's, a hint is logged beside its error.

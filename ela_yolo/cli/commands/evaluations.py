@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ela_yolo.cli.keys import Command, Key, UsageError, names, number, whole, whole_numbers
@@ -41,11 +40,11 @@ def ablate(given: dict[str, Any]) -> int:
     """Measure what attention contributes."""
     from ela_yolo.gates.ablation import ablate as measure
 
-    asked = "save" in given
-    save = Path(given.pop("save", f"{Path(given['model']).stem}-ablation.json"))
+    save = given.pop("save", None)
     report = measure(**given)
     say(f"\n{report}\n")
-    save_result(lambda: report.save(save), asked)
+    if save is not None:
+        save_result(lambda: report.save(save), asked=True)
     return 0
 
 
@@ -67,7 +66,7 @@ ABLATE = Command(
         _IMGSZ,
         Key("batch", "16", "The number of images in a batch. The default is 16.", whole),
         Key("device", "cpu", "cpu, or a GPU such as 0. The default is a GPU if there is one."),
-        Key("save", "FILE.json", "The file to write. The default is best-ablation.json for best.pt, in this folder."),
+        Key("save", "FILE.json", "The file to write the table to. Without it, the table is only printed."),
     ),
     ablate,
 )
@@ -79,7 +78,7 @@ def attention(given: dict[str, Any]) -> int:
     from ela_yolo.gates.attention import attention_folder
     from ela_yolo.gates.page import PAGE
 
-    folder = attention_folder(given["model"], given.get("save"))
+    given["save"] = folder = attention_folder(given["model"], given.get("save"))
     files = draw_attention(**given)
     say(f"{len(files)} {'picture' if len(files) == 1 else 'pictures'} written to {folder}")
     say(f"all in one page: {folder / PAGE}")
@@ -93,7 +92,7 @@ ATTENTION = Command(
     "For each image the command draws the detections and, for the strongest ones, a map of the block that changes the "
     "detection the most. Red regions raise its score through attention, and blue regions lower it. The score is shown "
     "with and without this block's attention. The sum of a map is the change of the logit. The page index.html shows "
-    "all images in a browser, with all blocks and their gates.",
+    "the first 60 images in a browser, with all blocks and their gates. An image takes some seconds on a CPU.",
     (
         _MODEL,
         Key(
@@ -104,7 +103,11 @@ ATTENTION = Command(
         ),
         Key("max_det", "6", "The number of detections to show per image. The default is 6.", whole),
         _IMGSZ,
-        Key("save", "FOLDER", "The folder for the pictures. The default is best-attention for best.pt."),
+        Key(
+            "save",
+            "FOLDER",
+            "The folder for the pictures. The default is best-attention for best.pt, then best-attention-2.",
+        ),
     ),
     attention,
 )
@@ -160,14 +163,16 @@ COMPARE = Command(
 def profile(given: dict[str, Any]) -> int:
     """Measure a model and its baseline."""
     from ela_yolo.cost.measure import profile as measure
-    from ela_yolo.cost.result import target_file
+    from ela_yolo.cost.result import check_target
 
     save = given.pop("save", None)
-    target_file(given["model"], save)  # checked before the measurement, which takes a minute
+    if save is not None:
+        check_target(save)  # before the measurement, which takes a minute
     say(f"measuring {given['model']} and its baseline alternately; a nano model takes a minute")
     result = measure(**given)
     say(f"\n{result}")
-    save_result(lambda: result.save(save), save is not None)
+    if save is not None:
+        save_result(lambda: result.save(save), asked=True)
     return 0
 
 
@@ -178,12 +183,12 @@ PROFILE = Command(
     "The command measures a model with ELA and its baseline, the same model without the ELA rows: parameters, GFLOPs, "
     "latency in PyTorch (fused) and, with the extra `export`, in ONNX Runtime, forward and backward of training, and "
     "on a GPU peak memory. It also measures each ELA block within the model. Both models run alternately, at batch 1, "
-    "with Ultralytics' number of threads. The command prints two tables, and writes them as JSON.",
+    "with Ultralytics' number of threads. The command prints two tables.",
     (
         _MODEL,
         Key("imgsz", "640", "The side of the square image in pixels. The default is 640.", whole),
         Key("device", "cpu", "cpu (the default), or a GPU such as 0."),
-        Key("save", "FILE.json", "The file to write. The default is best-profile.json for best.pt."),
+        Key("save", "FILE.json", "The file to write the tables to. Without it, they are only printed."),
     ),
     profile,
 )
