@@ -197,7 +197,8 @@ def test_inference_gives_what_training_gives_and_leaves_the_map_alone(shape, gat
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)]
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)],
 )
 def test_both_strips_as_one_batch_give_what_each_gives_alone(dtype, tolerance, layout, gate):
     """With gradients, and under autocast."""
@@ -309,9 +310,10 @@ def test_channels_last_stays_channels_last(gate):
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_compiles_without_a_graph_break(gate):
+@pytest.mark.parametrize("shape", [(2, 16, 9, 11), (2, 16, 9, 9)])
+def test_compiles_without_a_graph_break(shape, gate):
     block = randomised(ELA(16, gate=gate))
-    x = torch.randn(2, 16, 9, 11)
+    x = torch.randn(shape)
     # Not the default backend, which needs a C++ compiler on the machine; what can break is the tracing before it.
     torch.testing.assert_close(torch.compile(block, fullgraph=True, backend="aot_eager")(x), block(x))
 
