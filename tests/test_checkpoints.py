@@ -39,7 +39,7 @@ def test_the_missing_class_and_the_remedy_are_named(fork, tmp_path):
     for command in (["insert", f"model={fork}"], ["ablate", f"model={fork}", "data=scenes.yaml"]):
         done = forked(BIN / "ela-yolo", *command, cwd=tmp_path, ok=False)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-        assert f"{fork} holds the class ultralytics.nn.ela.ELA_Attention of a changed Ultralytics" in done.stderr
+        assert f"{fork} holds the class ultralytics.nn.ela.ELA_Attention of a modified Ultralytics" in done.stderr
         assert "load the state dict into that" in done.stderr
 
 
