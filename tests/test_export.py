@@ -336,5 +336,5 @@ def test_the_same_in_python(retrained, tmp_path):
     best = shutil.copy(retrained / "weights/best.pt", tmp_path)
     report = export(best, format="onnx", imgsz=96)
     assert report.passed and Path(report.exported) == tmp_path / "best.onnx" and Path(report.exported).is_file()
-    with pytest.raises(InputError, match="format=onxx is none of"):
+    with pytest.raises(InputError, match="format=onxx is not a format of"):
         export(best, format="onxx")
