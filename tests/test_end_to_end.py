@@ -146,6 +146,7 @@ def test_quickstart_compares_with_the_plain_model(plain, tmp_path):
     assert report["passed"] is True and len(report["images"]) == 6
 
 
+@pytest.mark.nightly  # the same command on other data
 def test_quickstart_without_weights(retrained, tmp_path):
     printed, summary = quickstart(tmp_path, f"pretrained={retrained}/weights/best.pt")
     assert "Without yolov8n.pt, which is not here and could not be downloaded, this was trained from scratch" in printed

@@ -114,7 +114,14 @@ def test_every_task(name, tmp_path):
     assert EXTRA.get(model.task, "boxes") in [part.name for part in report.outputs]
 
 
-@pytest.mark.parametrize("name", ["yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolov10n"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "yolo26n-seg",
+        "yolov10n",
+        *(pytest.param(f"yolo26n-{task}", marks=pytest.mark.nightly) for task in ("pose", "obb")),
+    ],
+)
 def test_end_to_end_heads(name, tmp_path):
     ela_yolo.insert(f"{name}.yaml", gate="paper", save=tmp_path / f"{name}-ela.yaml")
     model = calibrated(str(tmp_path / f"{name}-ela.yaml"), tmp_path)

@@ -202,7 +202,7 @@ def test_every_batch_is_at_the_multiple(optimizer, model_yaml, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", trained_by("SGD", "MuSGD", "AdamW", "RMSProp", "auto"))
-@pytest.mark.parametrize("start", ["from scratch", "fine-tuned"])
+@pytest.mark.parametrize("start", ["from scratch", pytest.param("fine-tuned", marks=pytest.mark.nightly)])
 def test_the_largest_multiple_is_stable(optimizer, start, model_yaml, tmp_path):
     """With AMP where the device has it: the gates have moved, and are neither shut nor wide open."""
     file = model_yaml(300)
@@ -322,7 +322,15 @@ def test_a_training_resumes_at_the_multiple(model_yaml, tmp_path):
     assert block.lr_mult == 30
 
 
-@pytest.mark.parametrize("args", [[{"gate": "identity", "lr_mult": 5}], [], [{"gate": "identity"}]], ids=str)
+@pytest.mark.parametrize(
+    "args",
+    [
+        pytest.param([{"gate": "identity", "lr_mult": 5}], marks=pytest.mark.nightly),
+        [],
+        pytest.param([{"gate": "identity"}], marks=pytest.mark.nightly),
+    ],
+    ids=str,
+)
 def test_a_training_goes_on_at_the_saved_rates_if_the_model_says_others(args, model_yaml, tmp_path):
     code = ENDED.format(model=str(model_yaml(30)), folder=str(tmp_path), keys=SLICE)
     forked_python(code, cwd=tmp_path, ok=False)
@@ -341,6 +349,7 @@ def test_a_training_goes_on_at_the_saved_rates_if_the_model_says_others(args, mo
     assert len(rates) == 3 and all(gates == pytest.approx(30 * others, rel=1e-3) for others, gates in rates)
 
 
+@pytest.mark.nightly
 def test_the_run_says_how_the_gates_move(model_yaml, tmp_path):
     spread = {}
     for multiple in (1, 300):

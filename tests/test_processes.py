@@ -236,6 +236,7 @@ def test_dataloader_workers_know_ela(method, without_autoload, tmp_path):
     assert without_autoload or "KeyError: 'ELA'" in switched_off.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_training_with_dataloader_workers(method, tmp_path):
     """On a CPU Ultralytics takes none, unless a callback asks for them."""

@@ -24,6 +24,7 @@ def quantized(sure):
     return RUN / "quantized/run/weights/last.pt"
 
 
+@pytest.mark.nightly
 def test_a_quantized_checkpoint_is_exported_and_matches(quantized, tmp_path):
     weights = shutil.copy(quantized, tmp_path / "qat.pt")
     model = YOLO(weights)

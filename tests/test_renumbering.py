@@ -198,7 +198,27 @@ def test_any_model_in_any_writing(drawn):
     check_insertion(*drawn)
 
 
-@pytest.mark.parametrize("name", sorted(TEXTS.keys() - NEEDS_DOWNLOAD))
+OF_EACH_FAMILY = {
+    "yolov3-tiny",
+    "yolov5",
+    "yolov6",
+    "yolov8",
+    "yolov8-pose",
+    "yolov9c",
+    "yolov10n",
+    "yolo11",
+    "yolo26",
+    "rtdetr-l",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.nightly] * (name not in OF_EACH_FAMILY))
+        for name in sorted(TEXTS.keys() - NEEDS_DOWNLOAD)
+    ],
+)
 @settings(max_examples=2)
 @given(data=st.data())
 def test_the_model_builds_and_runs(name, data, tmp_path_factory):

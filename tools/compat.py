@@ -60,7 +60,7 @@ CHECKS = {  # column -> tests, by pytest's names
     ],
     "export": [
         "test_formats.py::test_every_task",
-        "test_end_to_end.py::test_quickstart_without_weights",
+        "test_end_to_end.py::test_stock_export_runs_in_onnx_runtime_through_ultralytics",
     ],
     "attention": ["test_ablation.py", "test_attention.py", "test_capture.py"],
     "compare": ["test_compare.py::test_what_a_comparison_leaves", "test_scoring.py"],
