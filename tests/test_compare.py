@@ -249,7 +249,7 @@ def test_failed_runs_are_named_with_their_logs(tmp_path, capsys):
     with pytest.raises(CompareError) as failed:
         compare(MODELS, "scenes.yaml", [0], tmp_path / "out", **keys)
     log = tmp_path / "out/runs/yolov8n-0/log.txt"
-    assert re.fullmatch(rf"yolov8n with seed 0 failed: .*; see {log} \(1 more failed\); the same .*", str(failed.value))
+    assert re.fullmatch(rf"yolov8n with seed 0 failed: .*; see {log} \(1 more failed\); run the same command .*", str(failed.value))
     assert "Invalid CUDA 'device=7' requested" in log.read_text(encoding="utf-8")
     assert capsys.readouterr().out.splitlines()[-1].startswith("2/2 yolov8n-ela seed 0: failed")
     YOLO("yolov8n-ela.yaml").save(weights)
@@ -269,12 +269,12 @@ def test_the_hash_of_a_file_of_several_pieces(tmp_path):
         ({"models": MODELS[:1]}, InputError, "name two models or more"),
         ({"models": [MODELS[0], "yolov8n-elo.yaml"]}, InputError, "did you mean 'yolov8n-ela.yaml'"),
         ({"models": [MODELS[0], "best.pt"]}, CheckpointError, "there is no best.pt"),
-        ({"models": [MODELS[0], MODELS[0]]}, InputError, "would both be called yolov8n; copy one"),
+        ({"models": [MODELS[0], MODELS[0]]}, InputError, "would both be called yolov8n; rename one"),
         ({"pretrained": "none.pt"}, CheckpointError, "there is no none.pt"),
         (
             {"models": [MODELS[0], "yolov8n-ela-seg.yaml"]},
             InputError,
-            "yolov8n-ela-seg.yaml has the task segment; name models of",
+            "the models must have the same task, but",
         ),
         ({"data": "no.yaml"}, InputError, "there is no data=no.yaml"),
         ({"data": "photographs"}, InputError, "is not a data-set YAML"),

@@ -1,5 +1,7 @@
 """Rows of blocks: what they build, and those that are refused, among them rows as public copies have them."""
 
+import re
+
 import pytest
 import yaml
 from torch import nn
@@ -20,7 +22,7 @@ backbone:
 head:
   - [[2], 1, Detect, [nc]]
 """
-OWN = "the channels come by themselves"
+OWN = "channels are inferred"
 
 
 def model_of(row):
@@ -205,3 +207,18 @@ def test_the_block_in_a_name(name, block):
         assert f"{block} is a separate row, [-1, 1, {block}, []]" in hint and f"block={block}" in hint
         with pytest.raises(InputError, match=f"there is no block {name}, did you mean '{block}'"):
             insert("yolov8n.yaml", block=name)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("[-1, 1, EfficientLocalizationAttention, [256]]", "ELA is a separate row"),
+        ("[-1, 1, ELA, [1024]]", "1024 is not a variant of ELA; channels are inferred"),
+    ],
+)
+def test_a_yaml_with_a_row_of_copied_code_is_not_inserted_into(row, said, tmp_path):
+    file = tmp_path / "pasted.yaml"
+    file.write_text(MODEL.replace("{row}", row))
+    with pytest.raises(RowError, match=re.escape(said) + ".*; remove this row, or start from the original YAML$"):
+        insert(file, after=1, save=tmp_path / "new.yaml")
+    assert not (tmp_path / "new.yaml").exists()

@@ -19,7 +19,7 @@ from ela_yolo.edit.stages import choose_stages
 from ela_yolo.edit.yaml_file import as_bytes, printable, read_model_yaml, read_rows
 from ela_yolo.edit.yaml_text import edit_text
 from ela_yolo.errors import InsertionError
-from ela_yolo.host.blocks import check_block, is_block_name
+from ela_yolo.host.blocks import check_block, is_block_name, refuse_pasted_row
 from ela_yolo.host.lookup import YAML, find_model, open_model
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.weight_matching import WeightTransfer, report_transfer
@@ -106,7 +106,7 @@ def insert(
         InsertionError: If the block cannot be inserted there, or the file cannot be written.
         ModelYamlError: If the YAML is not a model YAML.
         CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
-        RowError: If the block cannot be imported.
+        RowError: If the block cannot be imported, or a row of the model comes from copied code.
         RegistrationError: If Ultralytics is not as this package expects.
 
     Examples:
@@ -125,6 +125,8 @@ def insert(
     new = [-1, 1, block, new_row_args(variant, gate, lr_mult, block)]
 
     def plan(rows: Sequence[Row], build: Callable[[], Any]) -> Plan:
+        for row in rows:
+            refuse_pasted_row(f"{file.name}: layer {row.layer}", row.module, row.args)
         stages = choose_stages(rows, file.name, after, where, lambda: _measure_strides(file.name, build))
         if after is None:
             reasons = {stage: why_not_after(rows, stage, rewire) for stage in stages}

@@ -11,13 +11,14 @@ import os
 import pkgutil
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 from torch import nn
 
 from ela_yolo.ela import ELA
 from ela_yolo.errors import InputError, RowError
-from ela_yolo.host.row_hints import block_in
+from ela_yolo.host.row_hints import block_in, row_hint
 from ela_yolo.identity_start import IdentityStart
 from ela_yolo.util.installer import installer
 from ela_yolo.util.text import one_line
@@ -139,6 +140,21 @@ def check_block(name: str) -> None:
             f"Ultralytics already has a module {name}, so rows cannot use this name for {known_blocks()[name]}"
         )
     find_block(name)
+
+
+def refuse_pasted_row(where: str, module: str, args: Sequence[int | None]) -> None:
+    """Check that a row is not one of copied code, from which Ultralytics could not build a model.
+
+    Raises:
+        RowError: If the module is unknown and its name resembles a block's, or a row of ELA begins with its channels.
+    """
+    from ultralytics.nn import tasks
+
+    hint = "" if hasattr(tasks, module) else row_hint(module, known_blocks())
+    if is_block_name(module):
+        hint = f"{args[0]} is not a variant of ELA; channels are inferred" if module == "ELA" and any(args[:1]) else ""
+    if hint:
+        raise RowError(f"{where}: {hint}; remove this row, or start from the original YAML")
 
 
 def is_block(layer: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from ela_yolo.util.text import did_you_mean, short
 _PYTHON = {"None": None, "True": True, "False": False}  # Ultralytics' parser takes them for null, true and false
 _SHARES = ("rd_ratio", "se_factor")  # options of timm's blocks; others write the divisor 16 for the share 1/16
 _SMALLEST_WIDTH = 8  # of a layer
-BY_THEMSELVES = "the channels come by themselves"
+BY_THEMSELVES = "channels are inferred"
 
 
 def options_of(block: type[nn.Module]) -> dict[str, Any]:
