@@ -192,7 +192,7 @@ def spread(values: list[float]) -> str:
     """Return mean and standard deviation, and the number of seeds if it is not six."""
     if not values:
         return ""
-    count = "" if len(values) == len(SEEDS) else f" ({len(values)} seeds)"
+    count = "" if len(values) == len(SEEDS) else f" ({len(values)} seed{'s' * (len(values) > 1)})"
     return f"{mean(values):.3f} ± {stdev(values):.3f}{count}" if len(values) > 1 else f"{values[0]:.3f}{count}"
 
 
