@@ -106,15 +106,18 @@ def test_it_runs(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_what_insert_writes_from_ultralytics_own(name):
-    """But for the comment at the top, which is ours in the one and Ultralytics' licence line in the other.
-
-    Older releases have other comments in their YAMLs, so there the rows are compared.
-    """
+    """But for the comments, which are ours."""
     original, stages = MODELS[name]
-    ours = (REPO / "cfg" / f"{name}.yaml").read_text(encoding="utf-8").partition("\n\n")[2]
+    ours = yaml.safe_load((REPO / "cfg" / f"{name}.yaml").read_text(encoding="utf-8"))
     for choice in ({"after": stages}, {"where": "neck" if name.endswith("neck") else "backbone"}):
-        written = insert(f"{original}.yaml", **choice).text
-        if check_version(ultralytics.__version__, ">=8.4.108"):
-            assert ours == written.partition("\n\n")[2]
-        for part in ("backbone", "head"):
-            assert yaml.safe_load(ours)[part] == yaml.safe_load(written)[part]
+        written = yaml.safe_load(insert(f"{original}.yaml", **choice).text)
+        assert all(ours[part] == written[part] for part in ("backbone", "head"))
+        if check_version(ultralytics.__version__, ">=8.4.108"):  # older releases have other keys beside the rows
+            assert ours == written
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_its_comments_count_its_layers(name):
+    lines = (REPO / "cfg" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("  - [")]
+    assert [line.rpartition("# ")[2] for line in rows] == [str(layer) for layer in range(len(rows))]

@@ -249,7 +249,9 @@ def test_failed_runs_are_named_with_their_logs(tmp_path, capsys):
     with pytest.raises(CompareError) as failed:
         compare(MODELS, "scenes.yaml", [0], tmp_path / "out", **keys)
     log = tmp_path / "out/runs/yolov8n-0/log.txt"
-    assert re.fullmatch(rf"yolov8n with seed 0 failed: .*; see {log} \(1 more failed\); run the same command .*", str(failed.value))
+    assert re.fullmatch(
+        rf"yolov8n with seed 0 failed: .*; see {log} \(1 more failed\); run the same command .*", str(failed.value)
+    )
     assert "Invalid CUDA 'device=7' requested" in log.read_text(encoding="utf-8")
     assert capsys.readouterr().out.splitlines()[-1].startswith("2/2 yolov8n-ela seed 0: failed")
     YOLO("yolov8n-ela.yaml").save(weights)
