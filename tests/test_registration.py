@@ -270,7 +270,10 @@ tasks.DetectionModel("yolov8n-fails.yaml", verbose=False)
         "True True True",
         "Ultralytics already has a module ELA, so rows cannot use this name for ela_yolo.ela:ELA",
     ]
-    assert hint.endswith("ela-yolo: ELA is <class '__main__.ELA'> here, so its rows build that class")
+    assert hint.endswith(
+        "ela-yolo: ELA is <class '__main__.ELA'> here, so its rows build that class; reinstall Ultralytics to build "
+        "ela-yolo's"
+    )
     assert "TypeError" in done.stderr.splitlines()[-1]
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError
+from ela_yolo.host.blocks import known_blocks
 from ela_yolo.host.calls import image_files
 from ela_yolo.host.checkpoints import check_classes
+from ela_yolo.host.row_hints import row_hint
 from ela_yolo.util.packaged import packaged_yamls
 from ela_yolo.util.text import did_you_mean, one_line
 
@@ -110,9 +112,9 @@ def open_model(model: str | Path) -> Any:
         raise
     except Exception as error:  # of Ultralytics or of a user's module
         if isinstance(error, KeyError) and str(error.args[0]).isidentifier():
+            remedy = row_hint(error.args[0], known_blocks()) or "a YAML that uses it needs the code it came with"
             raise ModelYamlError(
-                f"{file} names {error.args[0]}, which is not a module of Ultralytics; a YAML that uses it needs the "
-                "code it came with"
+                f"{file} names {error.args[0]}, which is not a module of Ultralytics; {remedy}"
             ) from error
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise ModelYamlError(f"{file} holds a model that Ultralytics cannot build; correct it ({reason})") from error

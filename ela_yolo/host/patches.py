@@ -174,7 +174,10 @@ def _log_hints(rows: list[Any], error: Exception) -> None:
         if hint:
             LOGGER.error(f"ela-yolo: layer {unknown}: {hint}")
     elif isinstance(error, TypeError) and ELA.__name__ in modules and foreign_class(ELA.__name__) is not None:
-        LOGGER.error(f"ela-yolo: ELA is {foreign_class(ELA.__name__)} here, so its rows build that class")
+        LOGGER.error(
+            f"ela-yolo: ELA is {foreign_class(ELA.__name__)} here, so its rows build that class; reinstall Ultralytics "
+            "to build ela-yolo's"
+        )
 
 
 def _is_ours(module: Any) -> bool:
