@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ela_yolo import ELA
-from ela_yolo.cost.measure import peak_memory
+from ela_yolo.cost.measure import peak_memory, wait
 from ela_yolo.cost.timing import alternate, ratio_of
 from ela_yolo.util.tables import markdown_table
 
@@ -104,11 +104,6 @@ def training_step(model: str, compiled: bool, device: torch.device, batch: int, 
         wait(device)
 
     return run
-
-
-def wait(device: torch.device) -> None:
-    """Wait until the device has finished."""
-    getattr(torch, device.type).synchronize()
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
         models = [open_model(plain_file), ela]
         stride = int(max(ela.model.stride))
         if imgsz % stride or imgsz == stride:  # BatchNorm cannot learn from a map of one pixel
-            raise InputError(f"imgsz={imgsz} is less than twice the model's stride of {stride}; use 640")
+            raise InputError(f"imgsz={imgsz} must be a multiple of {stride}, and at least {2 * stride}; use 640")
         image = torch.rand(1, ela.model.yaml.get("channels", 3), imgsz, imgsz, device=device)
         sessions = _sessions(models, imgsz, Path(name))
         measured = _measure([each.model.float().to(device) for each in models], image, sessions)
@@ -128,14 +128,14 @@ def infer(model: nn.Module, image: Tensor) -> None:
     """Run a model for inference, and wait until the device has finished."""
     with torch.inference_mode():
         model(image)
-    _wait(image.device)
+    wait(image.device)
 
 
 def _train(model: nn.Module, image: Tensor) -> None:
     """Run forward and backward. A loss would need labels, so the mean of all outputs replaces it."""
     loss: Any = sum(output.mean() for output in _tensors(model(image)) if output.requires_grad)
     loss.backward()
-    _wait(image.device)
+    wait(image.device)
     model.zero_grad()  # so that the next step allocates its gradients again
 
 
@@ -147,7 +147,7 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
             yield from _tensors(output)
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     """Wait until a device has finished; ``torch.mps.synchronize`` takes no device."""
     getattr(torch, device.type).synchronize(*[] if device.type == "mps" else [device])
 
@@ -172,7 +172,7 @@ def _measure_blocks(model: Any, image: Tensor) -> Iterator[BlockCost]:
     marks: dict[str, list[float]] = {name: [] for name in blocks}
 
     def mark(_: nn.Module, inputs: tuple[Tensor, ...], *output: Tensor, name: str) -> None:
-        _wait(image.device)
+        wait(image.device)
         marks[name].append(time.perf_counter())
         shapes[name] = tuple(inputs[0].shape[1:])  # type: ignore[assignment]
 

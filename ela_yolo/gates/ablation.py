@@ -127,16 +127,16 @@ class AblationReport:
             f"Without attention, {Path(self.model).name} scores {self.together.score:.3f} {self.metric} instead of "
             f"{self.trained:.3f}."
         ]
-        cancel = self.together.verdict == UNNEEDED
-        if cancel:
+        in_vain = self.together.verdict == UNNEEDED
+        if in_vain:
             told.append(
                 "On these images, the model works as well without attention. After a few epochs only, the gates may "
                 "not have moved yet: train longer, or insert with lr_mult=100."
             )
-        for verdict in (NEEDED, HARMFUL) if cancel else (NEEDED, HARMFUL, UNNEEDED):
+        for verdict in (NEEDED, HARMFUL) if in_vain else (NEEDED, HARMFUL, UNNEEDED):
             if self._judged(verdict):
-                alone = "Taken alone, l" if cancel else "L"
-                told.append(f"{alone}{_layers(self._judged(verdict))[1:]} {verdict}.")
+                sentence = f"{_layers(self._judged(verdict))} {verdict}."
+                told.append(f"Taken alone, {sentence[0].lower()}{sentence[1:]}" if in_vain else sentence)
         if self.removable and self.removable.verdict == NEEDED:
             told.append("But attention is needed in one of these: without all of them the score falls.")
         elif self.removable:

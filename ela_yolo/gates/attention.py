@@ -113,9 +113,7 @@ def attention_folder(model: str | Path, save: str | Path | None) -> Path:
         InputError: If it is a file.
     """
     if save is None:
-        name = f"{Path(model).stem}-attention"
-        numbered = (Path(f"{name}-{number}") for number in count(2))
-        return next(folder for folder in chain([Path(name)], numbered) if not folder.exists())
+        return next(Path(name) for name in _numbered(f"{Path(model).stem}-attention") if not Path(name).exists())
     folder = Path(save)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"save={folder} is a file; name a folder for the pictures")
@@ -123,12 +121,14 @@ def attention_folder(model: str | Path, save: str | Path | None) -> Path:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    free, number = name, 1
-    while free.lower() in taken:  # one file to some file systems
-        number += 1
-        free = f"{name}-{number}"
+    free = next(each for each in _numbered(name) if each.lower() not in taken)  # one file to some file systems
     taken.add(free.lower())
     return free
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """Give a name, then ``NAME-2``, ``NAME-3`` and so on."""
+    return chain([name], (f"{name}-{number}" for number in count(2)))
 
 
 class TracedImage(NamedTuple):

@@ -150,9 +150,11 @@ def refuse_pasted_row(where: str, module: str, args: Sequence[int | None]) -> No
     """
     from ultralytics.nn import tasks
 
-    hint = "" if hasattr(tasks, module) else row_hint(module, known_blocks())
-    if is_block_name(module):
-        hint = f"{args[0]} is not a variant of ELA; channels are inferred" if module == "ELA" and any(args[:1]) else ""
+    hint = ""
+    if not is_block_name(module) and not hasattr(tasks, module):
+        hint = row_hint(module, known_blocks())
+    elif module == "ELA" and is_block_name(module) and any(args[:1]):
+        hint = f"{args[0]} is not a variant of ELA; channels are inferred"
     if hint:
         raise RowError(f"{where}: {hint}; remove this row, or start from the original YAML")
 

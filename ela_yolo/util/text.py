@@ -4,6 +4,7 @@ import re
 import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import PurePath
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -13,7 +14,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         >>> did_you_mean("yolov8n-elx.yaml", ["yolov8n-ela.yaml", "yolov8n.yaml"])
         ", did you mean 'yolov8n-ela.yaml'?"
     """
-    ending = re.search(r"(\.\w+)?$", word)[0].lower()  # type: ignore[index]  # a common ending says nothing
+    ending = PurePath(word).suffix.lower()  # a common ending says nothing
     by_lower = {name.lower().removesuffix(ending): name for name in known}
     near = get_close_matches(word.lower().removesuffix(ending), by_lower, n=1)
     return f", did you mean '{by_lower[near[0]]}'?" if near else ""
