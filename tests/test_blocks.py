@@ -78,6 +78,7 @@ def test_a_checkpoint_with_another_block_trains_and_trains_on_by_the_stock_comma
         )
         model = tmp_path / name / "weights/last.pt"
     assert "4 SEModule kept (3, 6, 9, 12)" in done.stdout
+    assert f"ela-yolo ablate model={tmp_path}/second/weights/best.pt" in done.stdout
     assert remove(model).rows == (3, 6, 9, 12)
 
 

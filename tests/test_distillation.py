@@ -39,7 +39,7 @@ def teach(retrained, tmp_path, caplog):
         LOGGER.removeHandler(caplog.handler)
         assert wrapped == [DistillationModel]
         (tmp_path / "teacher.pt").unlink()
-        return model.trainer.save_dir, [line for line in caplog.messages if line.startswith("ELA: to measure")]
+        return model.trainer.save_dir, [line for line in caplog.messages if line.startswith("ela-yolo: to measure")]
 
     return train
 

@@ -34,7 +34,7 @@ def test_a_row_for_each_epoch_and_a_picture_and_what_to_do_next(tmp_path):
     assert all(0 < float(row["ela/3/mean"]) < 1 and float(row["ela/3/spread"]) >= 0 for row in found)
     assert found[0]["ela/3/mean"] != found[2]["ela/3/mean"]
     assert cv2.imread(str(tmp_path / "run/ela.png")).std() > 10
-    ablate = f"ELA: to measure what attention contributes: ela-yolo ablate model={tmp_path}/run/weights/best.pt"
+    ablate = f"ela-yolo: to measure what attention contributes: ela-yolo ablate model={tmp_path}/run/weights/best.pt"
     assert done.stdout.count(f"{ablate} data={FEW}") == 1
     # Ultralytics' own table has its own columns alone, in every row.
     lines = (tmp_path / "run/results.csv").read_text().splitlines()

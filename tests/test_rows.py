@@ -216,9 +216,8 @@ def test_the_block_in_a_name(name, block):
         ("[-1, 1, ELA, [1024]]", "1024 is not a variant of ELA; channels are inferred"),
     ],
 )
-def test_a_yaml_with_a_row_of_copied_code_is_not_inserted_into(row, said, tmp_path):
+def test_insert_names_a_row_of_copied_code(row, said, tmp_path, caplog):
     file = tmp_path / "pasted.yaml"
     file.write_text(MODEL.replace("{row}", row))
-    with pytest.raises(RowError, match=re.escape(said) + ".*; remove this row, or start from the original YAML$"):
-        insert(file, after=1, save=tmp_path / "new.yaml")
-    assert not (tmp_path / "new.yaml").exists()
+    assert insert(file, after=0).rows == (1,)
+    assert re.search(f"pasted.yaml: layer 2: .*{re.escape(said)}.*; to train here, remove this row", caplog.text)

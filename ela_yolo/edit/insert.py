@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ultralytics.utils import LOGGER
 
 from ela_yolo.edit.checkpoint import build_anew, model_rows, move_layers, read_checkpoint, yaml_text
 from ela_yolo.edit.new_row import new_row_args
@@ -19,7 +20,7 @@ from ela_yolo.edit.stages import choose_stages
 from ela_yolo.edit.yaml_file import as_bytes, printable, read_model_yaml, read_rows
 from ela_yolo.edit.yaml_text import edit_text
 from ela_yolo.errors import InsertionError
-from ela_yolo.host.blocks import check_block, is_block_name, refuse_pasted_row
+from ela_yolo.host.blocks import check_block, is_block_name, pasted_row_hint
 from ela_yolo.host.lookup import YAML, find_model, open_model
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.weight_matching import WeightTransfer, report_transfer
@@ -106,7 +107,7 @@ def insert(
         InsertionError: If the block cannot be inserted there, or the file cannot be written.
         ModelYamlError: If the YAML is not a model YAML.
         CheckpointError: If the checkpoint cannot be read, or holds no model of Ultralytics.
-        RowError: If the block cannot be imported, or a row of the model comes from copied code.
+        RowError: If the block cannot be imported.
         RegistrationError: If Ultralytics is not as this package expects.
 
     Examples:
@@ -126,7 +127,11 @@ def insert(
 
     def plan(rows: Sequence[Row], build: Callable[[], Any]) -> Plan:
         for row in rows:
-            refuse_pasted_row(f"{file.name}: layer {row.layer}", row.module, row.args)
+            if hint := pasted_row_hint(row.module, row.args):
+                LOGGER.warning(
+                    f"ela-yolo: {file.name}: layer {row.layer}: {hint}; to train here, remove this row, or start from "
+                    "the original YAML"
+                )
         stages = choose_stages(rows, file.name, after, where, lambda: _measure_strides(file.name, build))
         if after is None:
             reasons = {stage: why_not_after(rows, stage, rewire) for stage in stages}

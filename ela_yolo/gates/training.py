@@ -17,7 +17,7 @@ from ultralytics.utils import LOGGER
 from ela_yolo.ela import ELA
 from ela_yolo.gates.capture import gates_of, hook_blocks
 from ela_yolo.host.calls import is_main_process
-from ela_yolo.host.model_blocks import ela_blocks
+from ela_yolo.host.model_blocks import all_blocks, ela_blocks
 from ela_yolo.host.versions import trained_network
 from ela_yolo.util.files import atomic_write
 
@@ -79,15 +79,10 @@ class _Recorder:
             writer.writerows([f"{value:.6g}" for value in row.values()] for row in self.rows)
 
     def finish(self, trainer: Any) -> None:
-        """Draw the curves, and say how to measure what attention contributes."""
-        if not self.rows:
-            return
-        if trainer.args.plots:
+        """Draw the curves."""
+        if self.rows and trainer.args.plots:
             with atomic_write(self._table.with_name(PICTURE)) as part:
                 _draw(self.rows).savefig(part, format="png", dpi=120)
-        best = Path(trainer.save_dir) / "weights" / "best.pt"
-        ablate = f"ela-yolo ablate model={best} data={trainer.args.data}"
-        LOGGER.info(f"ELA: to measure what attention contributes: {ablate}")
 
     def _measure(self, layer: str, block: ELA, x: Tensor) -> None:
         try:
@@ -132,6 +127,14 @@ def _recorded(method: Callable[[_Recorder, Any], None]) -> Callable[[Any], None]
             method(recorder, trainer)
 
     return _harmless(event)
+
+
+def say_what_next(trainer: Any) -> None:
+    """Say how to measure what the attention of a trained model contributes; called at the end of a training run."""
+    if is_main_process() and all_blocks(trained_network(trainer)):
+        best = Path(trainer.save_dir) / "weights" / "best.pt"
+        ablate = f"ela-yolo ablate model={best} data={trainer.args.data}"
+        LOGGER.info(f"ela-yolo: to measure what attention contributes: {ablate}")
 
 
 EVENTS = {

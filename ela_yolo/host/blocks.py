@@ -142,21 +142,18 @@ def check_block(name: str) -> None:
     find_block(name)
 
 
-def refuse_pasted_row(where: str, module: str, args: Sequence[int | None]) -> None:
-    """Check that a row is not one of copied code, from which Ultralytics could not build a model.
+def pasted_row_hint(module: str, args: Sequence[int | None]) -> str:
+    """Return what is wrong with a row of copied code, from which Ultralytics cannot build a model here; "" if nothing.
 
-    Raises:
-        RowError: If the module is unknown and its name resembles a block's, or a row of ELA begins with its channels.
+    Its module is unknown and has a block's name in it, or it is a row of ELA that begins with the channels.
     """
     from ultralytics.nn import tasks
 
-    hint = ""
     if not is_block_name(module) and not hasattr(tasks, module):
-        hint = row_hint(module, known_blocks())
-    elif module == "ELA" and is_block_name(module) and any(args[:1]):
-        hint = f"{args[0]} is not a variant of ELA; channels are inferred"
-    if hint:
-        raise RowError(f"{where}: {hint}; remove this row, or start from the original YAML")
+        return row_hint(module, known_blocks())
+    if module == "ELA" and is_block_name(module) and any(args[:1]):
+        return f"{args[0]} is not a variant of ELA; channels are inferred"
+    return ""
 
 
 def is_block(layer: nn.Module) -> bool:
