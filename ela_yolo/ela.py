@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +123,18 @@ def own_random_state() -> Iterator[None]:
         torch.set_rng_state(state)
 
 
+class ZeroGroupNorm(nn.GroupNorm):
+    """A GroupNorm whose weight and bias start at 0, and are set to 0 when it is reset, so that its output is 0."""
+
+    def reset_parameters(self) -> None:
+        """Set weight and bias to 0."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+NORMS = (nn.GroupNorm, ZeroGroupNorm)
+
+
 class ELA(nn.Module):
     """Efficient Local Attention: multiplies a feature map by two gates, one along its height and one along its width.
 
@@ -172,7 +183,6 @@ class ELA(nn.Module):
 
     # Set in the copy of a model that is exported to a graph of one image size: "blocked" or "pooled", as named below.
     export_variant: str | None = None
-    lr_mult: float = 1  # in checkpoints that are older than this attribute
 
     def __init__(
         self,
@@ -203,47 +213,15 @@ class ELA(nn.Module):
                 device=device,
                 dtype=dtype,
             )
-        self.gn = nn.GroupNorm(settings.num_groups, settings.channels, device=device, dtype=dtype)
-        self._start_as_identity()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._leave_reset_to_the_block()
-
-    def reset_parameters(self) -> None:
-        """Reset the weights: random for the convolution, and for the norm 1 and 0, in the ``identity`` form 0 and 0."""
-        for layer in (self.conv, self.gn):
-            reset = getattr(type(layer), "reset_parameters", None)
-            if reset is not None:
-                reset(layer)
-        self._start_as_identity()
-
-    def _start_as_identity(self) -> None:
-        if self.gate == "identity":
-            for parameter in self.gn.parameters():
-                nn.init.zeros_(parameter)
-            self._leave_reset_to_the_block()
-
-    def _leave_reset_to_the_block(self) -> None:
-        # YOLO.reset_weights resets one module after the other, so the norm after its block, and the norm's own method
-        # would set the weight to 1. A call of OrderedDict has no effect. Every checkpoint names this class already, so
-        # loading one, also with weights_only, needs no further name of this package.
-        if self.gate == "identity":
-            self.gn.reset_parameters = OrderedDict  # type: ignore[assignment, method-assign]
+        norm = ZeroGroupNorm if settings.gate == "identity" else nn.GroupNorm
+        self.gn = norm(settings.num_groups, settings.channels, device=device, dtype=dtype)
 
     @property
     def settings(self) -> ELASettings:
-        """The settings of the layers as they are now, since pruning changes them; None for a layer of another class."""
-        conv, none = self.conv, cast(int, None)
-        return ELASettings(
-            getattr(conv, "out_channels", none),
-            self.variant,
-            self.gate,
-            getattr(conv, "kernel_size", (none,))[0],
-            getattr(conv, "groups", none),
-            getattr(self.gn, "num_groups", none),
-            self.lr_mult,
-        )
+        """The settings of the block."""
+        conv, gn = self.conv, self.gn
+        sizes = (conv.kernel_size[0], conv.groups, gn.num_groups)
+        return ELASettings(conv.out_channels, self.variant, self.gate, *sizes, self.lr_mult)
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that are trained at ``lr_mult``: the weight and bias of the norm."""
@@ -260,7 +238,7 @@ class ELA(nn.Module):
             return self._forward_blocked(x) if self.export_variant == "blocked" else self._forward_pooled(x)
         strip_h, strip_w = x.mean(dim=3), x.mean(dim=2)
         eager = not _is_recorded(x)
-        if eager and x.shape[2] == x.shape[3] and type(self.gn) is nn.GroupNorm:
+        if eager and x.shape[2] == x.shape[3] and type(self.gn) in NORMS:
             gate_h, gate_w = self._strip_gate(torch.cat([strip_h, strip_w])).chunk(2)
         else:
             gate_h, gate_w = self._strip_gate(strip_h), self._strip_gate(strip_w)

@@ -44,29 +44,6 @@ def test_a_loader_that_other_modules_share_is_left_as_it_is(tmp_path):
     assert printed == ["['registered'] True True 2", "True False x = 1"]
 
 
-SLOTS = """
-import importlib.machinery, sys
-class Loader:
-    __slots__ = ("inner",)
-    def __init__(self, inner): self.inner = inner
-    def create_module(self, spec): return None
-    def exec_module(self, module): self.inner.exec_module(module)
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if name == "ultralytics.nn.tasks":
-            spec.loader = Loader(spec.loader)
-        return spec
-sys.meta_path.insert(1, Finder())
-from ultralytics.nn import tasks
-print(tasks.ELA.__name__, type(tasks.__loader__) is Loader)
-"""
-
-
-def test_a_loader_that_takes_no_attributes(tmp_path):
-    assert python(SLOTS, cwd=tmp_path).stdout.splitlines()[-1] == "ELA True"
-
-
 def test_the_package_works_inside_a_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "ela.zip", "w") as archive:
         for file in sorted((REPO / "ela_yolo").rglob("*.py")):

@@ -218,20 +218,6 @@ def test_without_the_variable_another_process_does_not_know_it(mine, tmp_path):
     assert done.returncode == 1 and "names Halves, which is not a module of Ultralytics" in done.stderr
 
 
-def test_a_name_that_somebody_put_into_ultralytics_is_left_to_them(tmp_path):
-    (tmp_path / "yolov8-se.yaml").write_text(insert("yolov8n.yaml", block="SE", after=21).text)
-    code = """
-from torch import nn
-from ultralytics.nn import tasks
-class SE(nn.Module): ...
-    # takes the row's own args, as Ultralytics calls a module that it does not know
-tasks.SE = SE
-print(type(tasks.DetectionModel("yolov8-se.yaml", verbose=False).model[22]) is SE)
-"""
-    done = forked_python(code.replace("SE(nn.Module): ...", "SE(nn.Identity): ..."), cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == "True"
-
-
 @pytest.mark.parametrize(
     ("name", "block", "message"),
     [

@@ -1,14 +1,10 @@
 """Models of images with one channel, and with more than three: what is drawn and measured of them."""
 
-import json
-import sys
-
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import HOME, REPO, forked
-from helpers import SHORT_PROFILE
+from conftest import HOME, REPO
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
@@ -70,13 +66,6 @@ def test_pictures_and_numbers_of_a_grey_model(grey, scenes, tmp_path):
     assert cv2.imread(str(file)).std() > 10
     report = ablate(weights, data, imgsz=64)
     assert [block.layer for block in report.blocks] == LAYERS
-
-
-def test_the_cost_of_a_grey_model(grey, tmp_path):
-    command = [sys.executable, "-c", SHORT_PROFILE, f"model={grey[1]}", "imgsz=64", "save=costs.json"]
-    forked(*command, cwd=tmp_path)
-    found = json.loads((tmp_path / "costs.json").read_text(encoding="utf-8"))
-    assert found["ratios"]["latency"] > 0 and found["ratios"]["onnx"] > 0 and len(found["blocks"]) == 4
 
 
 def test_more_channels_are_drawn_and_others_are_refused_in_one_line(four, scenes, tmp_path):

@@ -1,7 +1,6 @@
 """Models compared over seeds: real runs, killed and gone on with, and statistics against brute force."""
 
 import csv
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import psutil
 import pytest
 from conftest import HOME, forked_python, python
@@ -25,7 +23,6 @@ from ela_yolo.errors import CheckpointError, CompareError, InputError
 from ela_yolo.study.compare import compare, refuse_unlike
 from ela_yolo.study.runs import SeedRun, check_engine, run_all
 from ela_yolo.study.worker import SCHEMA
-from ela_yolo.util.files import sha256
 from ela_yolo.util.json import write_json
 
 MODELS = ["yolov8n.yaml", "yolov8n-ela.yaml"]
@@ -257,12 +254,6 @@ def test_failed_runs_are_named_with_their_logs(tmp_path, capsys):
     YOLO("yolov8n-ela.yaml").save(weights)
     with pytest.raises(InputError, match=r"holds runs with sha256 of distill_model=.*; name another folder with out="):
         compare(MODELS, "scenes.yaml", [0], tmp_path / "out", **keys)
-
-
-def test_the_hash_of_a_file_of_several_pieces(tmp_path):
-    content = np.random.default_rng(0).bytes(3_000_000)
-    (tmp_path / "file").write_bytes(content)
-    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,13 @@
 import json
 import sys
 import time
-from typing import Any
 
 import pytest
 import torch
-from conftest import BIN, REPO, forked, forked_python, python, run
+from conftest import BIN, REPO, forked, forked_python, run
 from helpers import SHORT_PROFILE
 
-from ela_yolo import InputError, insert, profile
+from ela_yolo import insert
 from ela_yolo.cost.measure import peak_memory
 from ela_yolo.cost.result import ModelCost, Profile, Time
 from ela_yolo.cost.timing import WARM_UP, alternate
@@ -75,28 +74,6 @@ print(profile("yolov8n-ela.yaml", 64))
     printed = forked_python(code, cwd=tmp_path).stdout
     assert "ONNX Runtime was not measured: pip install onnx onnxslim onnxruntime" in printed
     assert "| ONNX Runtime |" not in printed and "| training step |" in printed
-
-
-def test_the_callers_logging_and_threads_are_left_alone(tmp_path):
-    code = """
-import logging
-import torch
-from ela_yolo.cost import measure
-measure.ROUNDS, measure.TRAINING_ROUNDS = 6, 2
-logging.disable(logging.WARNING)
-torch.set_num_threads(1)
-measure.profile("yolov8n-ela.yaml", 64)
-print(logging.root.manager.disable, torch.get_num_threads())
-"""
-    ran = python(code, cwd=tmp_path, env={"OMP_NUM_THREADS": "2"})
-    assert ran.stdout.splitlines()[-1] == "30 1"
-    assert not any("profiler" in line.lower() or "Memory block" in line for line in ran.stderr.splitlines()), ran.stderr
-
-
-def test_an_object_in_place_of_a_file_is_one_clear_line():
-    other: Any = torch.nn.Identity()
-    with pytest.raises(InputError, match=r"^profile takes a model YAML or a checkpoint, not a Identity object$"):
-        profile(other)
 
 
 def test_a_ratio_to_nothing_is_left_out(tmp_path):

@@ -42,9 +42,3 @@ def test_a_quantized_checkpoint_is_exported_and_matches(quantized, tmp_path):
         for block in blocks:
             block.gn.bias += 3
     assert not verify_export(model, tmp_path / "qat.onnx", sorted(SCENES.glob("000*.jpg"))).passed
-
-
-def test_blocks_go_into_the_checkpoint_that_a_quantized_one_came_from(quantized, tmp_path):
-    done = forked(BIN / "ela-yolo", "remove", f"model={quantized}", cwd=tmp_path, ok=False)
-    assert done.returncode == 1 and "is quantized" in done.stderr
-    assert list(tmp_path.iterdir()) == []

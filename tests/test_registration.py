@@ -216,20 +216,6 @@ def test_registering_again_changes_nothing_where_somebody_wrapped_the_same_funct
     assert printed[-3:] == [f"{told} ['load', 'parse_model']"] * 2 + [f"{told} []"]
 
 
-def test_functions_that_another_plugin_wrapped_before_are_taken_as_they_are(tmp_path):
-    code = """
-from ultralytics.nn import tasks
-parse, load = tasks.parse_model, tasks.BaseModel.load
-tasks.parse_model = lambda *args, **kwargs: parse(*args, **kwargs)
-tasks.BaseModel.load = lambda *args, **kwargs: load(*args, **kwargs)
-import ela_yolo
-ela_yolo.register()
-model, plain = (tasks.DetectionModel(name, verbose=False) for name in ("yolov8n-ela.yaml", "yolov8n.yaml"))
-print(model.load(plain, verbose=False).complete)
-"""
-    assert forked_python(code, cwd=tmp_path, env=OFF).stdout.splitlines()[-1] == "True"
-
-
 USERS_ELA = """
 class ELA(nn.Identity):  # called with the row's args alone, as Ultralytics calls what it does not know
     def __init__(self, size=0):

@@ -144,60 +144,6 @@ def test_rows_are_ultralytics_own_but_for_ela_between(name, data):
     check_insertion(TEXTS[name], *data.draw(insertions(name)))
 
 
-WAYS_OF_WRITING = {  # ways in which people write a model YAML, each of which is to be kept
-    "as it is": SMALL,
-    "Windows line ends": SMALL.replace("\n", "\r\n"),
-    "no line end at the end": SMALL.rstrip("\n"),
-    "byte order mark": "\ufeff" + SMALL,
-    "head first, backbone without a line end": "nc: 2\nhead:\n  - [[1, 2], 1, Detect, [nc]]\nbackbone:\n"
-    "- [-1, 1, Conv, [8, 3, 2]]\n- [-1, 1, C2f, [8]]\n- [-1, 1, C2f, [8]]",
-    "the same with Windows line ends": "nc: 2\r\nhead:\r\n  - [[1, 2], 1, Detect, [nc]]\r\nbackbone:\r\n"
-    "- [-1, 1, Conv, [8, 3, 2]]\r\n- [-1, 1, C2f, [8]]\r\n- [-1, 1, C2f, [8]]",
-    "spaces and quotes": SMALL.replace("- [-1, 1, C2f, [8]] #", '-   [ -1,1 , "C2f", [8] ]   #   '),
-    "negative and counted from 0": SMALL.replace("[[-1], 1", "[[-2, 0, -1], 1"),
-    "a list of rows that is not indented": SMALL.replace("  - ", "- "),
-    "comments that are no layer numbers": SMALL.replace("# 2", "# 2.5 of them").replace("# 1", "# 11"),
-    "comments counted from 1": re.sub(r"# (\d)", lambda match: f"# {int(match[1]) + 1}", SMALL),
-    "comments out of date": SMALL.replace("# 2", "# 3"),
-    "tabs between": SMALL.replace("[-1, 1, C2f", "[-1,\t1, C2f").replace(" # 1\n", "\t# 1\n"),
-}
-
-
-@pytest.mark.parametrize("text", WAYS_OF_WRITING.values(), ids=WAYS_OF_WRITING)
-def test_the_way_of_writing_is_kept(text):
-    new = check_insertion(text, [row.layer for row in read_rows(text, "mine.yaml") if row.module == "C2f"])
-    assert "\r\n" not in text or new.count("\r\n") == new.count("\n")
-
-
-@st.composite
-def model_yamls(draw):
-    """A model that reads its layers in any way, written in any way, and stages of it."""
-    count = draw(st.integers(2, 9))
-    modules = ["Conv", "C2f", "Concat"]
-    rows, stages = [], set()
-    for layer in range(count + 1):
-        sources = draw(st.lists(st.integers(0, layer - 1), min_size=1, max_size=3)) if layer else [-1]
-        written = [draw(st.sampled_from([i, i - layer])) if layer else i for i in sources]
-        gap, quote = draw(st.sampled_from(["", " ", "  "])), draw(st.sampled_from(["", '"']))
-        listed = f"[{f',{gap}'.join(map(str, written))}]"
-        source = str(written[0]) if len(written) == 1 and draw(st.booleans()) else listed
-        module = "Detect" if layer == count else draw(st.sampled_from(modules))
-        rows.append(f"[{gap}{source},{gap} 1, {quote}{module}{quote}, [{layer}]{gap}]")
-        stages.update(sources if layer else ())
-    offset = draw(st.sampled_from([None, 0, 1]))  # of the numbers in comments
-    lines = [f"  - {row}" + ("" if offset is None else f" # {i + offset}-x") for i, row in enumerate(rows)]
-    cut = draw(st.integers(1, count))
-    parts = ["nc: 2 # ünï 🚀", "backbone:", *lines[:cut], "", "head:", *lines[cut:]]
-    text = draw(st.sampled_from(["\n", "\r\n"])).join([*parts, *draw(st.sampled_from([[], [""], ["# end"]]))])
-    return text, sorted(draw(st.sets(st.sampled_from(sorted(stages)), min_size=1)))
-
-
-@settings(max_examples=300)
-@given(drawn=model_yamls())
-def test_any_model_in_any_writing(drawn):
-    check_insertion(*drawn)
-
-
 OF_EACH_FAMILY = {
     "yolov3-tiny",
     "yolov5",
@@ -357,12 +303,6 @@ def test_a_number_is_read_back_as_one(lr_mult, tmp_path):
     inserted = ela_yolo.insert("yolov8n.yaml", lr_mult=lr_mult, after=iter([4]), save=tmp_path / "yolov8-mine.yaml")
     assert layers_of(inserted.text)[5][3] == [{"gate": "identity", "lr_mult": lr_mult}]
     assert YOLO(tmp_path / "yolov8n-mine.yaml").model.model[5].lr_mult == lr_mult
-
-
-def test_bad_variants_and_gates_are_refused():
-    for variant, gate in (("Q", None), (None, "open")):
-        with pytest.raises(InsertionError, match="must be one of"):
-            new_row_args(variant, gate)
 
 
 def test_an_ela_row_that_reads_several_layers_is_not_removed():

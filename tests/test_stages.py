@@ -1,6 +1,5 @@
 """The stages of a model, found by how its rows stand: the known families', YOLOv13's, and anybody's."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,17 +190,3 @@ def test_stages_that_cannot_take_a_block_are_skipped_if_all_are_meant(tmp_path):
         ela_yolo.insert(tmp_path / "mine.yaml", after="C2f", where="backbone")
     done = forked(BIN / "ela-yolo", "insert", "model=mine.yaml", "dry_run=True", cwd=tmp_path)
     assert "\nskipped: layer 1 C2f is followed by its ChannelScale already (layer 2)\n" in done.stdout
-
-
-def test_where_no_stage_is_recognised_the_message_says_what_to_do():
-    for where in ("backbone", "all"):
-        with pytest.raises(InsertionError, match=rf"no stage was found in where={where}; name rows with after=, by"):
-            ela_yolo.insert("yolov3-tiny.yaml", where=where)
-    with pytest.raises(InsertionError, match="has no rows in where=neck; choose another where="):
-        ela_yolo.insert("yolov8n-cls.yaml", where="neck")
-
-
-def test_the_command_says_which_rows_it_took(tmp_path):
-    (tmp_path / "yolov13.yaml").write_text(YOLOV13, encoding="utf-8")
-    done = forked(BIN / "ela-yolo", "insert", "model=yolov13.yaml", "dry_run=True", cwd=tmp_path)
-    assert re.search(r"^ELA follows 2 DSC3k2, 4 DSC3k2, 6 A2C2f, 8 A2C2f$", done.stdout, re.MULTILINE)

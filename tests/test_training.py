@@ -1,9 +1,7 @@
 """Training with Ultralytics' optimizers and numeric settings: short runs on a slice of the scenes, in this process."""
 
-import copy
 import shutil
 import sysconfig
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -83,23 +81,6 @@ def test_settings(keys, train):
     assert moved(train(optimizer="AdamW", **keys))
 
 
-def test_gradients_are_accumulated(train):
-    steps = []
-
-    def count(trainer):
-        block = trainer.model.model[3]
-        steps.append(block.gn.bias.detach().clone())
-
-    train(optimizer="AdamW", nbs=12, warmup_epochs=0, callbacks={"on_train_batch_end": count})
-    assert [bool(bias.any()) for bias in steps] == [False, False, True, True]
-
-
-def test_training_is_deterministic(train):
-    first, second = (train(deterministic=True, seed=3, exist_ok=True).model.state_dict() for _ in range(2))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
-
 def test_the_running_average_follows_every_parameter(train):
     """One step of it, by its formula."""
     before, seen = {}, []
@@ -142,92 +123,3 @@ def test_compiled_training(train, tmp_path):
     assert hasattr(trainer.model, "_orig_mod"), "Ultralytics left the model uncompiled"
     (block,) = (layer for layer in trainer.model.modules() if isinstance(layer, ELA))
     assert block.gn.bias.any() and block.gn.bias.isfinite().all()
-
-
-def test_a_block_compiles_whole():
-    torch.compiler.reset()
-    block, x = ELA(16), torch.randn(2, 16, 5, 7)
-    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), block(x))
-
-
-@pytest.fixture(scope="module")
-def model(retrained):
-    return YOLO(retrained / "weights/best.pt").model.float().eval()
-
-
-@pytest.fixture(scope="module")
-def batch():
-    from ultralytics.utils import ASSETS
-    from ultralytics.utils.patches import imread
-
-    pixels = torch.from_numpy(imread(str(ASSETS / "bus.jpg"))[:128, :96].copy())
-    return pixels.permute(2, 0, 1)[None].float() / 255
-
-
-def test_bfloat16_autocast_is_close_to_float32(model, batch):
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        low = model(batch)[0]
-    with torch.no_grad():
-        exact = model(batch)[0]
-    assert (low[:, 4:] - exact[:, 4:]).abs().max() < 0.05  # probabilities
-    assert not torch.equal(low, exact)
-
-
-def test_gradients_pass_in_bfloat16():
-    torch.manual_seed(0)
-    block, x = ELA(32, gate="identity"), torch.randn(2, 32, 9, 9)
-    with torch.autocast("cpu", torch.bfloat16):
-        (block(x) * torch.linspace(-1, 1, 9)).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
-    assert block.gn.weight.grad.any() and block.gn.bias.grad.any()
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_float16(device, model, batch):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    half = copy.deepcopy(model).to(device).half()
-    with torch.no_grad():
-        low, exact = half(batch.to(device).half())[0].float().cpu(), model(batch)[0]
-    assert (low[:, 4:] - exact[:, 4:]).abs().max() < 0.02
-
-
-def test_predict_with_half(retrained):
-    """On a CPU Ultralytics takes float32 nevertheless."""
-    from ultralytics.utils import ASSETS
-
-    boxes = [
-        YOLO(retrained / "weights/best.pt").predict(ASSETS / "bus.jpg", imgsz=96, half=half, conf=0.001, verbose=False)
-        for half in (False, True)
-    ]
-    assert len(boxes[0][0]) and len(boxes[0][0]) == len(boxes[1][0])
-
-
-def test_channels_last(model, batch):
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        output = last(batch.contiguous(memory_format=torch.channels_last))[0]
-        torch.testing.assert_close(output, model(batch)[0], rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("gate", ["paper", "residual", "identity"])
-def test_a_block_does_not_hide_nan_and_inf(gate, value):
-    block, x = ELA(16, gate=gate), torch.ones(1, 16, 4, 4)
-    x[0, 3, 1, 2] = value
-    assert not block(x)[0, 3, 1, 2].isfinite()
-
-
-def test_nan_weights_are_reported_by_ultralytics(train, caplog):
-    """As with any other layer: a warning in the first epoch, its recovery in later ones."""
-    from ultralytics.utils import LOGGER
-
-    def poison(trainer):
-        trainer.model.model[3].gn.bias.data.fill_(float("nan"))
-
-    LOGGER.addHandler(caplog.handler)
-    with suppress(RuntimeError):  # once it gives up
-        train(optimizer="AdamW", epochs=2, callbacks={"on_train_epoch_start": poison})
-    LOGGER.removeHandler(caplog.handler)
-    assert "Loss NaN/Inf detected" in caplog.text

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 from torch import nn
 
-from ela_yolo.ela import ELA
+from ela_yolo.ela import ELA, ZeroGroupNorm
 from ela_yolo.errors import InputError, RowError
 from ela_yolo.host.row_hints import block_in, row_hint
 from ela_yolo.identity_start import IdentityStart
@@ -113,7 +113,7 @@ def safe_classes() -> list[type[nn.Module]]:
     """
     from ultralytics import utils
 
-    classes: list[type[nn.Module]] = [IdentityStart, *map(find_block, _OWN)]
+    classes: list[type[nn.Module]] = [ZeroGroupNorm, IdentityStart, *map(find_block, _OWN)]
     if getattr(utils, "SAFE_LOAD", False):
         classes += [block for path in user_blocks().values() if _is_module(block := _import(path)[0])]
         if importlib.util.find_spec("timm"):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ela_yolo._version import __version__
+from ela_yolo.ela import NORMS
 from ela_yolo.host.model_blocks import ela_blocks
 from ela_yolo.host.versions import bits_of
 
@@ -59,7 +60,9 @@ def describe_blocks(model: nn.Module) -> list[dict[str, Any]]:
 
 def is_unmodified(conv: nn.Module, gn: nn.Module) -> bool:
     """Return whether these layers are as ELA builds them, without hooks, so that they need not be called as modules."""
-    if not (_is_bare(conv) and type(conv) is nn.Conv1d and _is_bare(gn) and type(gn) is nn.GroupNorm):
+    if type(conv) is not nn.Conv1d or not isinstance(gn, nn.GroupNorm) or type(gn) not in NORMS:
+        return False
+    if not (_is_bare(conv) and _is_bare(gn)):
         return False
     channels, per_group, kernel_size = conv.weight.shape
     return (
