@@ -31,6 +31,8 @@ class ChannelScale(nn.Module):
         ChannelScale(64, lr_mult=100)
     """
 
+    starts_as_identity = True
+
     def __init__(self, channels: int, lr_mult: float | None = None) -> None:
         super().__init__()
         self.lr_mult = check_lr_mult(1 if lr_mult is None else lr_mult)

@@ -182,7 +182,7 @@ class ELA(nn.Module):
     """
 
     # Set in the copy of a model that is exported to a graph of one image size: "blocked" or "pooled", as named below.
-    export_variant: str | None = None
+    graph_form: str | None = None
 
     def __init__(
         self,
@@ -223,6 +223,11 @@ class ELA(nn.Module):
         sizes = (conv.kernel_size[0], conv.groups, gn.num_groups)
         return ELASettings(conv.out_channels, self.variant, self.gate, *sizes, self.lr_mult)
 
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether the output equals the input until the block is trained."""
+        return self.gate == "identity"
+
     def gate_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that are trained at ``lr_mult``: the weight and bias of the norm."""
         return [*self.gn.parameters()]
@@ -234,19 +239,24 @@ class ELA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` multiplied by its gates."""
-        if self.export_variant:
-            return self._forward_blocked(x) if self.export_variant == "blocked" else self._forward_pooled(x)
+        if self.graph_form:
+            return self._forward_blocked(x) if self.graph_form == "blocked" else self._forward_pooled(x)
         strip_h, strip_w = x.mean(dim=3), x.mean(dim=2)
         eager = not _is_recorded(x)
         if eager and x.shape[2] == x.shape[3] and type(self.gn) in NORMS:
-            gate_h, gate_w = self._strip_gate(torch.cat([strip_h, strip_w])).chunk(2)
+            gate_h, gate_w = self.gate_of(torch.cat([strip_h, strip_w])).chunk(2)
         else:
-            gate_h, gate_w = self._strip_gate(strip_h), self._strip_gate(strip_w)
+            gate_h, gate_w = self.gate_of(strip_h), self.gate_of(strip_w)
         # A new copy of the map costs more than reading it, and only a backward needs the first product.
-        in_place = eager and not torch.is_grad_enabled()
-        return _scale(x, gate_h, gate_w, self.gate, in_place)
+        return self.scale(x, gate_h, gate_w, in_place=eager and not torch.is_grad_enabled())
 
-    def _strip_gate(self, strip: Tensor) -> Tensor:
+    def gate_of(self, strip: Tensor) -> Tensor:
+        """Return the gate of a strip; in the ``identity`` form the sigmoid is doubled.
+
+        Shape:
+            - strip: ``(B, C, L)``
+            - Output: as the strip
+        """
         gn, mixed = self.gn, self.conv(strip)
         gate: Tensor
         if isinstance(gn, nn.GroupNorm) and isinstance(mixed, Tensor) and mixed.numel() == gn.num_groups:
@@ -254,7 +264,20 @@ class ELA(nn.Module):
             gate = gn(mixed.expand(-1, -1, 2)).sigmoid()[:, :, :1]
         else:
             gate = gn(mixed).sigmoid()
-        return gate
+        return 2 * gate if self.gate == "identity" else gate
+
+    def scale(self, x: Tensor, gate_h: Tensor, gate_w: Tensor, in_place: bool = False) -> Tensor:
+        """Return a map multiplied by its gates; in the ``residual`` form, the map is added.
+
+        Shape:
+            - x: ``(B, C, H, W)``
+            - gate_h, gate_w: ``(B, C, H)`` and ``(B, C, W)``
+            - Output: as x
+        """
+        scaled = x * gate_h.to(x.dtype)[:, :, :, None]
+        wide = gate_w.to(x.dtype)[:, :, None, :]
+        scaled = scaled.mul_(wide) if in_place else scaled * wide
+        return x + scaled if self.gate == "residual" else scaled
 
     def _forward_blocked(self, x: Tensor) -> Tensor:
         """Return the same output, by operators that ONNX Runtime runs in the blocked layout of its convolutions.
@@ -277,8 +300,8 @@ class ELA(nn.Module):
         channels, height, width = _constant_size(x)
         strip_h, strip_w = F.avg_pool2d(x, (1, width)), F.avg_pool2d(x, (height, 1))
         if height == width:
-            gate_h, gate_w = self._strip_gate(torch.cat([strip_h.flatten(2), strip_w.flatten(2)])).chunk(2)
-            return _scale(x, gate_h, gate_w, self.gate)
+            gate_h, gate_w = self.gate_of(torch.cat([strip_h.flatten(2), strip_w.flatten(2)])).chunk(2)
+            return self.scale(x, gate_h, gate_w)
         scaled = x * self._map_gate(strip_h, channels, axis=2) * self._map_gate(strip_w, channels, axis=3)
         return x + scaled if self.gate == "residual" else scaled
 
@@ -299,16 +322,6 @@ class ELA(nn.Module):
         if self.lr_mult == 1:
             del settings["lr_mult"]
         return ", ".join(str(value) if name == "channels" else f"{name}={value}" for name, value in settings.items())
-
-
-def _scale(x: Tensor, gate_h: Tensor, gate_w: Tensor, form: str, in_place: bool = False) -> Tensor:
-    """Return a map multiplied by its gates, ``(B, C, H)`` and ``(B, C, W)``."""
-    gate_h, gate_w = gate_h.to(x.dtype)[:, :, :, None], gate_w.to(x.dtype)[:, :, None, :]
-    if form == "identity":
-        gate_h, gate_w = 2 * gate_h, 2 * gate_w
-    scaled = x * gate_h
-    scaled = scaled.mul_(gate_w) if in_place else scaled * gate_w
-    return x + scaled if form == "residual" else scaled
 
 
 def _is_recorded(x: Tensor) -> bool:

@@ -40,5 +40,13 @@ class ExportError(ELAError):
     """An exported file cannot be run or compared."""
 
 
+class NoFactorError(InputError):
+    """A block does not multiply its input by factors, so its attention cannot be held constant."""
+
+
+class UsageError(ELAError):
+    """A command line is wrong; the exit status is 2."""
+
+
 class CompareError(ELAError):
     """Runs of a comparison failed, or cannot be run as asked for."""

@@ -36,6 +36,8 @@ class IdentityStart(nn.Module):
         True
     """
 
+    starts_as_identity = True
+
     def __init__(self, channels: int, block: type[nn.Module], lr_mult: float | None = None, *options: Any) -> None:
         super().__init__()
         self.lr_mult = check_lr_mult(1 if lr_mult is None else lr_mult)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ela_yolo.gates.training import EVENTS, say_what_next
+from ela_yolo.gates.training import EVENTS, suggest_ablation
 from ela_yolo.host import patches
 from ela_yolo.host.distillation import refuse_shifted_layers
 from ela_yolo.host.learning_rate import keep_saved_rates, warn_of_ordinary_rates
-from ela_yolo.parity.metadata import prepare_export
+from ela_yolo.parity.prepare_export import prepare_export
 
 CALLBACKS = (
     ("on_export_start", prepare_export),
@@ -14,7 +14,7 @@ CALLBACKS = (
     ("on_pretrain_routine_end", keep_saved_rates),
     *EVENTS.items(),
     ("on_train_start", warn_of_ordinary_rates),
-    ("on_train_end", say_what_next),
+    ("on_train_end", suggest_ablation),
 )
 
 

@@ -12,7 +12,7 @@ from ultralytics import YOLO
 from ela_yolo import ELA
 from ela_yolo.gates.capture import capture_gates, gates_of
 from ela_yolo.host.model_blocks import ela_blocks
-from ela_yolo.parity.metadata import describe_blocks
+from ela_yolo.parity.prepare_export import describe_blocks
 from ela_yolo.plugin import register
 
 register()

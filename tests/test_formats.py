@@ -153,7 +153,7 @@ def test_a_fixed_size_takes_the_form_of_onnx_runtimes_layout_and_free_axes_do_no
         nodes = onnx.load(model.export(format="onnx", imgsz=96, dynamic=dynamic)).graph.node
         kinds[dynamic] = [node.op_type for node in nodes]
         # The exporter's copy took the form, not the model that it was given.
-        assert [module.export_variant for module in model.model.modules() if isinstance(module, ELA)] == [None] * 4
+        assert [module.graph_form for module in model.model.modules() if isinstance(module, ELA)] == [None] * 4
     assert kinds[False].count("AveragePool") == 8 and "ReduceMean" not in kinds[False]
     assert kinds[True].count("ReduceMean") == 8 and "AveragePool" not in kinds[True]
 

@@ -80,7 +80,7 @@ def test_results_beside_files_in_a_read_only_folder_stay_on_the_screen(may_not_w
     assert "the file matches within the float32 tolerance" in done.stdout
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("ela-yolo: "))
     assert line.endswith(
-        ".parity.json cannot be written: Permission denied; the result is above, save= names another place"
+        ".parity.json cannot be written: Permission denied; the result is above; save= names another place"
     )
     done = run(*verify, "save=report.json", cwd=tmp_path)
     assert (tmp_path / "report.json").is_file() and "written to report.json" in done.stdout

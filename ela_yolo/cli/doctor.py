@@ -8,7 +8,9 @@ import platform
 import re
 import shutil
 import site
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,10 +20,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from ela_yolo.cli.keys import Command, Key, UsageError
-from ela_yolo.errors import ELAError
+from ela_yolo.cli.keys import Command, Key
+from ela_yolo.errors import ELAError, UsageError
 from ela_yolo.util.console import say
-from ela_yolo.util.fresh_interpreter import run_isolated
 from ela_yolo.util.installed import distributions_of, installed_folder
 from ela_yolo.util.installer import installer
 from ela_yolo.util.text import one_line
@@ -100,7 +101,9 @@ def _new_process() -> Finding:
         "import sys; print(any(getattr(finder, 'arms_ela_yolo', False) for finder in sys.meta_path)); "
         "import _ela_yolo_start"  # prints the reason if it is missing or damaged
     )
-    process = run_isolated(code, seconds=60)
+    with tempfile.TemporaryDirectory() as empty:  # a folder of the user may have modules that hide installed ones
+        keys: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": 60}
+        process = subprocess.run([sys.executable, "-c", code], cwd=empty, stdin=subprocess.DEVNULL, **keys)
     if process.stdout.strip() == "True":
         notebook = "; a notebook that ran before the installation needs %load_ext ela_yolo"
         return Finding(subject, f"knows ELA{notebook if 'JPY_PARENT_PID' in os.environ else ''}")

@@ -6,12 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ela_yolo.errors import ELAError, InputError
+from ela_yolo.errors import InputError, UsageError
 from ela_yolo.util.text import did_you_mean
-
-
-class UsageError(ELAError):
-    """A command line is wrong; the exit status is 2."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from ela_yolo._version import __version__
 from ela_yolo.cli.commands import COMMANDS
 from ela_yolo.cli.help import command_help, overview
-from ela_yolo.cli.keys import UsageError, parse
-from ela_yolo.errors import ELAError
+from ela_yolo.cli.keys import parse
+from ela_yolo.errors import ELAError, UsageError
 from ela_yolo.util.console import drop_output, say
 from ela_yolo.util.text import did_you_mean, one_line
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ela_yolo.host.scoring import interval
+
 RESAMPLES = 2000
 WARM_UP = 3  # rounds that are not counted
 
@@ -49,8 +51,7 @@ def ratio_of(plain: Sequence[float], other: Sequence[float]) -> tuple[float, flo
     """
     ratios = np.divide(other, plain)
     draws = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(draws, axis=1), (2.5, 97.5))
-    return float(np.median(ratios)), float(low), float(high)
+    return float(np.median(ratios)), *interval(np.median(draws, axis=1))
 
 
 def processor() -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import cv2
 import numpy as np
 
-from ela_yolo.util.files import atomic_data_set
+from ela_yolo.errors import DatasetError
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Rng: TypeAlias = np.random.Generator
@@ -48,7 +52,7 @@ def write_data_set(
 
     if is_finished(folder):
         return folder
-    with atomic_data_set(folder, is_finished) as part:
+    with _atomic_data_set(folder, is_finished) as part:
         for number, (split, count) in enumerate(splits.items()):
             for kind in ("images", "labels"):
                 (part / kind / split).mkdir(parents=True)
@@ -56,6 +60,33 @@ def write_data_set(
                 image, objects = draw(np.random.default_rng((seed, number, index)))
                 _write(part, split, index, image, objects)
     return folder
+
+
+@contextmanager
+def _atomic_data_set(folder: Path, is_finished: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give a temporary folder beside ``folder`` to write to; it becomes ``folder`` if the ``with`` block succeeds.
+
+    Raises:
+        DatasetError: If the folder holds something else, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DatasetError(f"{folder} exists and is not a finished data set; move or delete it, and run this again")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = folder.with_name(f".{folder.name}-unfinished-{uuid4().hex[:8]}")
+        part.mkdir()
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
+    try:
+        yield part
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # Windows replaces no folder, not even an empty one
+        os.replace(part, folder)
+    except OSError as error:
+        if not is_finished(folder):  # or another process was faster
+            raise DatasetError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(root: Path, split: str, index: int, image: Array, objects: list[Object]) -> None:

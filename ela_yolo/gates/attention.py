@@ -13,10 +13,11 @@ import torch
 from ela_yolo.errors import InputError
 from ela_yolo.gates.attribution import trace
 from ela_yolo.gates.capture import Gates, capture_gates
-from ela_yolo.gates.geometry import Array, Part, covered
+from ela_yolo.gates.geometry import Part, covered
 from ela_yolo.gates.page import PAGE, Page
 from ela_yolo.gates.picture import Detection, bgr, plot_attention
 from ela_yolo.host.blocks import describe
+from ela_yolo.host.calls import Array
 from ela_yolo.host.detector import Detector
 from ela_yolo.host.lookup import open_model
 from ela_yolo.host.model_blocks import all_blocks, ela_blocks

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ela_yolo.ela import ELA
-from ela_yolo.gates.capture import gates_of_strips
 from ela_yolo.host.detector import Detector
 
 STEPS = 20  # points of the integral; the sum of a map is then exact to 0.5%
@@ -127,9 +126,7 @@ def _trace_block(
     blank = tuple(mean[..., 0].expand_as(strip) for strip in strips)
 
     def logits_of(strip_h: Tensor, strip_w: Tensor) -> Tensor:
-        gates = gates_of_strips(block, strip_h, strip_w)
-        scaled = x * gates[0][..., None] * gates[1][..., None, :]
-        scaled = x + scaled if block.gate == "residual" else scaled
+        scaled = block.scale(x, block.gate_of(strip_h), block.gate_of(strip_w))
         handle = block.register_forward_hook(lambda *_: scaled)
         try:
             return detector.logits(outputs, start)

@@ -92,19 +92,7 @@ def gates_of(block: ELA, x: Tensor) -> Gates:
         - x: ``(B, C, H, W)``
     """
     with torch.no_grad():
-        return Gates(*gates_of_strips(block, x.mean(3), x.mean(2)), block.gate, block.variant)
-
-
-def gates_of_strips(block: ELA, strip_h: Tensor, strip_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gates that a block computes from its strips; gradients flow through them.
-
-    Shape:
-        - strip_h: ``(B, C, H)``
-        - strip_w: ``(B, C, W)``
-        - Output: as the strips
-    """
-    along_h, along_w = block._strip_gate(strip_h), block._strip_gate(strip_w)
-    return (2 * along_h, 2 * along_w) if block.gate == "identity" else (along_h, along_w)
+        return Gates(block.gate_of(x.mean(3)), block.gate_of(x.mean(2)), block.gate, block.variant)
 
 
 def hook_blocks(model: nn.Module, callback: Callable[[str, ELA, Tensor], None]) -> list[RemovableHandle]:

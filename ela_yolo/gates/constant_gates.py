@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ela_yolo.ela import ELA
-from ela_yolo.errors import InputError
+from ela_yolo.errors import NoFactorError
 from ela_yolo.gates.capture import gates_of
-
-
-class NoFactorError(InputError):
-    """A block does not multiply its input by factors."""
 
 
 class MeanFactors:

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 
 from ela_yolo.gates.capture import Gates
-from ela_yolo.gates.geometry import Array, Part
+from ela_yolo.gates.geometry import Part
 from ela_yolo.gates.picture import FULL, Detection, density, resized
+from ela_yolo.host.calls import Array
 from ela_yolo.util.files import atomic_write
 
 PAGE = "index.html"

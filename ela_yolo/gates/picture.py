@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from ela_yolo.gates.attribution import Trace
-from ela_yolo.gates.geometry import WHOLE, Array, Part, over_image
+from ela_yolo.gates.geometry import WHOLE, Part, over_image
+from ela_yolo.host.calls import Array
 
 LOWERS, RAISES = "#2166ac", "#b2182b"  # blue and red, which the colour-blind tell apart too
 FULL = 0.2  # logits per 0.1% of the input's area: the full colour, in every picture

@@ -93,7 +93,7 @@ class _Recorder:
         except Exception as error:  # must not end the training run
             self.stop()
             self._measured.clear()
-            LOGGER.warning(f"ELA: the gates of this epoch are not recorded ({error!r})")
+            LOGGER.warning(f"ela-yolo: the gates of this epoch are not recorded ({error!r})")
 
 
 def _start(trainer: Any) -> None:
@@ -113,7 +113,7 @@ def _harmless(event: Callable[[Any], None]) -> Callable[[Any], None]:
             if recorder is not None:
                 recorder.stop()
             setattr(trainer, _RECORDER, None)
-            LOGGER.warning(f"ELA: the gates are no longer recorded ({error!r})")
+            LOGGER.warning(f"ela-yolo: the gates are no longer recorded ({error!r})")
 
     return callback
 
@@ -127,14 +127,6 @@ def _recorded(method: Callable[[_Recorder, Any], None]) -> Callable[[Any], None]
             method(recorder, trainer)
 
     return _harmless(event)
-
-
-def say_what_next(trainer: Any) -> None:
-    """Say how to measure what the attention of a trained model contributes; called at the end of a training run."""
-    if is_main_process() and all_blocks(trained_network(trainer)):
-        best = Path(trainer.save_dir) / "weights" / "best.pt"
-        ablate = f"ela-yolo ablate model={best} data={trainer.args.data}"
-        LOGGER.info(f"ela-yolo: to measure what attention contributes: {ablate}")
 
 
 EVENTS = {
@@ -164,3 +156,11 @@ def _draw(rows: list[dict[str, float]]) -> Any:
     panels[0].legend(frameon=False)
     figure.suptitle("gates of the ELA blocks, epoch by epoch")
     return figure
+
+
+def suggest_ablation(trainer: Any) -> None:
+    """Log how to measure what attention contributes to a model with blocks: the callback of ``on_train_end``."""
+    if is_main_process() and all_blocks(trained_network(trainer)):
+        best = Path(trainer.save_dir) / "weights" / "best.pt"
+        command = f"ela-yolo ablate model={best} data={trainer.args.data}"
+        LOGGER.info(f"ela-yolo: to measure what attention contributes: {command}")

@@ -153,7 +153,7 @@ def _multiples(model: nn.Module) -> dict[int, float]:
     return {
         id(parameter): block.lr_mult
         for block in _learning_blocks(model)
-        if block.lr_mult != 1 or getattr(block, "gate", "identity") == "identity"  # ChannelScale has no other form
+        if block.lr_mult != 1 or block.starts_as_identity
         for parameter in block.gate_parameters()
     }
 

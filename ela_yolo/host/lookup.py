@@ -11,6 +11,7 @@ from ela_yolo.host.blocks import known_blocks
 from ela_yolo.host.calls import image_files
 from ela_yolo.host.checkpoints import check_classes
 from ela_yolo.host.row_hints import row_hint
+from ela_yolo.host.versions import check_dataset
 from ela_yolo.util.packaged import packaged_yamls
 from ela_yolo.util.text import did_you_mean, one_line
 
@@ -128,8 +129,6 @@ def check_data(data: str, split: str = "val") -> None:
     """
     from ultralytics.utils.checks import check_file
 
-    from ela_yolo.host.versions import check_dataset
-
     file = Path(data)
     if "://" in data or file.suffix not in YAML:
         return
@@ -167,8 +166,6 @@ def data_images(data: str, split: str, task: str) -> list[Path]:
         InputError: If the data set cannot be read, or the split has no images.
     """
     from ultralytics.data.utils import check_cls_dataset
-
-    from ela_yolo.host.versions import check_dataset
 
     try:
         places = (check_cls_dataset if task == "classify" else check_dataset)(data, split=split).get(split)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,85 +19,46 @@ from ela_yolo.util.installer import installer
 TESTED = ("8.3.0", "8.4.190")  # oldest and newest Ultralytics on which all tests passed
 
 
-@dataclass(frozen=True)
-class Probe:
-    """The check of one place in Ultralytics that the registration relies on.
-
-    Attributes:
-        name: The name of the place.
-        check: The property that was checked.
-        problem: What differs from the expected; None if nothing does.
-    """
-
-    name: str
-    check: str
-    problem: str | None
-
-
-def probe(events: Iterable[str]) -> list[Probe]:
-    """Check everything that the registration relies on, without changing anything."""
-    from ultralytics.nn import tasks
-    from ultralytics.utils import checks
-    from ultralytics.utils.callbacks import base
-
-    return [
-        Probe(
-            "tasks.parse_model",
-            "three probe rows get the channels of the layers that they read",
-            _missing(tasks, "parse_model", ["d", "ch", "verbose"])
-            or _try(_probe_parser, tasks.parse_model, failure="its parser fails on a probe"),
-        ),
-        Probe(
-            "tasks.BaseModel.load",
-            "probe weights are matched by the names of their layers",
-            _missing(tasks, "BaseModel.load", ["self", "weights", "verbose"])
-            or _try(_probe_loading, tasks.BaseModel, failure="its loading of weights fails on a probe"),
-        ),
-        Probe("checks.check_file", "it takes a file", _missing(checks, "check_file", ["file"])),
-        Probe(
-            "checks.check_yaml",
-            "it looks files up by check_file",
-            _missing(checks, "check_yaml", ["file"]) or _own_lookup(checks),
-        ),
-        Probe(
-            "callbacks.default_callbacks",
-            "it has a list for each event of ours",
-            _try(lambda module: _events(module, events), base),
-        ),
-    ]
-
-
-def probe_trainer() -> Probe:
-    """Check what the learning rate of the gates relies on. This imports the trainer."""
-    from ultralytics.engine import trainer
-
-    return Probe(
-        "trainer.BaseTrainer.build_optimizer",
-        "it takes a model",
-        _missing(trainer, "BaseTrainer.build_optimizer", ["self", "model"]),
-    )
-
-
 def refuse_changed(events: Iterable[str]) -> None:
-    """Raise an error if Ultralytics is not as expected.
+    """Raise an error if Ultralytics is not as expected; nothing in it is changed.
+
+    The parser must give three probe rows the channels of the layers that they read, and the loading must match probe
+    weights by the names of their layers.
+
+    Args:
+        events: The events for which there must be a list of callbacks.
 
     Raises:
         RegistrationError: If a probe fails; the message names the tested versions.
     """
-    _refuse(probe(events))
+    from ultralytics.nn import tasks
+    from ultralytics.utils import checks
+    from ultralytics.utils.callbacks import base
+
+    _refuse(
+        _missing(tasks, "parse_model", ["d", "ch", "verbose"])
+        or _try(_probe_parser, tasks.parse_model, failure="its parser fails on a probe")
+        or _missing(tasks, "BaseModel.load", ["self", "weights", "verbose"])
+        or _try(_probe_loading, tasks.BaseModel, failure="its loading of weights fails on a probe")
+        or _missing(checks, "check_file", ["file"])
+        or _missing(checks, "check_yaml", ["file"])
+        or _own_lookup(checks)
+        or _try(lambda module: _events(module, events), base, failure="its callbacks fail on a probe")
+    )
 
 
 def refuse_changed_trainer() -> None:
-    """Raise an error if Ultralytics' trainer is not as expected.
+    """Raise an error if Ultralytics' trainer does not build the optimizer of a model. This imports the trainer.
 
     Raises:
-        RegistrationError: If its probe fails; the message names the tested versions.
+        RegistrationError: If it does not; the message names the tested versions.
     """
-    _refuse([probe_trainer()])
+    from ultralytics.engine import trainer
+
+    _refuse(_missing(trainer, "BaseTrainer.build_optimizer", ["self", "model"]))
 
 
-def _refuse(probes: Iterable[Probe]) -> None:
-    problem = next((each.problem for each in probes if each.problem), None)
+def _refuse(problem: str | None) -> None:
     if problem is None:
         return
     from ultralytics import __version__ as version
@@ -133,7 +93,7 @@ def older(version: str, other: str) -> bool:
     return bool(check_version(version, f"<{other}"))
 
 
-def _try(attempt: Callable[[Any], str | None], subject: Any, failure: str = "a probe fails") -> str | None:
+def _try(attempt: Callable[[Any], str | None], subject: Any, failure: str) -> str | None:
     try:
         return attempt(subject)
     except Exception as error:

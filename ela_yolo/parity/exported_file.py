@@ -15,8 +15,8 @@ from ela_yolo.errors import ExportError
 from ela_yolo.host.calls import open_backend
 from ela_yolo.host.versions import bits_of
 from ela_yolo.parity.detections import NmsSettings
-from ela_yolo.parity.metadata import METADATA_KEY, NMS_KEYS
 from ela_yolo.parity.precision import stored_bits
+from ela_yolo.parity.prepare_export import METADATA_KEY, NMS_KEYS
 from ela_yolo.parity.runtimes import LARGEST, RUNTIMES, check_runtime, format_of, runtime_version
 from ela_yolo.parity.tolerances import FLOAT16, FLOAT32, INT8
 from ela_yolo.util.text import one_line

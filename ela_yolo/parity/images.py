@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
 from ela_yolo.errors import ExportError
-from ela_yolo.host.calls import image_files, letterbox, photographs
+from ela_yolo.host.calls import Array, image_files, letterbox, photographs
 from ela_yolo.host.lookup import data_images
 
-Array = np.ndarray[Any, Any]
 Source = str | Path | Iterable[str | Path]
 
 OF_A_DATA_SET = 16  # validation images of a data set that a comparison takes

@@ -13,13 +13,13 @@ from ultralytics import RTDETR, YOLO
 
 from ela_yolo.errors import ExportError, InputError
 from ela_yolo.host.calls import count_parameters, export_suffixes, package_versions
-from ela_yolo.host.lookup import YAML, open_model
+from ela_yolo.host.lookup import YAML, check_data, open_model
 from ela_yolo.host.scoring import METRICS
 from ela_yolo.parity.comparison import FileComparison, as_exported
 from ela_yolo.parity.detections import NmsSettings
 from ela_yolo.parity.exported_file import ExportedFile, with_settings
 from ela_yolo.parity.images import Source, batches, choose_images
-from ela_yolo.parity.metadata import describe_blocks
+from ela_yolo.parity.prepare_export import describe_blocks
 from ela_yolo.parity.report import ParityReport
 from ela_yolo.parity.runtimes import UNCHECKED
 
@@ -58,6 +58,8 @@ def verify_export(
     if _is_exported(model) and (isinstance(exported, YOLO) or str(exported).endswith((".pt", *YAML))):
         raise InputError(f"{_name(model)} is an exported file and {_name(exported)} a model; swap the two")
     opened = open_to_compare(model)
+    if data is not None:
+        check_data(data)
     files = choose_images(images, data, str(opened.task))
     file = ExportedFile(Path(exported), count_parameters(opened.model))
     return compare_file(opened, file, files, data, {})

@@ -74,7 +74,8 @@ def _validate_twice(model: Any, **keys: Any) -> tuple[Any, float]:
 
     The latter is NaN if the model has no blocks, or has one that is not a factor of its input.
     """
-    from ela_yolo.gates.constant_gates import MeanFactors, NoFactorError, held_constant
+    from ela_yolo.errors import NoFactorError
+    from ela_yolo.gates.constant_gates import MeanFactors, held_constant
     from ela_yolo.host.model_blocks import all_blocks
     from ela_yolo.host.scoring import validate
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ela_yolo.cli.keys import Command, Key, UsageError, names, number, whole, whole_numbers
+from ela_yolo.cli.keys import Command, Key, names, number, whole, whole_numbers
 from ela_yolo.cli.saving import save_result
+from ela_yolo.errors import UsageError
 from ela_yolo.util.console import say
 
 _MODEL = Key("model", "best.pt", "A checkpoint (.pt) or a model YAML with ELA.", required=True)
@@ -120,7 +121,9 @@ def compare(given: dict[str, Any]) -> int:
     out = given.setdefault("out", "compare")
     result = compare_models(**given)
     say(f"\n{result}\n")
-    save_result(lambda: f"{out}: {', '.join(file.name for file in result.save(out))}", asked=False)
+    save_result(
+        lambda: f"{out}: {', '.join(file.name for file in result.save(out))}", False, "out= names another folder"
+    )
     return 0
 
 

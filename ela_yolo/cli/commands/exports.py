@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ela_yolo.cli.keys import Command, Key, UsageError, export_format, switch
+from ela_yolo.cli.keys import Command, Key, export_format, switch
 from ela_yolo.cli.saving import save_result
+from ela_yolo.errors import UsageError
 from ela_yolo.util.console import say
 
 
@@ -23,23 +24,22 @@ def export(given: dict[str, Any]) -> int:
         export_file(open_model(model), given)
         return 0
     _, report = export_and_compare(model, given, source)
-    return _print_parity(report, None)
+    return _print_parity(
+        report, None, f"ela-yolo verify model={model} against={report.exported} save=FILE.json saves it"
+    )
 
 
 def verify(given: dict[str, Any]) -> int:
     """Compare an exported file with its model."""
-    from ela_yolo.host.lookup import check_data
     from ela_yolo.parity.verify import verify_export
 
-    data = given.get("data")
-    if data is not None:
-        check_data(data)
-    return _print_parity(verify_export(given["model"], given["against"], given.get("source"), data), given.get("save"))
+    report = verify_export(given["model"], given["against"], given.get("source"), given.get("data"))
+    return _print_parity(report, given.get("save"))
 
 
-def _print_parity(report: Any, save: str | None) -> int:
+def _print_parity(report: Any, save: str | None, remedy: str = "save= names another place") -> int:
     say(f"\n{report}")
-    save_result(lambda: report.save(save), save is not None)
+    save_result(lambda: report.save(save), save is not None, remedy)
     return 0 if report.passed else 1
 
 

@@ -41,7 +41,7 @@ def prepare_export(exporter: Any) -> None:
         entry["nms"] = {key: getattr(args, key) for key in NMS_KEYS}
     exporter.metadata[METADATA_KEY] = json.dumps(entry)
     for block in ela_blocks(model).values():
-        block.export_variant = _graph_form(args, exporter.device.type) if is_unmodified(block.conv, block.gn) else None
+        block.graph_form = _graph_form(args, exporter.device.type) if is_unmodified(block.conv, block.gn) else None
 
 
 def _graph_form(args: Any, device: str) -> str | None:
@@ -59,26 +59,9 @@ def describe_blocks(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def is_unmodified(conv: nn.Module, gn: nn.Module) -> bool:
-    """Return whether these layers are as ELA builds them, without hooks, so that they need not be called as modules."""
-    if type(conv) is not nn.Conv1d or not isinstance(gn, nn.GroupNorm) or type(gn) not in NORMS:
-        return False
-    if not (_is_bare(conv) and _is_bare(gn)):
-        return False
-    channels, per_group, kernel_size = conv.weight.shape
-    return (
-        conv.bias is None
-        and gn.affine
-        and kernel_size % 2 == 1
-        and channels % gn.num_groups == 0
-        and conv.padding == (kernel_size // 2,)
-        and conv.padding_mode == "zeros"
-        and conv.stride == conv.dilation == (1,)
-        and conv.groups * per_group == channels == gn.num_channels
-    )
+    """Return whether these layers are of ELA's own classes and have no hooks, so they need not be called as modules.
 
-
-def _is_bare(layer: nn.Module) -> bool:
-    own = vars(layer).keys() & {"forward", "_conv_forward", "_call_impl"}
-    return not own and not (
-        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    )
+    Parametrizations and quantizers give a layer another class, and pruning gives it a hook.
+    """
+    hooks = (*conv._forward_pre_hooks, *conv._forward_hooks, *gn._forward_pre_hooks, *gn._forward_hooks)
+    return type(conv) is nn.Conv1d and type(gn) in NORMS and not hooks
