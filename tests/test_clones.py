@@ -57,7 +57,7 @@ print(sorted({{type(module).__name__ for module in model.model.model}} & {{"ELA"
 
 
 @pytest.fixture
-def clone(tmp_path):
+def clone(tmp_path, monkeypatch):
     """The working folder: an old release's source, changed, and a model YAML with the fork's module."""
 
     def make(folder):
@@ -80,6 +80,8 @@ def clone(tmp_path):
     tasks.write_text(text, encoding="utf-8")
     original = (OURS / "cfg/models/v8/yolov8.yaml").read_text(encoding="utf-8")
     (tmp_path / "yolov8-forked.yaml").write_text(original.replace("C2f", "ForkStage"), encoding="utf-8")
+    (tmp_path / "config").mkdir()  # or it would write its own settings over those of this Ultralytics
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "config"))
     return tmp_path
 
 

@@ -50,7 +50,8 @@ def test_the_ultralytics_that_is_there_stays(wheel, tmp_path):
     added = {*pip("list", "--format=freeze").splitlines()} ^ {*before}
     assert {line.partition("==")[0] for line in added} <= {"ela-yolo"}
     code = "from ultralytics import YOLO, __version__; print(__version__, len(YOLO('yolov8n-ela.yaml').model.model))"
-    done = run(interpreter, "-c", code, cwd=tmp_path)
+    (tmp_path / "config").mkdir()  # or it would write its own settings over those of this Ultralytics
+    done = run(interpreter, "-c", code, cwd=tmp_path, env={"YOLO_CONFIG_DIR": str(tmp_path / "config")})
     assert done.stdout.splitlines()[-1] == f"{VERSION} 27"
 
 

@@ -119,7 +119,7 @@ def torchrun(nodes, script, folder, **env):
     return printed, [machine.returncode for machine in machines]
 
 
-@pytest.mark.parametrize("machines", [pytest.param(1, marks=pytest.mark.nightly), 2])
+@pytest.mark.parametrize("machines", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_two_processes_train_one_model(machines, tmp_path):
     script = tmp_path / "on_cpu.py"
     script.write_text(ON_CPU)
