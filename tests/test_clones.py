@@ -106,6 +106,7 @@ def test_doctor_names_the_copy_that_is_used(clone):
     assert f"`python` in this folder uses {clone / 'ultralytics'}: python -m ela_yolo doctor" in script.stdout
 
 
+@pytest.mark.nightly  # as for an installed copy
 def test_doctor_says_of_a_changed_copy_what_to_do(clone):
     tasks = clone / "ultralytics/nn/tasks.py"
     tasks.write_text(

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import psutil
 import pytest
-from conftest import HOME, forked_python, python
+from conftest import HOME, RUN, forked_python, once, python
 from ultralytics import YOLO
 
 from ela_yolo.errors import CheckpointError, CompareError, InputError
@@ -60,13 +60,16 @@ def state(file):
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def compared():
     """A comparison that was killed in its first run and in its second, and then ran to its end; its folder, its output.
 
     The first time only the driver is killed: the run must not train on without it. While it lives, a second driver is
     refused the folder, also with other settings.
     """
-    folder = tmp_path_factory.mktemp("compared")
+    return RUN / "compared", once("compared", killed_twice)
+
+
+def killed_twice(folder):
     runs = folder / "compare/runs"
 
     def second_driver():
@@ -89,7 +92,7 @@ def compared(tmp_path_factory):
     printed = forked_python(tiny([0]), cwd=folder).stdout
     assert (state(first), state(runs / "yolov8n-0/weights/last.pt")) == before
     assert printed.startswith(f"1 of 2 runs are finished in {folder}/compare, and kept\n2/2 yolov8n-ela seed 0: 0.")
-    return folder, printed
+    return printed
 
 
 def test_what_a_comparison_leaves(compared):

@@ -150,7 +150,7 @@ def test_a_torchvision_that_does_not_fit(tmp_path):
     assert f"{sys.executable} -m pip install --force-reinstall torch torchvision" in done.stdout
 
 
-@pytest.mark.parametrize("version", ["9.0.0", ultralytics.__version__])
+@pytest.mark.parametrize("version", [pytest.param("9.0.0", marks=pytest.mark.nightly), ultralytics.__version__])
 def test_an_ultralytics_that_is_not_as_expected(version, tmp_path):
     """Newer than any that was tested, or one whose files were edited."""
     from ela_yolo.host.probes import TESTED

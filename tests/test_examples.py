@@ -30,7 +30,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.parametrize(
     ("program", "keys"),
     [
-        ("detect_onnx.py", {"format": "onnx"}),
+        pytest.param("detect_onnx.py", {"format": "onnx"}, marks=pytest.mark.nightly),
         ("detect_onnx.py", {"format": "onnx", "imgsz": (96, 128)}),
         ("detect_onnx.py", {"format": "onnx", "nms": True}),
         ("detect_openvino.py", {"format": "openvino"}),

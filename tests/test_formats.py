@@ -39,12 +39,12 @@ def needs(name):
 @pytest.mark.parametrize(
     "keys",
     [
-        "onnx opset=12",
+        pytest.param("onnx opset=12", marks=pytest.mark.nightly),
         "onnx opset=21",
         "onnx half=True",
         "onnx int8=True data=scenes.yaml",
         "onnx nms=True dynamic=True",
-        "torchscript nms=True",
+        pytest.param("torchscript nms=True", marks=pytest.mark.nightly),
         pytest.param("torchscript dynamic=True", marks=pytest.mark.nightly),
         "openvino",
         pytest.param("openvino dynamic=True", marks=pytest.mark.nightly),

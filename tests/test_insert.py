@@ -184,14 +184,14 @@ def test_ela_that_is_there_is_kept(retrained, plain, tmp_path):
 @pytest.mark.parametrize(
     ("name", "total"),
     [
-        ("yolov8n-seg", 417),
+        pytest.param("yolov8n-seg", 417, marks=pytest.mark.nightly),
         ("yolov8n-cls", 158),
         ("yolo11n-pose", 541),
         ("yolo26n-obb", 792),
         ("yolov5n", 427),
-        ("yolov9t", 1339),
-        ("yolov10n", 595),
-        ("yolo12n", 691),
+        pytest.param("yolov9t", 1339, marks=pytest.mark.nightly),
+        pytest.param("yolov10n", 595, marks=pytest.mark.nightly),
+        pytest.param("yolo12n", 691, marks=pytest.mark.nightly),
     ],
 )
 def test_other_families_and_tasks(name, total, tmp_path):

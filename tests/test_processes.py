@@ -226,7 +226,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("method", "without_autoload"), [("fork", True), ("spawn", False)])
+@pytest.mark.parametrize(
+    ("method", "without_autoload"), [pytest.param("fork", True, marks=pytest.mark.nightly), ("spawn", False)]
+)
 def test_dataloader_workers_know_ela(method, without_autoload, tmp_path):
     """What is forked has what its parent has; what is spawned is a fresh interpreter."""
     (tmp_path / "widths.py").write_text(WORKERS)

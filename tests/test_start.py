@@ -125,7 +125,7 @@ print(sum(type(m).__name__ == "ELA" for m in YOLO("yolov8n-ela.yaml").model.modu
 PLAIN = "print('started'); from ultralytics import YOLO; print(len(YOLO('yolov8n.yaml').model.model))"
 
 
-@pytest.mark.parametrize("breakage", ["missing", "corrupt"])
+@pytest.mark.parametrize("breakage", [pytest.param("missing", marks=pytest.mark.nightly), "corrupt"])
 def test_a_broken_package_never_stops_ultralytics(breakage, installed):
     """The files at the root of site-packages alone, in an environment whose ela_yolo is gone or damaged."""
     (installed.inside / "ela_yolo").rename(installed.inside / "gone")

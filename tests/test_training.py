@@ -15,12 +15,8 @@ from ela_yolo import ELA
 OPTIMIZERS = (
     "auto",
     "SGD",
-    "Adam",
     "AdamW",
-    "Adamax",
-    "NAdam",
-    "RAdam",
-    "RMSProp",
+    *(pytest.param(name, marks=pytest.mark.nightly) for name in ("Adam", "Adamax", "NAdam", "RAdam", "RMSProp")),
     pytest.param("MuSGD", marks=since("8.4.0")),
 )
 
@@ -76,6 +72,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("keys", SETTINGS.values(), ids=SETTINGS)
 def test_settings(keys, train):
     assert moved(train(optimizer="AdamW", **keys))

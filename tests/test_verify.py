@@ -117,7 +117,7 @@ def test_nms_in_the_file_is_checked_with_what_it_was_exported_with(settings, wei
     assert not other.passed and other.nms.max_det == report.nms.max_det
 
 
-@pytest.mark.parametrize("overrides", [{"agnostic_nms": True}, {"max_det": 1}])
+@pytest.mark.parametrize("overrides", [{"agnostic_nms": True}, pytest.param({"max_det": 1}, marks=pytest.mark.nightly)])
 def test_end_to_end_files_are_checked_with_what_they_were_exported_with(overrides, tmp_path):
     """Without NMS these keys shape the list that such a head gives; a plain model's file has no entry about them."""
     for name in ("yolo26n-ela.yaml", "yolo26n.yaml"):

@@ -24,8 +24,8 @@ from ela_yolo.host.lookup import find_model
 from ela_yolo.host.weight_matching import LeftOut, WeightTransfer, match_layers
 
 TABLE = [name for model in MODELS for name in names(model)[: 1 if "-" in model else None]]  # tasks at one scale
-# As deep as at scale n and l; here, where all are as narrow, they are the same models.
-ALIKE = {f"{family}{scale}.yaml" for family in ("yolov8", "yolo11", "yolo12", "yolo26") for scale in "sx"}
+# As narrow as scale n, these are as deep as n or l, or between them.
+ALIKE = {f"{family}{scale}.yaml" for family in ("yolov5", "yolov8", "yolo11", "yolo12", "yolo26") for scale in "smx"}
 load_of_ultralytics = inspect.unwrap(BaseModel.load)
 
 
