@@ -18,7 +18,7 @@ from ela_yolo.ela import ELA
 from ela_yolo.gates.capture import gates_of, hook_blocks
 from ela_yolo.host.calls import is_main_process
 from ela_yolo.host.model_blocks import all_blocks, ela_blocks
-from ela_yolo.host.versions import trained_network
+from ela_yolo.host.older_releases import trained_network
 from ela_yolo.util.files import atomic_write
 
 SWITCH = "ELA_YOLO_MONITOR"

@@ -10,8 +10,8 @@ from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlErro
 from ela_yolo.host.blocks import known_blocks
 from ela_yolo.host.calls import image_files
 from ela_yolo.host.checkpoints import check_classes
+from ela_yolo.host.older_releases import check_dataset
 from ela_yolo.host.row_hints import row_hint
-from ela_yolo.host.versions import check_dataset
 from ela_yolo.util.packaged import packaged_yamls
 from ela_yolo.util.text import did_you_mean, one_line
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from ela_yolo.ela import ELA
 from ela_yolo.host.blocks import is_block
-from ela_yolo.host.versions import network_of
+from ela_yolo.host.older_releases import network_of
 from ela_yolo.identity_start import IdentityStart
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ela_yolo.errors import InputError
 from ela_yolo.host.calls import Array
+from ela_yolo.host.older_releases import network_of
 from ela_yolo.host.progress import progress_bar
-from ela_yolo.host.versions import network_of
 
 Found = tuple[int, float, Array | None]  # class, score, and outline: (N, 2) of x and y as shares of the image
 

@@ -11,7 +11,7 @@ import yaml
 
 from ela_yolo.errors import InputError
 from ela_yolo.host.lookup import data_images, yaml_of_data
-from ela_yolo.host.versions import check_dataset, load_yaml
+from ela_yolo.host.older_releases import check_dataset, load_yaml
 
 
 @contextmanager

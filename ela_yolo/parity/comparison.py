@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ela_yolo.errors import ExportError
-from ela_yolo.host.versions import choose_branch, exported_outputs
+from ela_yolo.host.older_releases import choose_branch, exported_outputs
 from ela_yolo.parity.detections import Matched, Matcher, NmsSettings
 from ela_yolo.parity.exported_file import ExportedFile
 from ela_yolo.parity.outputs import OutputParity, PartComparison, parts_of

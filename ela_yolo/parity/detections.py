@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
 from ela_yolo.host.calls import rotated_iou
-from ela_yolo.host.versions import non_max_suppression
+from ela_yolo.host.older_releases import non_max_suppression
 from ela_yolo.parity.tolerances import Tolerance
 
 IOU_ROUNDING = 1e-3  # overlaps this close to the limit of NMS may fall on either side of it

@@ -11,8 +11,8 @@ from typing import Any
 from ultralytics import YOLO
 
 from ela_yolo.host.calls import count_parameters
+from ela_yolo.host.older_releases import export_takes
 from ela_yolo.host.patches import require_registered
-from ela_yolo.host.versions import export_takes
 from ela_yolo.parity.exported_file import ExportedFile
 from ela_yolo.parity.images import Source, choose_images
 from ela_yolo.parity.report import ParityReport, report_path

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ela_yolo.errors import ExportError
 from ela_yolo.host.calls import open_backend
-from ela_yolo.host.versions import bits_of
+from ela_yolo.host.older_releases import bits_of
 from ela_yolo.parity.detections import NmsSettings
 from ela_yolo.parity.precision import stored_bits
 from ela_yolo.parity.prepare_export import METADATA_KEY, NMS_KEYS

@@ -11,7 +11,7 @@ from torch import nn
 from ela_yolo._version import __version__
 from ela_yolo.ela import NORMS
 from ela_yolo.host.model_blocks import ela_blocks
-from ela_yolo.host.versions import bits_of
+from ela_yolo.host.older_releases import bits_of
 
 METADATA_KEY = "ela"
 NMS_KEYS = ("conf", "iou", "agnostic_nms", "max_det")  # the fields of NmsSettings

@@ -1,4 +1,4 @@
-"""What differs between the supported releases of Ultralytics, by the names and in the form of the newest."""
+"""What older releases of Ultralytics do otherwise: their functions by the names and in the form of the newest."""
 
 from __future__ import annotations
 
