@@ -188,11 +188,11 @@ def test_ela_blocks_go_where_they_stood(tmp_path, lines):
 
 
 OTHERS = {  # source, model -> the layer that disagrees
-    ("yolov5n", "yolov8n-ela"): "layer 2 (ELA not counted) is C2f here and C3 in the weights",
-    ("yolov8n", "yolo11n-ela"): "layer 2 (ELA not counted) is C3k2 here and C2f in the weights",
-    ("yolov8n-p2", "yolov8n-ela"): "layer 16 (ELA not counted) is Conv here and Upsample in the weights",
-    ("yolov10n", "yolo11n-ela"): "layer 2 (ELA not counted) is C3k2 here and C2f in the weights",
-    ("yolov8n-ela", "yolo11n"): "layer 2 (ELA not counted) is C3k2 here and C2f in the weights",
+    ("yolov5n", "yolov8n-ela"): "layer 2 (blocks not counted) is C2f here and C3 in the weights",
+    ("yolov8n", "yolo11n-ela"): "layer 2 (blocks not counted) is C3k2 here and C2f in the weights",
+    ("yolov8n-p2", "yolov8n-ela"): "layer 16 (blocks not counted) is Conv here and Upsample in the weights",
+    ("yolov10n", "yolo11n-ela"): "layer 2 (blocks not counted) is C3k2 here and C2f in the weights",
+    ("yolov8n-ela", "yolo11n"): "layer 2 (blocks not counted) is C3k2 here and C2f in the weights",
 }
 
 
@@ -228,7 +228,7 @@ def test_one_layer_of_another_kind_is_left_out_alone(tmp_path, lines):
     source, model = build("yolov8n.yaml"), build(file)
     values = mark(source)
     report = model.load(source)
-    assert "ELA: layer 9 (ELA not counted) is SPP here and SPPF in the weights, so only" in lines()[-1]
+    assert "ELA: layer 9 (blocks not counted) is SPP here and SPPF in the weights, so only" in lines()[-1]
     assert report.left_out == (LeftOut(13, "SPP", 12, "no such layer in the weights"),)
     assert len(landed(model, values)) == report.kept == 355 - 12
 

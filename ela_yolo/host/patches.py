@@ -56,7 +56,9 @@ from ela_yolo.host.weight_matching import match_layers, report_transfer
 from ela_yolo.identity_start import IdentityStart
 from ela_yolo.util.packaged import packaged_yamls
 
-_MARK = "wrapped_by_ela_yolo"
+_WRAPPED = "wrapped_by_ela_yolo"  # of a function
+_HINTED = "hinted_by_ela_yolo"  # of an error
+_MATCHED = "matched_by_ela_yolo"  # of a model in whose place layers are loaded
 
 
 def register(callbacks: Sequence[tuple[str, Callable[..., None]]]) -> None:
@@ -114,7 +116,7 @@ def require_registered() -> None:
 
 def _is_wrapped(function: Any) -> bool:
     """Return whether a function is wrapped by this package, also below wrappers of others."""
-    return hasattr(inspect.unwrap(function, stop=lambda wrapper: hasattr(wrapper, _MARK)), _MARK)
+    return hasattr(inspect.unwrap(function, stop=lambda wrapper: hasattr(wrapper, _WRAPPED)), _WRAPPED)
 
 
 def _with_block_rows(parse_model: Callable[..., Any]) -> Callable[..., Any]:
@@ -155,7 +157,7 @@ def _wrap(owner: Any, name: str, wrap: Callable[..., Any]) -> None:
     original = getattr(owner, name)
     if not _is_wrapped(original):  # after a reload of the parser's module, check_file is still wrapped
         replacement = wrap(original)
-        setattr(replacement, _MARK, True)
+        setattr(replacement, _WRAPPED, True)
         setattr(owner, name, replacement)
         _replace(original, replacement)
 
@@ -164,9 +166,9 @@ def _log_hints(rows: list[Any], error: Exception) -> None:
     """Log a hint about the row on which the parser failed, if the row resembles a block's."""
     from ultralytics.utils import LOGGER
 
-    if hasattr(error, _MARK):  # logged already, where the function is wrapped twice
+    if hasattr(error, _HINTED):  # logged already, where the function is wrapped twice
         return
-    setattr(error, _MARK, True)
+    setattr(error, _HINTED, True)
     modules = [row[2] if len(row) > 2 else None for row in rows]
     if isinstance(error, KeyError):
         unknown = next((layer for layer, module in enumerate(modules) if error.args == (module,)), None)
@@ -196,7 +198,7 @@ def _with_matched_layers(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_matched_layers(self: Any, weights: Any, verbose: bool = True) -> Any:
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         layers = getattr(source, "model", None)
-        done = hasattr(source, _MARK)  # matched already, where the function is wrapped twice
+        done = hasattr(source, _MATCHED)  # matched already, where the function is wrapped twice
         if done or not isinstance(layers, nn.Sequential) or not any(map(is_block, [*layers, *self.model])):
             return load(self, weights, verbose)
         from ultralytics.utils import LOGGER
@@ -206,7 +208,7 @@ def _with_matched_layers(load: Callable[..., Any]) -> Callable[..., Any]:
         stand_in = copy.copy(source)  # the source, with its layers in the order of this model's
         rearranged = nn.Sequential(*(nn.Identity() if match is None else layers[match] for match in matching.matches))
         stand_in._modules = {**source._modules, "model": rearranged}
-        setattr(stand_in, _MARK, True)
+        setattr(stand_in, _MATCHED, True)
         load(self, stand_in, verbose)
         transfer = report_transfer([*layers], [*self.model], matching.matches)
         if transfer.complete:

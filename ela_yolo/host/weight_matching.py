@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -104,11 +104,26 @@ class Matching:
 
     Attributes:
         matches: For each layer of the model the number of the source's layer that matches, or None.
-        disagreement: A description of the first layer that differs, ELA not counted; None if the architectures agree.
+        disagreement: The first layer that differs, blocks not counted; None if the architectures agree.
     """
 
     matches: tuple[int | None, ...]
     disagreement: str | None
+
+
+class _BlockPlace(NamedTuple):
+    """The place of a block, which does not depend on the other blocks of the model.
+
+    Attributes:
+        before: The number of layers before it that are no blocks.
+        ordinal: Its number among the blocks that follow each other there.
+        reads: The layer that it reads: the number of a layer with blocks left out of the count, the place of a block,
+            or None for the image.
+    """
+
+    before: int
+    ordinal: int
+    reads: _BlockPlace | int | None
 
 
 def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Matching:
@@ -125,7 +140,7 @@ def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Mat
         source: The layers that the weights come from; ``.f`` of a layer is the number of the layer that it reads.
         model: The layers that get the weights, with ``.f`` too.
     """
-    numbers_of = {key: number for number, key in enumerate(_layer_keys(source))}
+    number_at = {place: number for number, place in enumerate(_places(source))}
     theirs, ours = ([i for i, layer in enumerate(layers) if not is_block(layer)] for layers in (source, model))
     last = len(ours) - 1
     agree = [
@@ -139,27 +154,26 @@ def match_layers(source: Sequence[nn.Module], model: Sequence[nn.Module]) -> Mat
             _kind(layers[numbers[k]]).__name__ if k < len(numbers) else "missing"
             for layers, numbers in ((model, ours), (source, theirs))
         )
-        disagreement = f"layer {k} (ELA not counted) is {here} here and {there} in the weights"
+        disagreement = f"layer {k} (blocks not counted) is {here} here and {there} in the weights"
         if len(theirs) != len(ours):
             agree[k:] = []
     agree += [False] * (len(ours) - len(agree))
 
     matches: list[int | None] = []
-    before = 0  # layers so far that are no blocks
-    for layer, key in zip(model, _layer_keys(model), strict=True):
-        match = numbers_of.get(key)
+    for layer, place in zip(model, _places(model), strict=True):
+        match = number_at.get(place)
+        read: _BlockPlace | int | None = place
+        while isinstance(read, _BlockPlace):  # through other blocks
+            read = read.reads
         if is_block(layer):
-            while isinstance(key, tuple):  # the layer that it reads, through other blocks
-                key = key[2]
             same = (
                 match is not None
-                and (key == "image" or agree[key])
+                and (read is None or agree[read])
                 and _settings(source[match]) == _settings(layer)
                 and _shapes(source[match]) == _shapes(layer)
             )
         else:
-            same = agree[before]
-            before += 1
+            same = read is not None and agree[read]
         matches.append(match if same else None)
     return Matching(tuple(matches), disagreement)
 
@@ -201,27 +215,21 @@ def report_transfer(
     )
 
 
-def _layer_keys(layers: Sequence[nn.Module]) -> list[Any]:
-    """Return for each layer a key that does not depend on the blocks in the model.
-
-    For a layer that is no block, the key is its number with blocks left out of the count. For a block, it is the number
-    of other layers before it, its own number among the blocks that follow each other there, and the key of the layer
-    that it reads.
-    """
-    keys: list[Any] = []
-    before = 0
-    ordinal = 0
-    for i, layer in enumerate(layers):
+def _places(layers: Sequence[nn.Module]) -> list[_BlockPlace | int]:
+    """Return the place of each layer; of a layer that is no block, its number with blocks left out of the count."""
+    places: list[_BlockPlace | int] = []
+    before = ordinal = 0
+    for number, layer in enumerate(layers):
         if is_block(layer):
-            source = int(layer.f)  # type: ignore[arg-type]
-            source += i if source < 0 else 0
-            keys.append((before, ordinal, keys[source] if source >= 0 else "image"))
+            read = int(layer.f)  # type: ignore[arg-type]
+            read += number if read < 0 else 0
+            places.append(_BlockPlace(before, ordinal, places[read] if read >= 0 else None))
             ordinal += 1
         else:
-            keys.append(before)
+            places.append(before)
             before += 1
             ordinal = 0
-    return keys
+    return places
 
 
 def _settings(block: nn.Module) -> str:
