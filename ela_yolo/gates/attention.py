@@ -173,4 +173,6 @@ def traced_images(model: Any, source: Any, imgsz: int | None, max_det: int) -> I
                 Detection(result.names[label], score, outline, each)
                 for (label, score, outline), each in zip(found, traces, strict=True)
             ]
-            yield TracedImage(Path(result.path), prediction.is_video, bgr(result.orig_img), parts, gates, detections)
+            yield TracedImage(
+                prediction.file_of(result), prediction.is_video, bgr(result.orig_img), parts, gates, detections
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ class Prediction:
         fit: How Ultralytics fits the images into the input: ``letterbox``, ``crop`` or ``stretch``.
     """
 
-    def __init__(self, model: Any, results: Iterator[Any]) -> None:
+    def __init__(self, model: Any, source: Any, results: Iterator[Any]) -> None:
+        self._source = source
         self._predictor = model.predictor
         self._results = results
         self._name = getattr(model, "ckpt_path", None) or model.model_name
@@ -53,6 +55,13 @@ class Prediction:
     def is_video(self) -> bool:
         """Whether the latest result is of a video's frame."""
         return bool(self._predictor.dataset.mode != "image")
+
+    def file_of(self, result: Any) -> Path:
+        """Return the file of a result. Some releases from 8.4.60 to 8.4.108 call those of a list ``image0.jpg``."""
+        number = re.fullmatch(r"image(\d+)\.jpg", str(result.path))
+        if number and isinstance(self._source, list) and isinstance(self._source[int(number[1])], str):
+            return Path(self._source[int(number[1])])
+        return Path(result.path)
 
     def take_input(self) -> Tensor:
         """Return what the network got for the latest result, ``(1, channels, H, W)``."""
@@ -81,7 +90,7 @@ def predicting(model: Any, source: Any, imgsz: int | None = None) -> Iterator[Pr
     size = {} if imgsz is None else {"imgsz": imgsz}
     named = [*map(_text, source)] if isinstance(source, list) else _text(source)
     results = model.predict(named, stream=True, batch=1, save=False, verbose=False, **size)
-    prediction = Prediction(model, results)
+    prediction = Prediction(model, named, results)
     handle = model.predictor.model.register_forward_pre_hook(prediction.keep_inputs)
     try:
         yield prediction
