@@ -2,8 +2,11 @@
 
 import cv2
 import numpy as np
+import pytest
 import torch
+import ultralytics
 import yaml
+from helpers import save
 from ultralytics import YOLO
 
 ROWS = """
@@ -42,6 +45,8 @@ def build(folder):
             block.conv.weight[:, 0, 3] = 1  # the middle of the kernel
             block.gn.weight[channel] = 4
         (box,), (label,) = head.cv2, head.cv3
+        if not hasattr(label[0], "conv"):
+            pytest.skip(f"the head of ultralytics {ultralytics.__version__} has other layers")
         box[-1].bias.view(4, -1)[:, :2] = 20  # half a cell to each side
         for layer in label[:2]:
             for channel in range(3):
@@ -51,8 +56,7 @@ def build(folder):
         label[-1].weight[:, :3, 0, 0] = weights
         label[-1].bias[:] = -10 - 20 * weights.sum(1)
     made.model.names = dict(enumerate(NAMES))
-    made.save(folder / "built.pt")
-    return folder / "built.pt"
+    return save(made, folder / "built.pt")
 
 
 def draw(number):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BIN, FEW, HOME, forked
+from helpers import save, since
 from torch import nn
 from ultralytics import YOLO
 
@@ -96,7 +97,7 @@ def test_other_blocks_are_replaced_by_their_mean_factor(block, tmp_path):
     pytest.importorskip("timm", reason="pip install timm")
     insert("yolov8n.yaml", block=block, save=tmp_path / "yolov8n-other.yaml", after="P3,P4")
     torch.manual_seed(0)
-    YOLO(tmp_path / "yolov8n-other.yaml").save(tmp_path / "other.pt")
+    save(YOLO(tmp_path / "yolov8n-other.yaml"), tmp_path / "other.pt")
     report = ablate(tmp_path / "other.pt", FEW, imgsz=64)
     assert [each.layer for each in report.blocks] == ["5", "8"] and report.images == 8
     x, module = torch.randn(2, 64, 8, 8), YOLO(tmp_path / "other.pt").model.model[5].eval()
@@ -146,6 +147,7 @@ def test_the_command_writes_what_it_prints(retrained, tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"best.pt", "best-ablation.json"}  # no folder of validations
 
 
+@since("8.3.164")  # before, Ultralytics itself fails where an image shows nothing and nothing is found
 @pytest.mark.parametrize(("task", "data"), [("seg", "coco8-seg"), ("pose", "coco8-pose"), ("obb", "dota8")])
 def test_other_tasks_have_intervals_too(task, data, tmp_path):
     """Without labels of their own kind every score is 0, and so is every interval."""

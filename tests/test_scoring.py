@@ -51,6 +51,8 @@ def scored(weights, data, **keys):
 @pytest.fixture(scope="module")
 def mixed(scenes, tmp_path_factory):
     """Small, medium and large objects, and two pictures that show none: one has an empty file, one no file."""
+    if not check_version(__version__, ">=8.3.164"):
+        pytest.skip("this Ultralytics keeps no statistics of images that show nothing")
     folder = tmp_path_factory.mktemp("mixed")
     (folder / "empty.txt").touch()
     pictures = [(*scene, 1 + number % 4) for number, scene in enumerate(scenes[:14])]
@@ -129,7 +131,7 @@ def test_one_image_is_drawn_as_it_is(scenes, retrained, tmp_path):
 
 def test_nothing_is_detected(mixed, tmp_path):
     """A size that is there has an AP of 0, and one that is not has none."""
-    YOLO("yolov8n.yaml").save(tmp_path / "new.pt")
+    save(YOLO("yolov8n.yaml"), tmp_path / "new.pt")
     scores = scored(tmp_path / "new.pt", mixed, conf=0.99)
     assert scores.value == 0 and set(scores.resampled) == {0.0}
     assert scores.sizes == dict.fromkeys(SIZES, 0.0) and min(scores.objects.values()) > 0

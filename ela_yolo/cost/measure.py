@@ -149,7 +149,8 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 def wait(device: torch.device) -> None:
     """Wait until a device has finished; ``torch.mps.synchronize`` takes no device."""
-    getattr(torch, device.type).synchronize(*[] if device.type == "mps" else [device])
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize(*[] if device.type == "mps" else [device])
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
