@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from helpers import save
 from ultralytics import YOLO, __version__
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.models.yolo.detect import DetectionValidator
