@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import BIN, REPO, forked, forked_python, run
 from helpers import SHORT_PROFILE
+from ultralytics import YOLO
 
 from ela_yolo import insert
 from ela_yolo.cost.measure import peak_memory
@@ -25,7 +26,9 @@ def test_a_model_beside_its_plain_model(tmp_path):
     done = forked(BIN / "ela-yolo", "profile", "model=yolov8n-ela.yaml", "imgsz=64", "save=cost.json", cwd=tmp_path)
     assert done.stdout.endswith("written to cost.json\n")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["cost.json"]
-    assert "| parameters | 3,157,200 | 3,161,520 | 1.001 |" in done.stdout
+    models = (YOLO(name).model for name in ("yolov8n.yaml", "yolov8n-ela.yaml"))
+    plain, ela = (sum(parameter.numel() for parameter in model.parameters()) for model in models)
+    assert f"| parameters | {plain:,} | {ela:,} | 1.001 |" in done.stdout and ela - plain == 4320
     text = (tmp_path / "cost.json").read_text(encoding="utf-8")
     found = json.loads(text, parse_constant=pytest.fail)
     assert found["schema"] == 2 and found["model"] == "yolov8n-ela.yaml" and found["imgsz"] == 64
