@@ -9,6 +9,7 @@ import pytest
 import torch
 import ultralytics
 from conftest import REPO
+from helpers import since
 from ultralytics import YOLO
 from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.utils import ASSETS, LOGGER
@@ -66,6 +67,7 @@ def test_the_gates_of_the_student_count_and_its_checkpoint_stands_alone(plain, t
     assert {part.verdict for part in report.outputs} <= {"same", "too alike"}  # of a training of one epoch
 
 
+@since("8.4.166")
 def test_a_student_without_ela_has_no_table(plain, teach):
     folder, said = teach(plain)
     assert not (folder / "ela.csv").exists() and said == []
