@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ela_yolo.gates.ablation import AblationReport as AblationReport
     from ela_yolo.gates.ablation import ablate as ablate
     from ela_yolo.gates.attention import attention as attention
+    from ela_yolo.gates.attribution_picture import plot_attention as plot_attention
     from ela_yolo.gates.capture import capture_gates as capture_gates
-    from ela_yolo.gates.picture import plot_attention as plot_attention
     from ela_yolo.host.blocks import register_block as register_block
     from ela_yolo.host.weight_matching import WeightTransfer as WeightTransfer
     from ela_yolo.parity.export import export as export
@@ -66,7 +66,7 @@ _HOME = {
     "export": "parity.export",
     "insert": "edit.insert",
     "layer_map": "edit.insert",
-    "plot_attention": "gates.picture",
+    "plot_attention": "gates.attribution_picture",
     "profile": "cost.measure",
     "register": "plugin",
     "register_block": "host.blocks",

@@ -21,8 +21,8 @@ from ela_yolo.data.scenes import render
 from ela_yolo.errors import CheckpointError, InputError
 from ela_yolo.gates.attention import attention, traced_images
 from ela_yolo.gates.attribution import Trace, trace
+from ela_yolo.gates.attribution_picture import FULL, LOWERS, RAISES, Detection, density, plot_attention
 from ela_yolo.gates.geometry import WHOLE, along_image, covered, over_image
-from ela_yolo.gates.picture import FULL, LOWERS, RAISES, Detection, density, plot_attention
 from ela_yolo.host.detector import Detector
 from ela_yolo.host.lookup import open_model
 from ela_yolo.host.model_blocks import ela_blocks

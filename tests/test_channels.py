@@ -13,7 +13,7 @@ from ela_yolo.data.scenes import render
 from ela_yolo.errors import InputError
 from ela_yolo.gates.ablation import ablate
 from ela_yolo.gates.attention import attention
-from ela_yolo.gates.picture import plot_attention
+from ela_yolo.gates.attribution_picture import plot_attention
 from ela_yolo.plugin import register
 
 register()

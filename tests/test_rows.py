@@ -9,7 +9,7 @@ from ultralytics.nn.tasks import DetectionModel, parse_model
 
 from ela_yolo import InputError, RowError, insert
 from ela_yolo.host.blocks import ENVIRONMENT, known_blocks
-from ela_yolo.host.row_hints import block_in, row_hint
+from ela_yolo.host.unknown_modules import block_in, row_hint
 
 MODEL = """
 nc: 3

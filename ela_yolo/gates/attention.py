@@ -12,10 +12,10 @@ import torch
 
 from ela_yolo.errors import InputError
 from ela_yolo.gates.attribution import trace
+from ela_yolo.gates.attribution_picture import Detection, bgr, plot_attention
 from ela_yolo.gates.capture import Gates, capture_gates
 from ela_yolo.gates.geometry import Part, covered
 from ela_yolo.gates.page import PAGE, Page
-from ela_yolo.gates.picture import Detection, bgr, plot_attention
 from ela_yolo.host.blocks import describe
 from ela_yolo.host.calls import Array
 from ela_yolo.host.detector import Detector

@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ela_yolo.gates.attribution_picture import FULL, Detection, density, resized
 from ela_yolo.gates.capture import Gates
 from ela_yolo.gates.geometry import Part
-from ela_yolo.gates.picture import FULL, Detection, density, resized
 from ela_yolo.host.calls import Array
 from ela_yolo.util.files import atomic_write
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from ela_yolo.ela import ELA, ZeroGroupNorm
 from ela_yolo.errors import InputError, RowError
-from ela_yolo.host.row_hints import block_in, row_hint
+from ela_yolo.host.unknown_modules import block_in, row_hint
 from ela_yolo.identity_start import IdentityStart
 from ela_yolo.util.installer import installer
 from ela_yolo.util.text import one_line

@@ -12,7 +12,7 @@ from typing import Any
 from ela_yolo.ela import ELA
 from ela_yolo.errors import CheckpointError
 from ela_yolo.host.blocks import known_blocks
-from ela_yolo.host.row_hints import block_in
+from ela_yolo.host.unknown_modules import block_in
 from ela_yolo.util.text import one_line
 
 

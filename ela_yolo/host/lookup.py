@@ -11,7 +11,7 @@ from ela_yolo.host.blocks import known_blocks
 from ela_yolo.host.calls import image_files
 from ela_yolo.host.checkpoints import check_classes
 from ela_yolo.host.older_releases import check_dataset
-from ela_yolo.host.row_hints import row_hint
+from ela_yolo.host.unknown_modules import row_hint
 from ela_yolo.util.packaged import packaged_yamls
 from ela_yolo.util.text import did_you_mean, one_line
 

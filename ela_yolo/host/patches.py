@@ -50,8 +50,8 @@ from ela_yolo.host.blocks import (
 )
 from ela_yolo.host.learning_rate import with_own_rates
 from ela_yolo.host.probes import refuse_changed, refuse_changed_trainer
-from ela_yolo.host.row_hints import row_hint
 from ela_yolo.host.rows import RowArgs, read_block_row, refuse_unread
+from ela_yolo.host.unknown_modules import row_hint
 from ela_yolo.host.weight_matching import match_layers, report_transfer
 from ela_yolo.identity_start import IdentityStart
 from ela_yolo.util.packaged import packaged_yamls
