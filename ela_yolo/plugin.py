@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ela_yolo.gates.training import EVENTS, suggest_ablation
+from ela_yolo.gates.training import EVENTS
 from ela_yolo.host import patches
 from ela_yolo.host.distillation import refuse_shifted_layers
 from ela_yolo.host.learning_rate import keep_saved_rates, warn_of_ordinary_rates
@@ -14,7 +14,6 @@ CALLBACKS = (
     ("on_pretrain_routine_end", keep_saved_rates),
     *EVENTS.items(),
     ("on_train_start", warn_of_ordinary_rates),
-    ("on_train_end", suggest_ablation),
 )
 
 

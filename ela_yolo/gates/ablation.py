@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,42 +221,38 @@ def ablate(
         raise InputError(f"model={model} has the task {opened.task}, which is not supported")
     keys: dict[str, Any] = {"imgsz": imgsz, "device": device, "batch": batch, "split": split}
     keys = {"plots": False, "verbose": False} | {key: value for key, value in keys.items() if value is not None}
-    several = len(blocks) > 1
     with (
         subset_of(str(data), split, fraction, opened.task) as source,
         tempfile.TemporaryDirectory() as folder,
         progress_bar("ablate") as bar,
     ):
         opened.add_callback("on_val_batch_end", lambda _: bar.update())
-
-        def measure(on_start: Callable[[Any], None] | None = None) -> Scores:
-            place: dict[str, Any] = {"project": folder, "name": "val", "exist_ok": True}
-            return validate(opened, on_start=on_start, data=source, **place, **keys)
+        measure = partial(validate, opened, data=source, project=folder, name="val", exist_ok=True, **keys)
+        means = MeanFactors(blocks)
 
         def start(validator: Any) -> None:
-            bar.total = len(validator.dataloader) * (len(blocks) + 1 + several)
+            bar.total = len(validator.dataloader) * (1 + len(blocks) + (len(blocks) > 1))
             means.collect()
 
-        with MeanFactors(blocks) as means:
-            trained = measure(start)
-        factors = means.result()
+        with means:
+            trained = measure(on_start=start)
+        batches, factors = bar.n, means.result()
 
         def without(layers: Iterable[str], layer: str, block: str) -> Ablation:
             with held_constant(blocks, {each: factors[each] for each in layers}):
                 return _ablation(layer, block, trained, measure())
 
         lines = [without([layer], layer, describe(block)) for layer, block in blocks.items()]
-        together = (
-            without(blocks, "all", "all blocks") if several else replace(lines[0], layer="all", block="all blocks")
-        )
-        removable = None
+        if len(blocks) > 1:
+            together = without(blocks, "all", "all blocks")
+        else:
+            together = replace(lines[0], layer="all", block="all blocks")
         chosen = _removable(lines)
+        removable = next((each for each in lines if [each.layer] == chosen), None)
         if len(chosen) == len(blocks):
             removable = replace(together, layer=", ".join(chosen))
-        elif len(chosen) == 1:
-            removable = next(each for each in lines if each.layer == chosen[0])
-        elif chosen:
-            bar.total += bar.total // (len(blocks) + 2)
+        elif len(chosen) > 1:
+            bar.total += batches
             removable = without(chosen, ", ".join(chosen), _layers(chosen, verb=False))
     return AblationReport(
         str(model),

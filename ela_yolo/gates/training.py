@@ -129,12 +129,23 @@ def _recorded(method: Callable[[_Recorder, Any], None]) -> Callable[[Any], None]
     return _harmless(event)
 
 
+def _end(trainer: Any) -> None:
+    """Draw the curves, and log how to measure what attention contributes, of ELA and of other blocks."""
+    recorder = getattr(trainer, _RECORDER, None)
+    if recorder is not None:
+        recorder.finish(trainer)
+    if is_main_process() and all_blocks(trained_network(trainer)):
+        best = Path(trainer.save_dir) / "weights" / "best.pt"
+        command = f"ela-yolo ablate model={best} data={trainer.args.data}"
+        LOGGER.info(f"ela-yolo: to measure what attention contributes: {command}")
+
+
 EVENTS = {
     "on_train_start": _harmless(_start),
     "on_train_epoch_start": _recorded(_Recorder.start_epoch),
     "on_train_batch_end": _recorded(_Recorder.stop),
     "on_fit_epoch_end": _recorded(_Recorder.finish_epoch),
-    "on_train_end": _recorded(_Recorder.finish),
+    "on_train_end": _harmless(_end),
 }
 
 
@@ -156,11 +167,3 @@ def _draw(rows: list[dict[str, float]]) -> Any:
     panels[0].legend(frameon=False)
     figure.suptitle("gates of the ELA blocks, epoch by epoch")
     return figure
-
-
-def suggest_ablation(trainer: Any) -> None:
-    """Log how to measure what attention contributes to a model with blocks: the callback of ``on_train_end``."""
-    if is_main_process() and all_blocks(trained_network(trainer)):
-        best = Path(trainer.save_dir) / "weights" / "best.pt"
-        command = f"ela-yolo ablate model={best} data={trainer.args.data}"
-        LOGGER.info(f"ela-yolo: to measure what attention contributes: {command}")
