@@ -138,7 +138,7 @@ def check_insertion(text, stages, args=(), rewire="all"):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-@settings(max_examples=2)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_rows_are_ultralytics_own_but_for_ela_between(name, data):
     check_insertion(TEXTS[name], *data.draw(insertions(name)))

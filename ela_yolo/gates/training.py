@@ -131,9 +131,7 @@ def _recorded(method: Callable[[_Recorder, Any], None]) -> Callable[[Any], None]
 
 def _end(trainer: Any) -> None:
     """Draw the curves, and log how to measure what attention contributes, of ELA and of other blocks."""
-    recorder = getattr(trainer, _RECORDER, None)
-    if recorder is not None:
-        recorder.finish(trainer)
+    _recorded(_Recorder.finish)(trainer)
     if is_main_process() and all_blocks(trained_network(trainer)):
         best = Path(trainer.save_dir) / "weights" / "best.pt"
         command = f"ela-yolo ablate model={best} data={trainer.args.data}"

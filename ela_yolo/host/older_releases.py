@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ def check_dataset(data: str, split: str) -> dict[str, Any]:
 
     takes_split = "split" in inspect.signature(check_det_dataset).parameters  # since 8.4.92; before, val is checked
     return dict(check_det_dataset(data, split=split) if takes_split else check_det_dataset(data))
+
+
+def file_of(result: Any, source: Any) -> Path:
+    """Return the file of a result. Some releases from 8.4.60 to 8.4.108 call those of a list ``image0.jpg``."""
+    number = re.fullmatch(r"image(\d+)\.jpg", str(result.path))
+    if number and isinstance(source, list) and isinstance(source[int(number[1])], str):
+        return Path(source[int(number[1])])
+    return Path(result.path)
 
 
 def network_of(backend: Any) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from ela_yolo.errors import InputError
 from ela_yolo.host.calls import Array
-from ela_yolo.host.older_releases import network_of
+from ela_yolo.host.older_releases import file_of, network_of
 from ela_yolo.host.progress import progress_bar
 
 Found = tuple[int, float, Array | None]  # class, score, and outline: (N, 2) of x and y as shares of the image
@@ -57,11 +56,8 @@ class Prediction:
         return bool(self._predictor.dataset.mode != "image")
 
     def file_of(self, result: Any) -> Path:
-        """Return the file of a result. Some releases from 8.4.60 to 8.4.108 call those of a list ``image0.jpg``."""
-        number = re.fullmatch(r"image(\d+)\.jpg", str(result.path))
-        if number and isinstance(self._source, list) and isinstance(self._source[int(number[1])], str):
-            return Path(self._source[int(number[1])])
-        return Path(result.path)
+        """Return the file of a result."""
+        return file_of(result, self._source)
 
     def take_input(self) -> Tensor:
         """Return what the network got for the latest result, ``(1, channels, H, W)``."""

@@ -24,9 +24,7 @@ def export(given: dict[str, Any]) -> int:
         export_file(open_model(model), given)
         return 0
     _, report = export_and_compare(model, given, source)
-    return _print_parity(
-        report, None, f"ela-yolo verify model={model} against={report.exported} save=FILE.json saves it"
-    )
+    return _print_parity(report, None, "ela-yolo verify save= names another place")
 
 
 def verify(given: dict[str, Any]) -> int:
@@ -37,9 +35,9 @@ def verify(given: dict[str, Any]) -> int:
     return _print_parity(report, given.get("save"))
 
 
-def _print_parity(report: Any, save: str | None, remedy: str = "save= names another place") -> int:
+def _print_parity(report: Any, save: str | None, *remedy: str) -> int:
     say(f"\n{report}")
-    save_result(lambda: report.save(save), save is not None, remedy)
+    save_result(lambda: report.save(save), save is not None, *remedy)
     return 0 if report.passed else 1
 
 
