@@ -30,8 +30,11 @@ for _place, _keys in PLACES.items():
         for _block in ("SE", "ECA", "CA", "CBAM"):
             MODELS[f"{_place}{_block.lower()}-{_rate}"] = {"block": _block, "lr_mult": _rate, **_keys}
     MODELS[f"{_place}paper"] = {"gate": "paper", **_keys}
+    for _variant in "TSL":
+        MODELS[f"{_place}identity-100-{_variant}"] = {"variant": _variant, **MODELS[f"{_place}identity-100"]}
+        MODELS[f"{_place}paper-{_variant}"] = {"variant": _variant, **MODELS[f"{_place}paper"]}
 CANDIDATES = ("neck-paper", "paper", "identity-100")  # those that help, in the plan's order
-LEFT = CANDIDATES[:1]  # the one that is tried now
+LEFT = CANDIDATES[:1]  # those that NEU-DET has not rejected
 ROWS = {
     **{"data": "rows.yaml", "imgsz": 128, "batch": 4, "nbs": 4, "cache": "ram", "optimizer": "AdamW", "lr0": 0.002},
     **{"momentum": 0.9, "cos_lr": True, "warmup_epochs": 1, "warmup_bias_lr": 0.0, "cls": 3.0},
@@ -57,10 +60,10 @@ SCENES = {"data": "scenes.yaml", "imgsz": 128, "batch": 8, "nbs": 8, "lr0": 0.00
 COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "rows-short": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 5}),
     "rows-long": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 10}),
+    "neu": ("yolov8n.pt", ("plain", *CANDIDATES), STEEL),
     "bccd": ("yolov8n.pt", ("plain", *LEFT), BCCD),
     "scenes": ("yolov8n.pt", ("plain", *LEFT), SCENES),
     "deeppcb": ("yolov8n.pt", ("plain", *LEFT), BOARDS),
-    "neu": ("yolov8n.pt", ("plain", *LEFT), STEEL),
 }
 
 
