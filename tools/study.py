@@ -44,6 +44,7 @@ ON_ROWS = (
     *("plain", "identity-100", "scale-100", "paper", "identity-1", "identity-10"),
     *("neck-identity-100", "neck-scale-100", "neck-paper", "neck-identity-1", "neck-identity-10"),
 )
+MORE = ("identity-100-T", "identity-100-S", "identity-100-L", "se-100", "eca-100", "ca-100", "cbam-100")  # on rows too
 BCCD = {"data": f"{SHARED}/data/bccd/bccd.yaml", "imgsz": 128, "batch": 16, "cache": "ram", "epochs": 100}
 # Mosaic ends at half: its end raises mAP, and in the last quarter it would make any budget seem too short.
 STEEL = {**BCCD, "data": "docs/study/neu-quarter.yaml", "epochs": 60, "close_mosaic": 30}
@@ -60,6 +61,8 @@ SCENES = {"data": "scenes.yaml", "imgsz": 128, "batch": 8, "nbs": 8, "lr0": 0.00
 COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "rows-short": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 5}),
     "rows-long": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 10}),
+    "more-short": ("yolov8n.pt", ("plain", *MORE), {**ROWS, "epochs": 5}),
+    "more-long": ("yolov8n.pt", ("plain", *MORE), {**ROWS, "epochs": 10}),
     "neu": ("yolov8n.pt", ("plain", *CANDIDATES), STEEL),
     "bccd": ("yolov8n.pt", ("plain", *LEFT), BCCD),
     "scenes": ("yolov8n.pt", ("plain", *LEFT), SCENES),
@@ -110,7 +113,7 @@ def rows_table() -> str:
     from ela_yolo.util.tables import markdown_table
 
     budgets = ("rows-short", "rows-long")
-    found = {budget: scores_of(OUT / budget) for budget in budgets}
+    found = {name: {**scores_of(OUT / name.replace("rows", "more")), **scores_of(OUT / name)} for name in budgets}
     head = ["model"]
     for budget in budgets:
         epochs = COMPARISONS[budget][2]["epochs"]
@@ -119,12 +122,15 @@ def rows_table() -> str:
     rows = []
     for name in names:
         cells = [name.replace("-", " ")]
-        control = name.replace("identity", "scale").replace("paper", "scale-100")
+        place = next(place for place in reversed(PLACES) if name.startswith(place))
+        control = f"{place}scale-{MODELS[name].get('lr_mult', 100)}"
         for budget in budgets:
             runs = found[budget].get(name, {})
             cells.append(spread([run["score"] for run in runs.values()]))
             for other in ("plain", control):
-                cells.append("" if name == other else p_value(differences(found[budget].get(other, {}), runs)))
+                cells.append(
+                    "" if name in ("plain", other) else p_value(differences(found[budget].get(other, {}), runs))
+                )
             cells.append(without_attention(runs))
         rows.append(cells)
     return markdown_table(head, rows)
