@@ -128,9 +128,8 @@ def rows_table() -> str:
             runs = found[budget].get(name, {})
             cells.append(spread([run["score"] for run in runs.values()]))
             for other in ("plain", control):
-                cells.append(
-                    "" if name in ("plain", other) else p_value(differences(found[budget].get(other, {}), runs))
-                )
+                values = differences(found[budget].get(other, {}), runs)
+                cells.append("" if name in ("plain", other) else p_value(values))
             cells.append(without_attention(runs))
         rows.append(cells)
     return markdown_table(head, rows)
@@ -175,7 +174,7 @@ def gains_table(language: int) -> str:
 
 def last_quarter(run: dict[str, Any]) -> float:
     """Return what the last quarter of the epochs adds to the score: the mean of its last five, less that before it."""
-    scores = run["epochs"]
+    scores: list[float] = run["epochs"]
     before = len(scores) * 3 // 4
     return mean(scores[-5:]) - mean(scores[before - 5 : before])
 
