@@ -35,10 +35,13 @@ for _place, _keys in PLACES.items():
         MODELS[f"{_place}paper-{_variant}"] = {"variant": _variant, **MODELS[f"{_place}paper"]}
 CANDIDATES = ("neck-paper", "paper", "identity-100")  # those that help, in the plan's order
 LEFT = CANDIDATES[:1]  # those that NEU-DET has not rejected
+FINE = {
+    **{"cache": "ram", "optimizer": "AdamW", "momentum": 0.9, "cos_lr": True, "warmup_epochs": 1},
+    **{"warmup_bias_lr": 0.0, "mosaic": 0, "close_mosaic": 0},
+}
 ROWS = {
-    **{"data": "rows.yaml", "imgsz": 128, "batch": 4, "nbs": 4, "cache": "ram", "optimizer": "AdamW", "lr0": 0.002},
-    **{"momentum": 0.9, "cos_lr": True, "warmup_epochs": 1, "warmup_bias_lr": 0.0, "cls": 3.0},
-    **{"mosaic": 0, "close_mosaic": 0, "translate": 0, "scale": 0, "workers": 0},
+    **{"data": "rows.yaml", "imgsz": 128, "batch": 4, "nbs": 4, "lr0": 0.002, **FINE},
+    **{"cls": 3.0, "translate": 0, "scale": 0, "workers": 0},
 }
 ON_ROWS = (
     *("plain", "identity-100", "scale-100", "paper", "identity-1", "identity-10"),
@@ -48,25 +51,21 @@ MORE = ("identity-100-T", "identity-100-S", "identity-100-L", "se-100", "eca-100
 BCCD = {"data": f"{SHARED}/data/bccd/bccd.yaml", "imgsz": 128, "batch": 16, "cache": "ram", "epochs": 100}
 # Mosaic ends at half: its end raises mAP, and in the last quarter it would make any budget seem too short.
 STEEL = {**BCCD, "data": "docs/study/neu-quarter.yaml", "epochs": 60, "close_mosaic": 30}
-FINE = {
-    **{"cache": "ram", "optimizer": "AdamW", "momentum": 0.9, "cos_lr": True, "warmup_epochs": 1},
-    **{"warmup_bias_lr": 0.0, "mosaic": 0, "close_mosaic": 0},
-}
 BOARDS = {
     **{"data": f"{SHARED}/data/deeppcb/deeppcb.yaml", "imgsz": 192, "batch": 16, "nbs": 16, "lr0": 0.0005, **FINE},
     **{"epochs": 40},
 }
 SCENES = {"data": "scenes.yaml", "imgsz": 128, "batch": 8, "nbs": 8, "lr0": 0.001, **FINE, "epochs": 40}
-# Name -> source of the models, models (the baseline first), train keys; the decisive ones first.
-COMPARISONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
-    "rows-short": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 5}),
-    "rows-long": ("yolov8n.pt", ON_ROWS, {**ROWS, "epochs": 10}),
-    "more-short": ("yolov8n.pt", ("plain", *MORE), {**ROWS, "epochs": 5}),
-    "more-long": ("yolov8n.pt", ("plain", *MORE), {**ROWS, "epochs": 10}),
-    "neu": ("yolov8n.pt", ("plain", *CANDIDATES), STEEL),
-    "bccd": ("yolov8n.pt", ("plain", *LEFT), BCCD),
-    "scenes": ("yolov8n.pt", ("plain", *LEFT), SCENES),
-    "deeppcb": ("yolov8n.pt", ("plain", *LEFT), BOARDS),
+# Name -> models (the baseline first), train keys; the decisive ones first.
+COMPARISONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "rows-short": (ON_ROWS, {**ROWS, "epochs": 5}),
+    "rows-long": (ON_ROWS, {**ROWS, "epochs": 10}),
+    "more-short": (("plain", *MORE), {**ROWS, "epochs": 5}),
+    "more-long": (("plain", *MORE), {**ROWS, "epochs": 10}),
+    "neu": (("plain", *CANDIDATES), STEEL),
+    "bccd": (("plain", *LEFT), BCCD),
+    "scenes": (("plain", *LEFT), SCENES),
+    "deeppcb": (("plain", *LEFT), BOARDS),
 }
 
 
@@ -81,31 +80,20 @@ GAINS = (
 SHOWN = {"plain": "plain model", "identity-1": "`insert`", "identity-100": "`lr_mult=100`", "paper": "`gate=paper`"}
 
 
-def make_models(source: str, names: tuple[str, ...]) -> list[str]:
+def make_models(names: tuple[str, ...]) -> list[str]:
     """Write the models of a comparison, and return their files."""
     from ela_yolo import insert
 
-    suffix = Path(source).suffix
-    folder = OUT / "models" / suffix[1:]
+    folder = OUT / "models"
     folder.mkdir(parents=True, exist_ok=True)
-    original = SHARED / "weights" / source if suffix == ".pt" else source
-    files = []
-    for name in names:
-        # The scale of a YAML is the letter after "yolov8" in its name.
-        file = folder / (f"{name}.pt" if suffix == ".pt" else f"yolov8n-{name}.yaml")
+    original = SHARED / "weights" / "yolov8n.pt"
+    files = [folder / f"{name}.pt" for name in names]
+    for name, file in zip(names, files, strict=True):
         if not file.exists() and name == "plain":
-            write_plain(original, file)
+            shutil.copy(original, file)
         elif not file.exists():
             insert(original, save=file, **MODELS[name])
-        files.append(str(file))
-    return files
-
-
-def write_plain(original: str | Path, file: Path) -> None:
-    """Write the model without blocks under a name like the others'."""
-    from ultralytics.utils.checks import check_yaml
-
-    shutil.copy(original if file.suffix == ".pt" else check_yaml("yolov8.yaml"), file)
+    return [str(file) for file in files]
 
 
 def rows_table() -> str:
@@ -116,7 +104,7 @@ def rows_table() -> str:
     found = {name: {**scores_of(OUT / name.replace("rows", "more")), **scores_of(OUT / name)} for name in budgets}
     head = ["model"]
     for budget in budgets:
-        epochs = COMPARISONS[budget][2]["epochs"]
+        epochs = COMPARISONS[budget][1]["epochs"]
         head += [f"{epochs} epochs", "p to plain", "p to `ChannelScale`", "without attention"]
     names = dict.fromkeys(["plain", *(name for name in MODELS if any(name in found[budget] for budget in budgets))])
     rows = []
@@ -141,7 +129,7 @@ def harm_table() -> str:
 
     rows = []
     for name in ("neu", "deeppcb", "bccd", "scenes"):
-        found, keys = scores_of(OUT / name), COMPARISONS[name][2]
+        found, keys = scores_of(OUT / name), COMPARISONS[name][1]
         plain = found.get("plain", {})
         for model, runs in sorted(found.items(), key=lambda item: item[0] != "plain"):
             values = differences(plain, runs) if model != "plain" else []
@@ -239,9 +227,8 @@ def main(names: list[str]) -> None:
     if names == ["tables"]:
         return write_tables()
     for name in names or COMPARISONS:
-        source, models, keys = COMPARISONS[name]
-        files = make_models(source, models)
-        result = compare(files, seeds=SEEDS, out=OUT / name, engine="ray", **{"workers": 1, **keys})
+        models, keys = COMPARISONS[name]
+        result = compare(make_models(models), seeds=SEEDS, out=OUT / name, engine="ray", **{"workers": 1, **keys})
         result.save(OUT / name)
 
 
