@@ -38,6 +38,19 @@ if WORKER:  # as many processes as cores already
 AT_START = dict(os.environ)
 OFF = {"ELA_YOLO_AUTOLOAD": "0"}  # without the plugin
 
+SMALL = """
+nc: 3
+scales:
+  n: [0.33, 0.25, 1024]
+  x: [1.0, 1.25, 512]
+backbone:
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 3, C2f, [128]]
+  - {row}
+head:
+  - [[2], 1, Detect, [nc]]
+"""  # a model around one row; at scale x, the row reads 160 channels
+
 # The same examples in every run, and no long search for the smallest that fails. `pytest --hypothesis-profile=search`
 # looks for others.
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate]

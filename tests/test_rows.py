@@ -4,6 +4,7 @@ import re
 
 import pytest
 import yaml
+from conftest import SMALL
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel, parse_model
 
@@ -11,22 +12,11 @@ from ela_yolo import InputError, RowError, insert
 from ela_yolo.host.blocks import ENVIRONMENT, known_blocks
 from ela_yolo.host.unknown_modules import block_in, row_hint
 
-MODEL = """
-nc: 3
-scales:
-  x: [1.0, 1.25, 512]
-backbone:
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 3, C2f, [128]]
-  - {row}
-head:
-  - [[2], 1, Detect, [nc]]
-"""
 OWN = "channels are inferred"
 
 
 def model_of(row):
-    return DetectionModel({**yaml.safe_load(MODEL.replace("{row}", row)), "scale": "x"}, verbose=False)
+    return DetectionModel({**yaml.safe_load(SMALL.replace("{row}", row)), "scale": "x"}, verbose=False)
 
 
 def build_row(row):
@@ -111,7 +101,7 @@ def test_bad_rows_are_named_with_what_is_allowed(row):
 
 
 def test_an_ela_row_that_nothing_reads_is_refused():
-    config = yaml.safe_load(MODEL.replace("{row}", "[-1, 1, ELA, []]").replace("[[2], 1, Detect", "[[1], 1, Detect"))
+    config = yaml.safe_load(SMALL.replace("{row}", "[-1, 1, ELA, []]").replace("[[2], 1, Detect", "[[1], 1, Detect"))
     with pytest.raises(RowError, match="ELA row 2 is read by no layer; change the number"):
         DetectionModel(config, verbose=False)
 
@@ -218,6 +208,6 @@ def test_the_block_in_a_name(name, block):
 )
 def test_insert_names_a_row_of_copied_code(row, said, tmp_path, caplog):
     file = tmp_path / "pasted.yaml"
-    file.write_text(MODEL.replace("{row}", row))
+    file.write_text(SMALL.replace("{row}", row))
     assert insert(file, after=0).rows == (1,)
     assert re.search(f"pasted.yaml: layer 2: .*{re.escape(said)}.*; to train here, remove this row", caplog.text)

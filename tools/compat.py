@@ -38,7 +38,7 @@ PERIOD = ("8.3.0", "8.3.40", "8.3.100", "8.3.163")
 TODAY = ("8.3.253", "8.4.0", "8.4.60", "8.4.90", "8.4.108", "8.4.144", "8.4.175", TESTED[1])
 FAMILIES = ("yolov8", "yolo11", "yolo12", "yolo26")
 CHECKS = {  # column -> tests, by pytest's names
-    "contract": ["test_registration.py", "test_rows.py", "test_cfg.py"],
+    "contract": ["test_registration.py", "test_unexpected_hosts.py", "test_rows.py", "test_cfg.py"],
     "weights": [
         *(f"test_weight_matching.py::test_every_tensor_is_kept_in_its_own_place[{name}n.yaml]" for name in FAMILIES),
         "test_weight_matching.py::test_train_pretrained_carries_and_says_so",
