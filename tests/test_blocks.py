@@ -50,7 +50,7 @@ def mine(tmp_path, monkeypatch):
 def test_timms_blocks_go_in_keep_ultralytics_weights_and_come_out(name, tmp_path):
     pytest.importorskip("timm")
     inserted = insert("yolov8n.yaml", block=name, save=tmp_path / "yolov8-other.yaml")
-    assert inserted.rows == (3, 6, 9, 12) and f"[-1, 1, {name}, [{{identity: true}}]]" in inserted.text
+    assert inserted.rows == (3, 6, 9, 12) and f"[-1, 1, {name}, [{{identity: true, lr_mult: 100}}]]" in inserted.text
     assert f"[-1, 1, {name}, []]" in insert("yolov8n.yaml", block=name, gate="paper").text
     original = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
     assert remove(tmp_path / "yolov8-other.yaml").text == original.read_text()
@@ -135,7 +135,7 @@ def test_wrong_args_of_a_block_that_starts_as_an_identity(args, message, tmp_pat
     pytest.importorskip("timm")
     from ultralytics import YOLO
 
-    text = insert("yolov8n.yaml", block="SE").text.replace("[{identity: true}]", args)
+    text = insert("yolov8n.yaml", block="SE").text.replace("[{identity: true, lr_mult: 100}]", args)
     (tmp_path / "yolov8-se.yaml").write_text(text)
     with pytest.raises(RowError, match=message):
         YOLO(tmp_path / "yolov8n-se.yaml")

@@ -132,7 +132,7 @@ def test_paths_with_spaces_and_other_letters(tmp_path):
     rows = "nc: 1\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, C2f, [8]]\nhead:\n  - [[-1], 1, Detect, [nc]]\n"
     (folder / "yolov8n own.yaml").write_text(rows)
     forked(ELA_YOLO, "insert", f"model={folder}/yolov8n own.yaml", f"save={folder}/mít ELA.yaml", cwd=tmp_path)
-    assert "ELA, [{gate: identity}]]" in (folder / "mít ELA.yaml").read_text()
+    assert "ELA, [{gate: identity, lr_mult: 100}]]" in (folder / "mít ELA.yaml").read_text()
 
 
 def test_the_exit_status_reaches_the_shell(tmp_path):

@@ -106,7 +106,7 @@ def test_a_users_own_yaml_is_inserted_into_and_trains_at_the_scale_of_its_name(t
     train = ["model=yolov8s-mine.yaml", f"data={FEW}", f"project={tmp_path}", "name=mine"]
     done = forked(BIN / "yolo", "train", *train, *FAST, cwd=tmp_path)
     table_row = next(line for line in done.stdout.splitlines() if "ela_yolo.ela.ELA" in line)
-    told = "  4608  ela_yolo.ela.ELA                             [512, 'B', 'identity']"
+    told = "  4608  ela_yolo.ela.ELA                             [512, 'B', 'identity', None, None, None, 100]"
     assert table_row.rstrip().endswith(told)  # args are padded to a width
     assert blocks(tmp_path / "mine/weights/best.pt", tmp_path) == 1
 

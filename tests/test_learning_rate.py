@@ -95,15 +95,14 @@ def test_other_multiples_are_refused(value):
 
 
 def test_insert_writes_it(tmp_path):
-    insertion = insert("yolov8n.yaml", gate="identity", lr_mult=100)
-    assert "[-1, 1, ELA, [{gate: identity, lr_mult: 100}]]" in insertion.text
+    assert "[-1, 1, ELA, [{gate: identity, lr_mult: 30}]]" in insert("yolov8n.yaml", lr_mult=30).text
     assert (
         "[-1, 1, ELA, [{variant: S, gate: identity, lr_mult: 0.5}]]"
         in insert("yolov8n.yaml", variant="S", lr_mult=0.5).text
     )
-    assert "[-1, 1, ChannelScale, [{lr_mult: 100}]]" in insert("yolov8n.yaml", block="ChannelScale", lr_mult=100).text
-    shown = forked(BIN / "ela-yolo", "insert", "model=yolov8n.yaml", "lr_mult=100", "dry_run=True", cwd=tmp_path)
-    assert "[-1, 1, ELA, [{gate: identity, lr_mult: 100}]]" in shown.stdout
+    assert "[-1, 1, ChannelScale, [{lr_mult: 30}]]" in insert("yolov8n.yaml", block="ChannelScale", lr_mult=30).text
+    shown = forked(BIN / "ela-yolo", "insert", "model=yolov8n.yaml", "lr_mult=30", "dry_run=True", cwd=tmp_path)
+    assert "[-1, 1, ELA, [{gate: identity, lr_mult: 30}]]" in shown.stdout
 
 
 @pytest.mark.parametrize(

@@ -291,11 +291,12 @@ head:
 
 
 def test_args_say_no_more_than_needed():
-    assert [new_row_args(), new_row_args("B", "identity")] == [[{"gate": "identity"}]] * 2
+    assert [new_row_args(), new_row_args("B", "identity")] == [[{"gate": "identity", "lr_mult": 100}]] * 2
     assert [new_row_args("B", "paper"), new_row_args("S", "paper")] == [[], [{"variant": "S"}]]
     assert new_row_args("T", "residual", 30) == [{"variant": "T", "gate": "residual", "lr_mult": 30}]
     assert new_row_args("T", None, 1) == [{"variant": "T", "gate": "identity", "lr_mult": 1}]
-    assert [new_row_args(block=block) for block in ("ChannelScale", "SE")] == [[], [{"identity": True}]]
+    assert new_row_args(block="ChannelScale") == [{"lr_mult": 100}]
+    assert new_row_args(block="SE") == [{"identity": True, "lr_mult": 100}]
 
 
 @pytest.mark.parametrize("lr_mult", [1e-5, 0.5, 30, 1e2])

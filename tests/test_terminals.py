@@ -33,7 +33,7 @@ def test_a_diff_is_shown_in_any_encoding(encoding, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     shown = done.stdout.decode(encoding)
-    assert "+  - [-1, 1, ELA, [{gate: identity}]]" in shown and "written to new.yaml" in shown
+    assert "+  - [-1, 1, ELA, [{gate: identity, lr_mult: 100}]]" in shown and "written to new.yaml" in shown
     assert ("🚀" in shown, "第一阶段" in shown) == (encoding == "utf-8", encoding in ("utf-8", "gbk"))
     assert "第一阶段 🚀" in (tmp_path / "new.yaml").read_text(encoding="utf-8")
 

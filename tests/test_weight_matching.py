@@ -176,7 +176,7 @@ def test_ela_blocks_go_where_they_stood(tmp_path, lines):
 
     ela_yolo.insert("yolov8n.yaml", after=[2, 4, 12], variant="S", save=tmp_path / "yolov8n-other.yaml")
     text = (tmp_path / "yolov8n-other.yaml").read_text()
-    assert text.count("[{variant: S, gate: identity}]") == 3
+    assert text.count("[{variant: S, gate: identity, lr_mult: 100}]") == 3
     (tmp_path / "yolov8n-other.yaml").write_text(text.replace("variant: S, ", "", 1))
     other = build(tmp_path / "yolov8n-other.yaml")
     before = state(other.model[6])

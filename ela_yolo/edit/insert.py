@@ -92,7 +92,8 @@ def insert(
         variant: The variant of ELA, ``T``, ``B``, ``S`` or ``L``; None means ``B``.
         gate: The gate form of ELA, ``paper``, ``residual`` or ``identity``; None means ``identity``. Other blocks have
             the forms ``identity`` and ``paper``, the block as it is.
-        lr_mult: Multiple of the learning rate at which the gates are trained. None means 1.
+        lr_mult: Multiple of the learning rate at which the gates are trained. None means 100 with the gate form
+            ``identity``, and otherwise 1.
         rewire: ``all``: every reader of a stage reads the block. ``next``: only the row after the block reads it.
         block: The block to insert: ``ELA``, ``ChannelScale``, ``CA``, ``CBAM``, ``ECA`` or ``SE`` of timm, or a name
             given to ``register_block``.

@@ -10,6 +10,7 @@ from ela_yolo.errors import InsertionError
 from ela_yolo.host.blocks import find_block
 from ela_yolo.host.row_args import options_of, start_options
 
+LR_MULT = 100  # of blocks that start as identities: docs/study.md compares 1, 10 and 100
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "where": ("backbone", "neck", "all"),
     "variant": get_args(Variant),
@@ -21,13 +22,13 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 def new_row_args(
     variant: str | None = None, gate: str | None = None, lr_mult: float | None = None, block: str = "ELA"
 ) -> list[Any]:
-    """Return the args of a block's row: ``[{"gate": "identity"}]``, ``[]`` for the paper's form.
+    """Return the args of a block's row: ``[{"gate": "identity", "lr_mult": 100}]``, ``[]`` for the paper's form.
 
     Args:
         variant: The variant of ELA; None means ``B``.
         gate: The gate form. None means ``identity``, for a block that starts as an identity on its own too. Blocks
             other than ELA have the forms ``identity`` and ``paper``, the block as it is.
-        lr_mult: Multiple of the learning rate; None means 1.
+        lr_mult: Multiple of the learning rate. None means 100 with ``identity``, and otherwise 1.
         block: The module that the row names.
 
     Raises:
@@ -41,7 +42,9 @@ def new_row_args(
     gate = check_choice("gate", gate or "identity")
     if block != "ELA" and (gate == "residual" or (gate == "paper" and "identity" not in options)):
         raise InsertionError(f"gate={gate} applies to ELA only, not to {block}; leave it out")
-    if lr_mult is not None:
+    if lr_mult is None and gate == "identity" and "lr_mult" in options:
+        lr_mult = LR_MULT
+    elif lr_mult is not None:
         if "lr_mult" not in options or (gate == "paper" and block != "ELA"):
             raise InsertionError(f"{block} takes no lr_mult{' with gate=paper' * (gate == 'paper')}; leave it out")
         try:

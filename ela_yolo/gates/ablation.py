@@ -131,8 +131,8 @@ class AblationReport:
         in_vain = self.together.verdict == UNNEEDED
         if in_vain:
             told.append(
-                "On these images, the model works as well without attention. After a few epochs only, the gates may "
-                "not have moved yet: train longer, or insert with lr_mult=100."
+                "On these images, the model works as well without attention. After a few epochs, or with lr_mult=1, "
+                "the gates may hardly have moved: train longer, with lr_mult=100."
             )
         for verdict in (NEEDED, HARMFUL) if in_vain else (NEEDED, HARMFUL, UNNEEDED):
             if self._judged(verdict):

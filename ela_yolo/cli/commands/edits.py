@@ -83,7 +83,13 @@ INSERT = Command(
             "paper, residual or identity. With identity, the default, detections are identical until training. Other "
             "blocks have paper (the unchanged block) and identity.",
         ),
-        Key("lr_mult", "10", "The multiple of the learning rate for the gates, up to 300. The default is 1.", number),
+        Key(
+            "lr_mult",
+            "100",
+            "The multiple of the learning rate for the gates, up to 300. The default is 100 with gate=identity, and "
+            "otherwise 1.",
+            number,
+        ),
         Key(
             "rewire",
             "all",
