@@ -96,14 +96,13 @@ def rows_table() -> str:
     from ela_yolo.util.tables import markdown_table
 
     budgets = ("rows-short", "rows-long")
-    found = {name: scores_of(OUT / name) for name in budgets}
+    found = {budget: scores_of(OUT / budget) for budget in budgets}
     head = ["model"]
     for budget in budgets:
         epochs = COMPARISONS[budget][1]["epochs"]
         head += [f"{epochs} epochs", "p to plain", "p to `ChannelScale`", "without attention"]
-    names = dict.fromkeys(["plain", *(name for name in MODELS if any(name in found[budget] for budget in budgets))])
     rows = []
-    for name in names:
+    for name in (name for name in MODELS if any(name in found[budget] for budget in budgets)):
         cells = [name.replace("-", " ")]
         place = next(place for place in reversed(PLACES) if name.startswith(place))
         control = f"{place}scale-{MODELS[name].get('lr_mult', 100)}"

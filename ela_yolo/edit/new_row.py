@@ -42,15 +42,15 @@ def new_row_args(
     gate = check_choice("gate", gate or "identity")
     if block != "ELA" and (gate == "residual" or (gate == "paper" and "identity" not in options)):
         raise InsertionError(f"gate={gate} applies to ELA only, not to {block}; leave it out")
-    if lr_mult is None and gate == "identity" and "lr_mult" in options:
-        lr_mult = LR_MULT
-    elif lr_mult is not None:
+    if lr_mult is not None:
         if "lr_mult" not in options or (gate == "paper" and block != "ELA"):
             raise InsertionError(f"{block} takes no lr_mult{' with gate=paper' * (gate == 'paper')}; leave it out")
         try:
             check_lr_mult(lr_mult)
         except ValueError as error:
             raise InsertionError(str(error)) from None
+    elif gate == "identity" and "lr_mult" in options:
+        lr_mult = LR_MULT
     given: dict[str, object] = {}
     if block == "ELA":
         given = {"variant": check_choice("variant", variant or "B"), "gate": gate}
