@@ -28,6 +28,7 @@ from ela_yolo.parity.export import export_file
 from ela_yolo.parity.exported_file import ExportedFile
 from ela_yolo.parity.runtimes import check_runtime
 from ela_yolo.util.quiet import quiet
+from ela_yolo.util.text import quote
 
 SIDES = ("plain", "ela")
 ROUNDS, TRAINING_ROUNDS = 60, 12
@@ -73,7 +74,8 @@ def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
     with tempfile.TemporaryDirectory() as name:
         ela = open_model(model)
         if not all_blocks(ela.model):
-            raise InputError(f"model={model} has no ELA; insert it first: ela-yolo insert model={model}")
+            remedy = f"insert it first: ela-yolo insert {quote(f'model={model}')}"
+            raise InputError(f"model={model} has no ELA; {remedy}")
         plain_file = Path(name) / f"plain-{Path(model).name}"
         remove(file, save=plain_file)
         models = [open_model(plain_file), ela]

@@ -22,6 +22,7 @@ from ela_yolo.host.scoring import METRICS, Scores, interval, validate
 from ela_yolo.host.subset import subset_of
 from ela_yolo.util.json import write_json
 from ela_yolo.util.tables import markdown_table
+from ela_yolo.util.text import quote
 
 SCHEMA = 1
 SMALLEST = 0.001  # a contribution below the last digit of the table is none
@@ -143,7 +144,7 @@ class AblationReport:
         elif self.removable:
             layers = [*dict.fromkeys(layer.partition(".")[0] for layer in self.removable.layer.split(", "))]
             told.append(
-                f"To remove {_layers(layers, verb=False)}: ela-yolo remove model={self.model} "
+                f"To remove {_layers(layers, verb=False)}: ela-yolo remove {quote(f'model={self.model}')} "
                 f"layers={','.join(layers)}. A block's scale per channel goes too, so train for a few epochs and "
                 "validate again."
             )
@@ -216,7 +217,8 @@ def ablate(
     opened = open_model(model)
     blocks = all_blocks(opened)
     if not blocks:
-        raise InputError(f"model={model} has no attention block; insert one first: ela-yolo insert model={model}")
+        remedy = f"insert one first: ela-yolo insert {quote(f'model={model}')}"
+        raise InputError(f"model={model} has no attention block; {remedy}")
     if opened.task not in METRICS:
         raise InputError(f"model={model} has the task {opened.task}, which is not supported")
     keys: dict[str, Any] = {"imgsz": imgsz, "device": device, "batch": batch, "split": split}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
+
+from ela_yolo.util.text import quote
 
 
 def installer(action: str, *words: str) -> str:
@@ -17,15 +16,11 @@ def installer(action: str, *words: str) -> str:
         action: ``install`` or ``uninstall``.
         words: What follows it: options that pip and uv share, and names of distributions or folders.
     """
-    quoted = " ".join(map(_quote, words))
-    python = _quote(sys.executable)
+    quoted = " ".join(map(quote, words))
+    python = quote(sys.executable)
     yes = " -y" if action == "uninstall" else ""
     if find_spec("pip"):
         return f"{python} -m pip {action}{yes} {quoted}"
     if shutil.which("uv"):
         return f"uv pip {action} --python {python} {quoted}"
     return f"{python} -m ensurepip && {python} -m pip {action}{yes} {quoted}"
-
-
-def _quote(word: str) -> str:
-    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)

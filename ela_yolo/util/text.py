@@ -1,7 +1,10 @@
-"""Parts of messages: a similar word, the reason of an error in one line, a value of bounded length."""
+"""Parts of messages: a similar word, a quoted word, the reason of an error in one line, a value of bounded length."""
 
+import os
 import re
 import reprlib
+import shlex
+import subprocess
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import PurePath
@@ -18,6 +21,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower().removesuffix(ending): name for name in known}
     near = get_close_matches(word.lower().removesuffix(ending), by_lower, n=1)
     return f", did you mean '{by_lower[near[0]]}'?" if near else ""
+
+
+def quote(word: str) -> str:
+    """Return a word for a command line that can be run as it is: quoted if the shell needs it."""
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 def one_line(error: BaseException) -> str:
