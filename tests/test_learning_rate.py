@@ -223,25 +223,30 @@ def test_where_no_row_has_a_multiple_the_optimizer_is_ultralytics_own(model_yaml
     assert len(trainer.optimizer.param_groups) == len(plain.optimizer.param_groups)
 
 
-def test_adam_cannot_take_more_than_half(model_yaml, tmp_path):
+@pytest.mark.parametrize(("optimizer", "largest"), [("AdamW", 0.5), ("SGD", 0.1)])
+def test_a_rate_above_the_limit_is_lowered_and_logged(optimizer, largest, model_yaml, tmp_path):
     done = forked(
-        *(BIN / "yolo", "train", f"model={model_yaml(300)}", "optimizer=AdamW", "lr0=0.01", "epochs=1", "val=False"),
+        *(BIN / "yolo", "train", f"model={model_yaml(300)}", f"optimizer={optimizer}", "lr0=0.01", "epochs=1"),
         *(f"{key}={value}" for key, value in SLICE.items()),
-        f"project={tmp_path}",
+        *("warmup_epochs=0", "val=False", f"project={tmp_path}"),
         cwd=tmp_path,
     )
-    assert "lr_mult=300 of lr=0.01 exceeds the limit for AdamW, so the gates train at 0.5" in done.stdout + done.stderr
+    told = f"lr_mult=300 of lr=0.01 exceeds the limit for {optimizer}, so the gates train at {largest}"
+    assert told in done.stdout + done.stderr
+    with next(tmp_path.glob("*/results.csv")).open() as table:
+        (row,) = csv.DictReader(table, skipinitialspace=True)
+    assert max(float(row[key]) for key in row if key.startswith("lr/")) == pytest.approx(largest)
 
 
 def test_two_multiples_are_two_groups():
     model = torch.nn.Sequential(ELA(16, lr_mult=10), ELA(16), ChannelScale(16, lr_mult=100), ELA(16, lr_mult=10))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0001, momentum=0.9, weight_decay=0.01)
     add_gate_param_groups(optimizer, model)
     add_gate_param_groups(optimizer, model)  # again changes nothing
     assert [(len(g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [
-        (5, 0.1, 0.01),
-        (4, 1.0, 0.0),
-        (1, 10.0, 0.0),
+        (5, 0.0001, 0.01),
+        (4, 0.001, 0.0),
+        (1, 0.01, 0.0),
     ]
 
 

@@ -48,6 +48,7 @@ BOARDS = {
     **{"epochs": 40},
 }
 SCENES = {"data": "scenes.yaml", "imgsz": 128, "batch": 8, "nbs": 8, "lr0": 0.001, **FINE, "epochs": 40}
+SGD = {"optimizer": "SGD", "lr0": 0.01}  # as optimizer=auto has it for large data
 # Name -> models (the baseline first), train keys; the decisive ones first.
 COMPARISONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "rows-short": (tuple(MODELS), {**ROWS, "epochs": 5}),
@@ -56,6 +57,10 @@ COMPARISONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "scenes": (("plain", "paper", "identity-100"), SCENES),
     "deeppcb": (("plain", "identity-100"), BOARDS),
     "bccd": (("plain", "identity-100", "se-100", "eca-100", "ca-100", "cbam-100"), BCCD),
+    # Before the limit of 0.1 for SGD (ela_yolo/host/learning_rate.py): the gates of identity-100 trained at 1.0.
+    "bccd-sgd": (("plain", "identity-10", "identity-100"), {**BCCD, **SGD}),
+    "rows-sgd-short": (("plain", "identity-10", "identity-100"), {**ROWS, **SGD, "epochs": 5}),
+    "rows-sgd-long": (("plain", "identity-10", "identity-100"), {**ROWS, **SGD, "epochs": 10}),
 }
 
 
@@ -122,7 +127,7 @@ def harm_table() -> str:
     from ela_yolo.util.tables import markdown_table
 
     rows = []
-    for name in ("neu", "deeppcb", "bccd", "scenes"):
+    for name in ("neu", "deeppcb", "bccd", "scenes", "bccd-sgd"):
         found, keys = scores_of(OUT / name), COMPARISONS[name][1]
         plain = found.get("plain", {})
         for model, runs in sorted(found.items(), key=lambda item: item[0] != "plain"):
@@ -130,6 +135,7 @@ def harm_table() -> str:
             cells = [f"{mean(values):+.3f}" if values else "", p_value(values), without_attention(runs)]
             cells.append(f"{mean(map(last_quarter, runs.values())):+.3f}")
             budget = f"{Path(keys['data']).stem}, {keys['imgsz']} px, {keys['epochs']} epochs"
+            budget += ", SGD" * name.endswith("sgd")
             score = spread([run["score"] for run in runs.values()])
             rows.append([budget, model.replace("-", " "), score, *cells])
     head = ["data set", "model", "mAP50-95", "to plain", "p", "without attention", "last quarter"]

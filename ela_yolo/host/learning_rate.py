@@ -23,6 +23,8 @@ GROUP = "gates"
 # Adam and similar optimizers move a parameter by about the learning rate at each step, whatever its gradient. Above
 # this rate, a few steps close or open a gate fully.
 LARGEST_ADAPTIVE_LR = 0.5
+# With SGD at 1.0, models scored lower than without ELA on BCCD, in six of six seeds (docs/study.md).
+LARGEST_SGD_LR = 0.1
 
 
 def with_own_rates(build_optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
@@ -46,8 +48,8 @@ def add_gate_param_groups(optimizer: Optimizer, model: nn.Module) -> None:
 
     These are the gates with a multiple other than 1, and those of blocks that start as identities: the warm-up of
     biases would close or open them before they have learned. A group has the settings of the gates' former group, with
-    its own learning rate and without weight decay. With Adam and similar optimizers the rate is at most 0.5; a lower
-    rate than asked for is logged.
+    its own learning rate and without weight decay. The rate is at most 0.1 with SGD, and 0.5 with Adam and similar
+    optimizers; a lower rate than asked for is logged.
 
     Args:
         optimizer: An optimizer before its first step and before it has a scheduler.
@@ -67,9 +69,11 @@ def add_gate_param_groups(optimizer: Optimizer, model: nn.Module) -> None:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in multiples]
     for (multiple, lr), settings in moved.items():
         rate = lr * multiple
-        limit = max(lr, LARGEST_ADAPTIVE_LR * (1 - settings.get("momentum", 0)))  # momentum adds up the former steps
-        if _is_adaptive(optimizer) and rate > limit:
-            rate = limit
+        limit = LARGEST_SGD_LR
+        if _is_adaptive(optimizer):
+            limit = LARGEST_ADAPTIVE_LR * (1 - settings.get("momentum", 0))  # momentum adds up the former steps
+        if rate > max(lr, limit):
+            rate = max(lr, limit)
             LOGGER.info(
                 f"ela-yolo: lr_mult={multiple} of lr={lr} exceeds the limit for {type(optimizer).__name__}, so the "
                 f"gates train at {rate:.3g}"
