@@ -91,7 +91,7 @@ WRONG = {  # command line -> exit status, what the one line says
     "attention model=yolov8n-ela.yaml source=none.jpg save=text.pt": (1, "save=text.pt is a file; name a folder"),
     "ablate model=yolov8n-ela.yaml data=scenes.yaml fraction=0": (1, "fraction must be above 0 and at most 1, got 0"),
     "ablate model=yolov8n.yaml data=scenes.yaml": (1, "model=yolov8n.yaml has no attention block; insert one first"),
-    f"{COMPARE} data=scenes.yaml": (2, "seeds= is missing, such as seeds=0,1,2"),
+    f"{COMPARE} data=scenes.yaml": (2, "seeds= is missing, such as seeds=0,1,2,3,4,5"),
     f"{COMPARE} data=scenes.yaml seeds=a": (2, "seeds must be whole numbers"),
     f"{COMPARE} data=none.yaml seeds=0": (1, "there is no data=none.yaml"),
     f"{COMPARE} data=scenes.yaml seeds=0 epohcs=1": (2, "unknown key 'epohcs', did you mean 'epochs'?"),

@@ -105,7 +105,7 @@ def rows_table() -> str:
     head = ["model"]
     for budget in budgets:
         epochs = COMPARISONS[budget][1]["epochs"]
-        head += [f"{epochs} epochs", "p to plain", "p to `ChannelScale`", "without attention"]
+        head += [f"{epochs} epochs", "p vs plain", "p vs `ChannelScale`", "without attention"]
     rows = []
     for name in (name for name in MODELS if any(name in found[budget] for budget in budgets)):
         cells = [name.replace("-", " ")]
@@ -138,7 +138,7 @@ def harm_table() -> str:
             budget += ", SGD" * name.endswith("sgd")
             score = spread([run["score"] for run in runs.values()])
             rows.append([budget, model.replace("-", " "), score, *cells])
-    head = ["data set", "model", "mAP50-95", "to plain", "p", "without attention", "last quarter"]
+    head = ["data set", "model", "mAP50-95", "vs plain", "p", "without attention", "last quarter"]
     return markdown_table(head, rows) if rows else ""
 
 

@@ -129,7 +129,7 @@ def compare(given: dict[str, Any]) -> int:
 
 COMPARE = Command(
     "compare",
-    "models=A,B data=my.yaml seeds=0,1,2",
+    "models=A,B data=my.yaml seeds=0,1,2,3,4,5",
     "Train models under the same conditions, and state what the difference shows.",
     "The command trains every model with every seed, with the same data, budget and keys, and measures the weights "
     "of the last epoch. It compares the models with the first one, seed by seed, by the main metric of their task. "
@@ -149,7 +149,7 @@ COMPARE = Command(
         _DATA,
         Key(
             "seeds",
-            "0,1,2",
+            "0,1,2,3,4,5",
             "The seeds of every model. Fewer than six can show nothing, and each further model needs more of them.",
             whole_numbers,
             required=True,
