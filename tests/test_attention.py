@@ -345,6 +345,20 @@ def test_blood_cells(best, tmp_path):
     assert file == tmp_path / f"{photograph.stem}.png" and cv2.imread(str(file)).std() > 10
 
 
+def test_a_file_of_the_user_is_not_replaced(built, tmp_path):
+    image = tmp_path / "image.png"
+    cv2.imwrite(str(image), np.full((64, 64, 3), 77, np.uint8))
+    for target in (image, tmp_path / "index.html"):
+        target.touch()
+        before = target.read_bytes()
+        with pytest.raises(InputError, match=rf"{target.name} exists and is not of an earlier run; name another"):
+            attention(built, image, tmp_path, imgsz=64)
+        assert target.read_bytes() == before
+    pictures = tmp_path / "pictures"
+    first, again = (attention(built, image, pictures, imgsz=64) for _ in range(2))
+    assert first == again == [pictures / "image.png"]
+
+
 def test_what_cannot_be_drawn_is_refused(best, tmp_path):
     with pytest.raises(InputError, match=r"has no ELA; insert it first: ela-yolo insert model=yolov8n\.yaml"):
         attention("yolov8n.yaml", scenes()[0], tmp_path / "pictures")

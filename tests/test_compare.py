@@ -97,6 +97,18 @@ def killed_twice(folder):
     return printed
 
 
+def test_a_trained_model_is_not_trained_again(compared, tmp_path):
+    """If its validation failed, or was interrupted."""
+    folder = shutil.copytree(compared[0] / "compare", tmp_path / "compare")
+    run = folder / "runs/yolov8n-ela-0"
+    before, weights = json.loads((run / "run.json").read_text()), state(run / "weights/last.pt")
+    (run / "run.json").unlink()
+    compare(MODELS, "scenes.yaml", [0], folder, **KEYS)
+    after = json.loads((run / "run.json").read_text())
+    assert state(run / "weights/last.pt") == weights and after["seconds"] > before["seconds"] / 2
+    assert {**after, "seconds": 0} == {**before, "seconds": 0}
+
+
 def test_what_a_comparison_leaves(compared):
     folder, printed = compared
     out = folder / "compare"

@@ -4,6 +4,7 @@ import os
 from stat import S_IMODE
 
 import pytest
+from conftest import python
 
 from ela_yolo import insert
 from ela_yolo.util.files import atomic_write
@@ -55,6 +56,21 @@ class TestModes:
         file.touch(0o600)
         insert("yolov8n.yaml", save=file, exist_ok=True)
         assert "ELA, [{gate" in file.read_text(encoding="utf-8") and mode(file) == oct(0o600)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    code = """
+import resource
+from pathlib import Path
+from ela_yolo.util.json import write_json
+resource.setrlimit(resource.RLIMIT_FSIZE, (4, 4))  # the write itself fails then, as on a full disk
+try:
+    write_json(Path("report.json"), {"long": "text"})
+except OSError as error:
+    print(Path(error.filename).name, [*Path().iterdir()])
+"""
+    assert python(code, cwd=tmp_path).stdout == "report.json []\n"
 
 
 def test_a_failure_leaves_the_file_as_it_was(tmp_path):

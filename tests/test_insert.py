@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from typing import Any
 
@@ -296,6 +297,12 @@ def test_files_are_not_replaced_unasked(plain, tmp_path):
     link.symlink_to("x.yaml")
     ela_yolo.insert("yolov8n.yaml", after=4, save=link, exist_ok=True)
     assert link.is_symlink() and ela_yolo.layer_map(tmp_path / "x.yaml")[22] == 23
+
+
+def test_a_name_without_an_ending_is_a_checkpoint(plain, tmp_path):
+    shutil.copy(plain, tmp_path / "yolov8n.pt")
+    forked(BIN / "ela-yolo", "insert", "model=yolov8n", cwd=tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"yolov8n.pt", "yolov8n-ela.pt"}
 
 
 def test_without_save_nothing_is_written(plain, tmp_path, monkeypatch):

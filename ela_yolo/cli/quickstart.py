@@ -72,7 +72,7 @@ def quickstart(overrides: Mapping[str, Any]) -> bool:
         run, scores = _train(pretrained, {**settings, "name": "plain-quickstart"})
         rows.append(["YOLOv8n", *(f"{score:.3f}" for score in scores)])
         source = run / source.with_suffix(".pt")
-        insert(pretrained, save=source, gate="paper")
+        insert(pretrained, save=source, gate="paper", exist_ok=True)
     run, (map50, _) = _train(source, {**settings, "name": "ela-quickstart"})
     ablation = ablate(run / LAST, data, imgsz=size, device=settings.get("device"))
     ablation.save(run / "ablation.json")

@@ -8,8 +8,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from ela_yolo.errors import InputError
-from ela_yolo.util.json import write_json
+from ela_yolo.util.json import check_json_name, write_json
 from ela_yolo.util.tables import markdown_table
 
 SCHEMA = 2  # of the JSON; raised when a key changes its name or meaning
@@ -161,23 +160,9 @@ class Profile:
             InputError: If the name does not end in ``.json``, or there is no such folder.
             OSError: If the file cannot be written.
         """
-        target = check_target(file)
+        target = check_json_name(file)
         write_json(target, {"schema": SCHEMA, **asdict(self)})
         return target
-
-
-def check_target(file: str | Path) -> Path:
-    """Return the JSON file of a profile.
-
-    Raises:
-        InputError: If the name does not end in ``.json``, or there is no such folder.
-    """
-    target = Path(file)
-    if target.suffix != ".json" or target.is_dir():
-        raise InputError(f"save={target}: a profile must be a .json file; choose a name ending in .json")
-    if not target.parent.is_dir():
-        raise InputError(f"save={target}: there is no folder {target.parent}; create it first")
-    return target
 
 
 def _cell(key: str, value: Any) -> str:

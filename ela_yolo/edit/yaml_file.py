@@ -125,4 +125,4 @@ def _reason(text: str, name: str, error: Exception) -> str:
     place = f"{name}, line {mark.line + 1}"
     if text[mark.index : mark.index + 1] == "\t":
         return f"{place}: a tab where YAML wants spaces; replace it by spaces"
-    return f"{place}, column {mark.column + 1}: {error.problem}; mend the YAML there"
+    return f"{place}, column {mark.column + 1}: {error.problem}; correct the YAML there"

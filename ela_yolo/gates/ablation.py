@@ -20,7 +20,7 @@ from ela_yolo.host.patches import require_registered
 from ela_yolo.host.progress import progress_bar
 from ela_yolo.host.scoring import METRICS, Scores, interval, validate
 from ela_yolo.host.subset import subset_of
-from ela_yolo.util.json import write_json
+from ela_yolo.util.json import check_json_name, write_json
 from ela_yolo.util.tables import markdown_table
 from ela_yolo.util.text import quote
 
@@ -160,8 +160,10 @@ class AblationReport:
             The file.
 
         Raises:
+            InputError: If the name does not end in ``.json``, or there is no such folder.
             OSError: If the file cannot be written.
         """
+        target = check_json_name(file)
         content = {
             **asdict(self),
             "blocks": [_with_verdict(each) for each in self.blocks],
@@ -169,8 +171,8 @@ class AblationReport:
             "together": _with_verdict(self.together),
             "summary": self.summary,
         }
-        write_json(Path(file), {"schema": SCHEMA, **content})
-        return Path(file)
+        write_json(target, {"schema": SCHEMA, **content})
+        return target
 
 
 def ablate(

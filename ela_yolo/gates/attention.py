@@ -15,7 +15,7 @@ from ela_yolo.gates.attribution import trace
 from ela_yolo.gates.attribution_picture import Detection, bgr, plot_attention
 from ela_yolo.gates.capture import Gates, capture_gates
 from ela_yolo.gates.geometry import Part, covered
-from ela_yolo.gates.page import PAGE, Page
+from ela_yolo.gates.page import PAGE, Page, is_page
 from ela_yolo.host.blocks import describe
 from ela_yolo.host.calls import Array
 from ela_yolo.host.detector import Detector
@@ -40,7 +40,7 @@ def attention(
 
     ``plot_attention`` describes the pictures. Each picture is named after its image. Frames of a video and images of
     the same name are numbered. The folder also gets ``index.html``, a single file that shows the first 60 images in a
-    browser. Pictures of an earlier run in ``save`` are replaced.
+    browser. Pictures of an earlier run in ``save`` are replaced, other files never.
 
     Args:
         model: A checkpoint (.pt) or a model YAML with ELA, found as Ultralytics finds it.
@@ -56,7 +56,8 @@ def attention(
 
     Raises:
         InputError: If the model has no ELA or another head than those of detect, segment, pose, OBB and classify,
-            ``save`` is a file, no image can be read, or the images have more or fewer channels than the model takes.
+            ``save`` is a file or has other files of these names, no image can be read, or the images have more or fewer
+            channels than the model takes.
         CheckpointError: If there is no such checkpoint.
         RegistrationError: If Ultralytics is not as this package expects.
 
@@ -77,6 +78,9 @@ def attention(
     page = Page()
     taken: set[str] = set()
     frames: Counter[str] = Counter()
+    replaces = is_page(folder / PAGE)
+    if not replaces:
+        _refuse_existing(folder / PAGE)
     try:
         for traced in traced_images(opened, source, imgsz, max_det):
             if not files:
@@ -85,10 +89,13 @@ def attention(
             if traced.is_frame:
                 frames[str(traced.path)] += 1
                 name = f"{name}-{frames[str(traced.path)]:05d}"
-            files.append(folder / f"{_unique(name, taken)}.png")
+            file = folder / f"{_unique(name, taken)}.png"
+            if not replaces:
+                _refuse_existing(file)
             figure, _ = plot_attention(traced.image, traced.detections, traced.parts)
-            with atomic_write(files[-1]) as part:
+            with atomic_write(file) as part:
                 figure.savefig(part, format="png", dpi=100)
+            files.append(file)
             page.add(files[-1].stem, traced.image, traced.gates, traced.detections, traced.parts)
     except FileNotFoundError as error:  # of Ultralytics
         raise InputError(f"{one_line(error)}; name images with source=") from None
@@ -98,6 +105,11 @@ def attention(
     if not files:
         raise InputError(f"source={source} has no readable image; choose others")
     return files
+
+
+def _refuse_existing(file: Path) -> None:
+    if file.exists():
+        raise InputError(f"{file} exists and is not of an earlier run; name another folder with save=")
 
 
 def _make(folder: Path) -> None:

@@ -18,6 +18,7 @@ from ela_yolo.host.calls import Array
 from ela_yolo.util.files import atomic_write
 
 PAGE = "index.html"
+_TITLE = "<title>What detections get through attention</title>"
 MOST = 60  # images; a page with more would be slow to open
 SIDE = 512  # px, the longer side of an image in the page
 CELLS = 96  # a larger map is shrunk
@@ -68,6 +69,11 @@ class Page:
         with atomic_write(file) as part:
             # "<" could end the script that holds the data
             part.write_text(template.replace("/*DATA*/", content.replace("<", "\\u003c")), encoding="utf-8")
+
+
+def is_page(file: Path) -> bool:
+    """Return whether a file is such a page."""
+    return file.is_file() and _TITLE in file.read_text(encoding="utf-8", errors="replace")[:1000]
 
 
 def _detection(detection: Detection) -> dict[str, Any]:

@@ -29,11 +29,15 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
         checkpoint = torch_safe_load(file)[0]
         checkpoint.get("ema")
     except Exception as error:  # Ultralytics reports damage by many types
-        if not file.is_file():
-            raise CheckpointError(f"{file} was not found and could not be downloaded; put the file here") from error
-        reason = one_line(error).partition(" (")[0]
-        raise CheckpointError(f"{file} cannot be read as a checkpoint: {reason}") from error
+        raise unreadable(file, error) from error
     return dict(checkpoint)
+
+
+def unreadable(file: Path, error: Exception) -> CheckpointError:
+    """Return the error of a checkpoint that Ultralytics could not read."""
+    if not file.is_file():
+        return CheckpointError(f"{file} was not found and could not be downloaded; put the file here")
+    return CheckpointError(f"{file} cannot be read as a checkpoint: {one_line(error).partition(' (')[0]}")
 
 
 def check_classes(file: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ela_yolo.errors import CheckpointError, ELAError, InputError, ModelYamlError
 from ela_yolo.host.blocks import known_blocks
 from ela_yolo.host.calls import image_files
-from ela_yolo.host.checkpoints import check_classes
+from ela_yolo.host.checkpoints import check_classes, unreadable
 from ela_yolo.host.older_releases import check_dataset
 from ela_yolo.host.unknown_modules import row_hint
 from ela_yolo.util.packaged import packaged_yamls
@@ -92,7 +92,8 @@ def open_model(model: str | Path) -> Any:
     Raises:
         InputError: If there is no such YAML.
         ModelYamlError: If Ultralytics cannot build a model from the YAML.
-        CheckpointError: If there is no such checkpoint, or it holds an ELA class of a changed Ultralytics.
+        CheckpointError: If there is no such checkpoint, it cannot be read, or it holds an ELA class of a changed
+            Ultralytics.
     """
     from ultralytics import RTDETR, YOLO
 
@@ -102,7 +103,12 @@ def open_model(model: str | Path) -> Any:
     file = find_model(model)
     if file.suffix == ".pt":
         check_classes(file)
-        return kind(str(file))
+        try:
+            return kind(str(file))
+        except ELAError:
+            raise
+        except Exception as error:  # Ultralytics reports damage by many types
+            raise unreadable(file, error) from error
     if re.match(_FORMER, file.name):
         raise ModelYamlError(
             f"{file} has a former name of Ultralytics', which reads its own file instead; rename yours"
@@ -140,7 +146,7 @@ def check_data(data: str, split: str = "val") -> None:
     except ELAError:  # from this package's own data sets; it names its remedy
         raise
     except Exception as error:  # Ultralytics reports errors by many types
-        remedy = "connect, or put the data there" if isinstance(error, ConnectionError) else "mend it"
+        remedy = "connect, or put the data there" if isinstance(error, ConnectionError) else "correct it"
         raise InputError(f"data={data}: {one_line(error)}; {remedy}") from error
 
 

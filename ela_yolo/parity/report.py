@@ -9,7 +9,7 @@ from pathlib import Path
 from ela_yolo.parity.detections import NmsSettings
 from ela_yolo.parity.outputs import OutputParity
 from ela_yolo.parity.tolerances import MAX_MAP_LOSS, Tolerance
-from ela_yolo.util.json import write_json
+from ela_yolo.util.json import check_json_name, write_json
 from ela_yolo.util.tables import markdown_table
 
 SCHEMA = 2  # of the JSON; raised when a key changes its name or meaning
@@ -35,7 +35,7 @@ class ParityReport:
         images: The names of the images that both ran on.
         inputs: The batches and sizes of the network's input: (batch, height, width), in px.
         outputs: The errors, an entry for each part of the outputs at each input size.
-        detections: The number of the model's detections in the images; for a classifier, of the images.
+        detections: The number of the model's detections, over all inputs; for a classifier, of the images.
         unmatched: The detections of the model, or of the file, that the other one lacks, one line each.
         extra: How many of these only the file has.
         nonfinite: The outputs with values that are NaN or infinite, one line each; any of them fails the comparison.
@@ -130,9 +130,10 @@ class ParityReport:
             The file.
 
         Raises:
+            InputError: If the name does not end in ``.json``, or there is no such folder.
             OSError: If the file cannot be written.
         """
-        file = report_path(self.exported) if file is None else Path(file)
+        file = report_path(self.exported) if file is None else check_json_name(file)
         outputs = [{**asdict(part), "verdict": part.verdict} for part in self.outputs]
         content = {"schema": SCHEMA, **asdict(self), "outputs": outputs}
         write_json(file, {**content, "passed": self.passed, "failures": self.failures})

@@ -63,7 +63,7 @@ def check_or_write_settings(folder: Path, shared: Mapping[str, Any], models: Map
     remedy = "name another folder with out="
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
-        if before["schema"] != SCHEMA:
+        if before.get("schema") != SCHEMA:
             raise InputError(f"{folder} holds runs of another version of ela-yolo; {remedy}")
         for key in sorted({*before["shared"], *shared}):
             default = default_of(key)

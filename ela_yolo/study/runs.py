@@ -18,7 +18,7 @@ from typing import Any
 
 from ela_yolo.errors import CompareError, InputError
 from ela_yolo.host.calls import cpu_threads, packages_folder
-from ela_yolo.study.worker import RESULT
+from ela_yolo.study.worker import RESULT, TRAINED
 from ela_yolo.util.console import say
 from ela_yolo.util.installer import installer
 from ela_yolo.util.json import write_json
@@ -226,9 +226,9 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     log = folder / LOG
     try:
-        if folder.exists():  # an interrupted run left it
+        if folder.exists() and not (folder / TRAINED).is_file():  # an interrupted training left it
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ela_yolo.study.worker"],

@@ -23,6 +23,7 @@ from ela_yolo.util.json import write_json
 # Train keys that validation takes too. It reads single_cls from the checkpoint.
 VALIDATION_KEYS = ("device", "workers", "plots", "conf", "iou", "max_det", "agnostic_nms", "classes", "half")
 RESULT = "run.json"  # in the run's folder; a run is finished when it has this file
+TRAINED = "trained.json"  # beside it, once the model is trained: it is not trained again if the validation fails
 SCHEMA = 4  # of a comparison's JSON files; raised when a key changes its name or meaning
 
 
@@ -37,21 +38,21 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
     from ela_yolo.host.lookup import open_model
     from ela_yolo.host.scoring import METRICS
 
-    start = time.time()
     folder = Path(job["folder"])
-    trained = open_model(job["model"])
-    place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
-    trained.train(data=job["data"], seed=job["seed"], **place, **job["train"])
-    trainer = trained.trainer
-    with (folder / "results.csv").open(encoding="utf-8") as file:
-        key = METRICS[trained.task].key
-        curve = [float(row[key]) for row in csv.DictReader(file, skipinitialspace=True)]
+    if not (folder / TRAINED).is_file():
+        _train(job, folder)
+    start = time.time()
+    trained = json.loads((folder / TRAINED).read_text(encoding="utf-8"))
+    seconds = trained.pop("seconds")
 
     keys = {key: job["train"][key] for key in VALIDATION_KEYS if key in job["train"]}
     place = {"project": str(folder), "name": "validation", "exist_ok": True}
     last = open_model(folder / "weights" / "last.pt")
+    with (folder / "results.csv").open(encoding="utf-8") as file:
+        key = METRICS[last.task].key
+        curve = [float(row[key]) for row in csv.DictReader(file, skipinitialspace=True)]
     size = {"parameters": count_parameters(last.model), "gflops": gflops(last.model)}
-    keys.update(place, data=job["data"], split=job["split"], imgsz=trainer.args.imgsz, batch=trainer.batch_size)
+    keys.update(place, data=job["data"], split=job["split"], **trained)
     scores, without_attention = _validate_twice(last, **keys)
     return {
         "score": scores.value,
@@ -63,10 +64,22 @@ def train_and_validate(job: Mapping[str, Any]) -> dict[str, Any]:
         "resampled": [round(score, 5) for score in scores.resampled],
         "epochs": curve,
         **size,
-        "seconds": time.time() - start,
-        "imgsz": int(trainer.args.imgsz),
-        "batch": int(trainer.batch_size),
+        "seconds": seconds + time.time() - start,
+        **trained,
     }
+
+
+def _train(job: Mapping[str, Any], folder: Path) -> None:
+    """Train the model, and write down its image size and batch, which Ultralytics may have chosen."""
+    from ela_yolo.host.lookup import open_model
+
+    start = time.time()
+    model = open_model(job["model"])
+    place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
+    model.train(data=job["data"], seed=job["seed"], **place, **job["train"])
+    trainer = model.trainer
+    size = {"imgsz": int(trainer.args.imgsz), "batch": int(trainer.batch_size)}
+    write_json(folder / TRAINED, {**size, "seconds": time.time() - start})
 
 
 def _validate_twice(model: Any, **keys: Any) -> tuple[Any, float]:

@@ -37,7 +37,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
             part.chmod(S_IMODE(before.st_mode))
         os.replace(part, file)
     except OSError as error:
-        if error.filename == str(part):
+        if error.filename in (None, str(part)):  # None: a failed write, such as to a full disk
             error.filename = str(file)  # the name that the user knows
         raise
     finally:

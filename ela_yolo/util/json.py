@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from ela_yolo.errors import InputError
 from ela_yolo.util.files import atomic_write
 
 
@@ -22,6 +23,20 @@ def to_json(content: Any) -> str:
         ['{', '"error":', 'null,', '"limit":', 'null,', '"file":', '"best.onnx"', '}']
     """
     return json.dumps(_finite(content), indent=2, default=str, allow_nan=False)
+
+
+def check_json_name(file: str | Path) -> Path:
+    """Return the file of a report, after a check of its name: a slip such as ``save=best.pt`` must not replace a model.
+
+    Raises:
+        InputError: If the name does not end in ``.json``, or there is no such folder.
+    """
+    target = Path(file)
+    if target.suffix != ".json" or target.is_dir():
+        raise InputError(f"save={target}: the report is a .json file; choose a name ending in .json")
+    if not target.parent.is_dir():
+        raise InputError(f"save={target}: there is no folder {target.parent}; create it first")
+    return target
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -51,10 +51,11 @@ def _edit(change: Any, given: dict[str, Any], ending: str) -> tuple[Any, str]:
 
 
 def _default_name(model: Path, ending: str) -> str:
-    name = f"{model.stem}-{ending}{model.suffix}"
+    suffix = model.suffix or ".pt"  # a bare yolov8n is yolov8n.pt
+    name = f"{model.stem}-{ending}{suffix}"
     # Before 8.4.144, Ultralytics would load the YAML of this package that has this name without the scale.
     taken = {name, re.sub(r"(\d)[nslmx]-", r"\1-", name)} & packaged_yamls().keys()
-    return f"{model.stem}-{ending}-mine{model.suffix}" if taken else name
+    return f"{model.stem}-{ending}-mine{suffix}" if taken else name
 
 
 _DRY_RUN = Key("dry_run", "True", "True prints the change and writes nothing.", switch)

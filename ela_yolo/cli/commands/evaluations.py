@@ -8,6 +8,7 @@ from ela_yolo.cli.keys import Command, Key, names, number, whole, whole_numbers
 from ela_yolo.cli.saving import save_result
 from ela_yolo.errors import UsageError
 from ela_yolo.util.console import say
+from ela_yolo.util.json import check_json_name
 
 _MODEL = Key("model", "best.pt", "A checkpoint (.pt) or a model YAML with ELA.", required=True)
 _DATA = Key("data", "my.yaml", "A data-set YAML, or a folder for classification.", required=True)
@@ -18,8 +19,9 @@ def quickstart(given: dict[str, Any]) -> int:
     """Train with and without ELA on the embedded data, and show what attention does."""
     from ela_yolo.cli.quickstart import quickstart as run_quickstart
 
-    if "model" in given:
-        raise UsageError("the quickstart has its own model; to train another: yolo train model=...")
+    for key in ("model", "name"):
+        if key in given:
+            raise UsageError(f"the quickstart has its own {key}; to train another model: yolo train model=...")
     return 0 if run_quickstart(given) else 1
 
 
@@ -42,6 +44,8 @@ def ablate(given: dict[str, Any]) -> int:
     from ela_yolo.gates.ablation import ablate as measure
 
     save = given.pop("save", None)
+    if save is not None:
+        check_json_name(save)  # before the measurement, which takes minutes
     report = measure(**given)
     say(f"\n{report}\n")
     if save is not None:
@@ -166,11 +170,10 @@ COMPARE = Command(
 def profile(given: dict[str, Any]) -> int:
     """Measure a model and its baseline."""
     from ela_yolo.cost.measure import profile as measure
-    from ela_yolo.cost.result import check_target
 
     save = given.pop("save", None)
     if save is not None:
-        check_target(save)  # before the measurement, which takes a minute
+        check_json_name(save)  # before the measurement, which takes a minute
     say(f"measuring {given['model']} and its baseline alternately; a nano model takes a minute")
     result = measure(**given)
     say(f"\n{result}")

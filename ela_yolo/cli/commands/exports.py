@@ -8,6 +8,7 @@ from ela_yolo.cli.keys import Command, Key, export_format, switch
 from ela_yolo.cli.saving import save_result
 from ela_yolo.errors import UsageError
 from ela_yolo.util.console import say
+from ela_yolo.util.json import check_json_name
 
 
 def export(given: dict[str, Any]) -> int:
@@ -31,8 +32,11 @@ def verify(given: dict[str, Any]) -> int:
     """Compare an exported file with its model."""
     from ela_yolo.parity.verify import verify_export
 
+    save = given.get("save")
+    if save is not None:
+        check_json_name(save)  # before the comparison
     report = verify_export(given["model"], given["against"], given.get("source"), given.get("data"))
-    return _print_parity(report, given.get("save"))
+    return _print_parity(report, save)
 
 
 def _print_parity(report: Any, save: str | None, *remedy: str) -> int:
