@@ -23,9 +23,6 @@ class ChannelScale(nn.Module):
         - Input: ``(B, C, H, W)``
         - Output: ``(B, C, H, W)``
 
-    Raises:
-        ValueError: If ``lr_mult`` is not above 0 and at most 300.
-
     Examples:
         >>> ChannelScale(64, lr_mult=100)
         ChannelScale(64, lr_mult=100)

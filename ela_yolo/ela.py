@@ -53,9 +53,6 @@ def resolve_settings(
         num_groups: The groups of the GroupNorm; None means the variant's.
         lr_mult: Multiple of the learning rate, above 0 and at most 300; None means 1.
 
-    Raises:
-        ValueError: If an argument has another value; the message names the values that are allowed.
-
     Examples:
         >>> resolve_settings(64, "S")
         ELASettings(channels=64, variant='S', gate='paper', kernel_size=5, groups=8, num_groups=16, lr_mult=1)

@@ -26,9 +26,6 @@ class IdentityStart(nn.Module):
         - Input: ``(B, C, H, W)``
         - Output: ``(B, C, H, W)``
 
-    Raises:
-        ValueError: If ``lr_mult`` is not above 0 and at most 300.
-
     Examples:
         >>> from timm.layers import SEModule
         >>> x = torch.rand(2, 64, 20, 12)

@@ -56,11 +56,7 @@ class Command:
 
 
 def parse(command: Command, args: Sequence[str]) -> dict[str, Any]:
-    """Return key -> converted value of the given keys.
-
-    Raises:
-        UsageError: If a key is unknown or missing, or does not take its value.
-    """
+    """Return key -> converted value of the given keys."""
     keys = {key.name: key for key in command.keys}
     given = {}
     for arg in args:

@@ -53,11 +53,6 @@ def quickstart(overrides: Mapping[str, Any]) -> bool:
 
     Returns:
         Whether the ONNX file matches the model.
-
-    Raises:
-        InputError: Before the training, if the data set cannot be read, or has no validation images.
-        ExportError: Before the training, if packages for ONNX are missing or there is only one validation image; after
-            it, if the file cannot be run.
     """
     check_runtime("onnx")
     pretrained = find_weights(WEIGHTS)

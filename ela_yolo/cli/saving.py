@@ -19,9 +19,6 @@ def save_result(save: Callable[[], Path | str], asked: bool, remedy: str = "save
         save: Saves the result, and returns the file.
         asked: Whether the user named the file.
         remedy: What to do if the file cannot be written.
-
-    Raises:
-        InputError: If the file that the user named cannot be written.
     """
     try:
         file = save()

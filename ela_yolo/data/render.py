@@ -36,9 +36,6 @@ def write_data_set(
 
     Returns:
         The folder.
-
-    Raises:
-        DatasetError: If the folder holds something else, or cannot be written.
     """
 
     def is_finished(folder: Path) -> bool:
@@ -64,11 +61,7 @@ def write_data_set(
 
 @contextmanager
 def _atomic_data_set(folder: Path, is_finished: Callable[[Path], bool]) -> Iterator[Path]:
-    """Give a temporary folder beside ``folder`` to write to; it becomes ``folder`` if the ``with`` block succeeds.
-
-    Raises:
-        DatasetError: If the folder holds something else, or cannot be written.
-    """
+    """Give a temporary folder beside ``folder`` to write to; it becomes ``folder`` if the ``with`` block succeeds."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DatasetError(f"{folder} exists and is not a finished data set; move or delete it, and run this again")
     try:

@@ -31,9 +31,6 @@ def render(folder: str | Path, seed: int = 0) -> Path:
 
     Returns:
         The folder.
-
-    Raises:
-        DatasetError: If the folder holds something else, or cannot be written.
     """
     return write_data_set(Path(folder), SPLITS, render_scene, seed)
 

@@ -20,11 +20,7 @@ _SEED = 0  # of the weights of new blocks, so that the same insertion gives the 
 
 
 def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
-    """Return a checkpoint and the model in it. A running average of the weights (EMA) replaces the model.
-
-    Raises:
-        CheckpointError: If the file cannot be read, holds no model that was built from a YAML, or is quantized.
-    """
+    """Return a checkpoint and the model in it. A running average of the weights (EMA) replaces the model."""
     checkpoint = load_checkpoint(file)
     model = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(getattr(model, "model", None), nn.Sequential) or not isinstance(getattr(model, "yaml", 0), dict):
@@ -42,22 +38,14 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Any], Any]:
 
 
 def model_rows(file: Path, config: Mapping[str, Any]) -> tuple[Row, ...]:
-    """Return the rows of the mapping of a checkpoint's model.
-
-    Raises:
-        CheckpointError: If the mapping has no rows ``[from, repeats, module, args]``.
-    """
+    """Return the rows of the mapping of a checkpoint's model."""
     if not config.get("backbone") or not config.get("head"):
         raise CheckpointError(f"{file} holds a model whose YAML has no rows; edit the YAML file instead")
     return rows_of(config, lambda layer: f"{file} holds a model whose layer {layer}", CheckpointError)
 
 
 def yaml_text(file: Path, config: Mapping[str, Any]) -> str:
-    """Return the mapping of a model as the text of a model YAML, with a line for each row.
-
-    Raises:
-        CheckpointError: If the mapping has values that YAML cannot hold.
-    """
+    """Return the mapping of a model as the text of a model YAML, with a line for each row."""
     try:
         return whole_yaml(config)
     except yaml.YAMLError as error:
@@ -65,11 +53,7 @@ def yaml_text(file: Path, config: Mapping[str, Any]) -> str:
 
 
 def build_anew(file: Path, model: Any, config: Mapping[str, Any]) -> Any:
-    """Build a new model of the same class from the mapping of a model YAML.
-
-    Raises:
-        CheckpointError: If Ultralytics cannot build it, for example because a module is missing.
-    """
+    """Build a new model of the same class from the mapping of a model YAML."""
     channels = config.get("channels", config.get("ch", 3))
     try:
         return type(model)(deepcopy(dict(config)), ch=channels, verbose=False)
@@ -86,10 +70,6 @@ def move_layers(file: Path, model: Any, config: Mapping[str, Any], layer_map: Ma
         model: The model. It is changed in place; the weights of the layers that it keeps are not.
         config: The other YAML as a mapping.
         layer_map: The model's layers that are kept -> their numbers in the other YAML.
-
-    Raises:
-        CheckpointError: If Ultralytics cannot build the other YAML, would not train from it, or the model does not fit
-            its own YAML.
     """
     if hasattr(model, "set_classes"):
         raise CheckpointError(

@@ -30,9 +30,6 @@ def new_row_args(
             other than ELA have the forms ``identity`` and ``paper``, the block as it is.
         lr_mult: Multiple of the learning rate. None means 100 with ``identity``, and otherwise 1.
         block: The module that the row names.
-
-    Raises:
-        InsertionError: If there is no such variant, gate form or multiple, or the block does not take it.
     """
     kind = find_block(block)
     starts = start_options(kind)
@@ -62,11 +59,7 @@ def new_row_args(
 
 
 def check_choice(key: str, value: str) -> str:
-    """Return the value of a key if it is one of the key's choices.
-
-    Raises:
-        InsertionError: If it is not.
-    """
+    """Return the value of a key if it is one of the key's choices."""
     if value not in CHOICES[key]:
         raise InsertionError(f"{key} must be one of {', '.join(CHOICES[key])}, got {value!r}")
     return value

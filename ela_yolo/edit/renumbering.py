@@ -43,9 +43,6 @@ def plan_insertion(rows: Sequence[Row], name: str, stages: Collection[int], rewi
         name: The name of the model in errors.
         stages: The layer numbers of the stages.
         rewire: ``all``: every reader of a stage reads the new block. ``next``: only the row after the stage does.
-
-    Raises:
-        InsertionError: If there is no such stage, no block can follow it, or a block follows it already.
     """
     check_choice("rewire", rewire)
     chosen = frozenset(stages)
@@ -76,10 +73,6 @@ def plan_removal(rows: Sequence[Row], name: str, layers: Collection[int] | None 
         rows: The rows of the model.
         name: The name of the model in errors.
         layers: The layer numbers of the blocks to remove; None means all blocks.
-
-    Raises:
-        InsertionError: If there is no row of a block, a layer is not a block, or a later layer reads a block that reads
-            the image.
     """
     blocks = tuple(row.layer for row in rows if is_block_name(row.module))
     if layers is not None and blocks:

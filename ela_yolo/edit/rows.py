@@ -44,9 +44,6 @@ def rows_of(config: Mapping[str, Any], where: Callable[[int], str], error: type[
         config: The mapping, with a list of rows as ``backbone`` and as ``head``.
         where: Returns how a message begins that is about the row of a layer.
         error: The class of the error.
-
-    Raises:
-        ELAError: Of that class, if a row is not ``[from, repeats, module, args]`` or reads a layer that is not there.
     """
     rows: list[Row] = []
     for part in PARTS:

@@ -90,9 +90,6 @@ def choose_stages(
         where: ``backbone``, ``neck`` (the head's rows but the last) or ``all``. None means ``backbone`` for names and
             levels, and ``all`` for numbers.
         measure_strides: Returns layer -> stride. It builds the model, so it is called for pyramid levels only.
-
-    Raises:
-        InsertionError: If ``after`` or ``where`` has another form, or names something that is not there.
     """
     given = [after] if isinstance(after, str | int) else [*after] if isinstance(after, Iterable) else [after or ""]
     if not all(isinstance(item, str | int) for item in given):

@@ -23,11 +23,7 @@ _NOT_HEADS = {  # a file whose last row is one of these was cut off
 
 
 def read_model_yaml(file: Path) -> str:
-    """Return the text of a model YAML, with its line ends and the bytes that are not UTF-8 unchanged.
-
-    Raises:
-        ModelYamlError: If the file cannot be read.
-    """
+    """Return the text of a model YAML, with its line ends and the bytes that are not UTF-8 unchanged."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -62,11 +58,7 @@ def load_yaml(text: str) -> Any:
 
 
 def read_rows(text: str, name: str) -> tuple[Row, ...]:
-    """Return the rows of a model YAML in the order of their layers.
-
-    Raises:
-        ModelYamlError: If the text is not YAML or not a whole model, or a row is not ``[from, repeats, module, args]``.
-    """
+    """Return the rows of a model YAML in the order of their layers."""
     try:
         config = load_yaml(text)
     except yaml.YAMLError as error:

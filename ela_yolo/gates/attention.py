@@ -120,11 +120,7 @@ def _make(folder: Path) -> None:
 
 
 def attention_folder(model: str | Path, save: str | Path | None) -> Path:
-    """Return the folder of the pictures: that of ``save``, or a new one.
-
-    Raises:
-        InputError: If it is a file.
-    """
+    """Return the folder of the pictures: that of ``save``, or a new one."""
     if save is None:
         return next(Path(name) for name in _numbered(f"{Path(model).stem}-attention") if not Path(name).exists())
     folder = Path(save)

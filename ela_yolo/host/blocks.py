@@ -91,11 +91,7 @@ def foreign_class(name: str) -> Any:
 
 
 def find_block(name: str) -> type[nn.Module]:
-    """Return the class of a block.
-
-    Raises:
-        RowError: If it cannot be imported, or is not a block.
-    """
+    """Return the class of a block."""
     path = known_blocks()[name]
     found, reason = _import(path)
     if found is None:
@@ -125,12 +121,7 @@ def safe_classes() -> list[type[nn.Module]]:
 
 
 def check_block(name: str) -> None:
-    """Check that a block of this name can be inserted into a model.
-
-    Raises:
-        InputError: If there is no such block, or Ultralytics has another class of this name.
-        RowError: If the block cannot be imported, or is not a block.
-    """
+    """Check that a block of this name can be inserted into a model."""
     if name not in known_blocks():
         meant = block_in(name, known_blocks())
         near = f", did you mean '{meant}'?" if meant else f"; there are {', '.join(known_blocks())}"

@@ -17,11 +17,7 @@ from ela_yolo.util.text import one_line
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint, which Ultralytics downloads if it is one of its own.
-
-    Raises:
-        CheckpointError: If the file cannot be read.
-    """
+    """Return the content of a checkpoint, which Ultralytics downloads if it is one of its own."""
     from ultralytics.nn.tasks import torch_safe_load
 
     check_classes(file)
@@ -44,9 +40,6 @@ def check_classes(file: Path) -> None:
     """Check that a checkpoint holds no ELA class of a changed Ultralytics.
 
     A file that is missing or damaged passes: reading it raises the error.
-
-    Raises:
-        CheckpointError: If it holds one that cannot be imported; the message names the class and the remedy.
     """
     from ultralytics import utils
 

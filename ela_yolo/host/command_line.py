@@ -33,9 +33,6 @@ def ultralytics_value(key: str, written: str, own_keys: Iterable[str]) -> Any:
         key: The key.
         written: Its value as it is written.
         own_keys: The command's own keys, which the message for an unknown key may propose.
-
-    Raises:
-        InputError: If Ultralytics has no such key.
     """
     from ultralytics.cfg import check_dict_alignment, parse_key_value_pair
     from ultralytics.utils import DEFAULT_CFG_DICT

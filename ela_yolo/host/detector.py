@@ -20,9 +20,6 @@ class Detector:
 
     Args:
         network: The network that predicts, such as that of a predictor. It must be in evaluation mode.
-
-    Raises:
-        InputError: If its head gives no class logits that can be traced.
     """
 
     def __init__(self, network: Any) -> None:

@@ -14,9 +14,6 @@ def refuse_shifted_layers(trainer: Any) -> None:
     """Check that teacher and student have their blocks in the same places, before a training run starts.
 
     Before 8.4.166, Ultralytics takes the student's layer numbers for the teacher too.
-
-    Raises:
-        InputError: If they do not, and Ultralytics is that old.
     """
     teacher = getattr(trainer.args, "distill_model", None)
     if not teacher:

@@ -92,9 +92,6 @@ def _take_saved_groups(
         former: The parameters of each group before the gates got groups of their own.
         optimizer: The optimizer of the resumed training.
         saved: The state of the saved one.
-
-    Raises:
-        CheckpointError: If the saved groups cannot be made.
     """
     from ultralytics.utils import LOGGER
 

@@ -24,10 +24,6 @@ def find_model(model: str | Path) -> Path:
     """Return the file of a model YAML or a checkpoint, looked up as Ultralytics does it.
 
     A checkpoint that Ultralytics would download need not be there yet.
-
-    Raises:
-        InputError: If the name is neither, or there is no such YAML.
-        CheckpointError: If there is no such checkpoint.
     """
     from ultralytics.utils import LOGGER, SETTINGS
     from ultralytics.utils.checks import check_yolov5u_filename
@@ -87,14 +83,7 @@ def find_weights(name: str) -> Path | None:
 
 
 def open_model(model: str | Path) -> Any:
-    """Return the ``YOLO`` or ``RTDETR`` object of a model YAML or a checkpoint, or of a URL of a checkpoint.
-
-    Raises:
-        InputError: If there is no such YAML.
-        ModelYamlError: If Ultralytics cannot build a model from the YAML.
-        CheckpointError: If there is no such checkpoint, it cannot be read, or it holds an ELA class of a changed
-            Ultralytics.
-    """
+    """Return the ``YOLO`` or ``RTDETR`` object of a model YAML or a checkpoint, or of a URL of a checkpoint."""
     from ultralytics import RTDETR, YOLO
 
     kind = RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO
@@ -128,11 +117,7 @@ def open_model(model: str | Path) -> Any:
 
 
 def check_data(data: str, split: str = "val") -> None:
-    """Check that a data set's YAML exists and its images are there. Ultralytics checks folders, archives and URLs.
-
-    Raises:
-        InputError: If not.
-    """
+    """Check that a data set's YAML exists and its images are there. Ultralytics checks folders, archives and URLs."""
     from ultralytics.utils.checks import check_file
 
     file = Path(data)
@@ -167,9 +152,6 @@ def data_images(data: str, split: str, task: str) -> list[Path]:
         data: A data set's YAML, a folder that holds one, or for classification the folder of the splits.
         split: ``train``, ``val`` or ``test``.
         task: The task of the model.
-
-    Raises:
-        InputError: If the data set cannot be read, or the split has no images.
     """
     from ultralytics.data.utils import check_cls_dataset
 

@@ -102,11 +102,7 @@ def register(callbacks: Sequence[tuple[str, Callable[..., None]]]) -> None:
 
 
 def require_registered() -> None:
-    """Check that ELA is registered in this process.
-
-    Raises:
-        RegistrationError: If the registration failed, or Ultralytics' parser was reloaded since.
-    """
+    """Check that ELA is registered in this process."""
     from ultralytics.nn import tasks  # this import registers
 
     if not _is_wrapped(tasks.parse_model):

@@ -27,9 +27,6 @@ def refuse_changed(events: Iterable[str]) -> None:
 
     Args:
         events: The events for which there must be a list of callbacks.
-
-    Raises:
-        RegistrationError: If a probe fails; the message names the tested versions.
     """
     from ultralytics.nn import tasks
     from ultralytics.utils import checks
@@ -48,11 +45,7 @@ def refuse_changed(events: Iterable[str]) -> None:
 
 
 def refuse_changed_trainer() -> None:
-    """Raise an error if Ultralytics' trainer does not build the optimizer of a model. This imports the trainer.
-
-    Raises:
-        RegistrationError: If it does not; the message names the tested versions.
-    """
+    """Raise an error if Ultralytics' trainer does not build the optimizer of a model. This imports the trainer."""
     from ultralytics.engine import trainer
 
     _refuse(_missing(trainer, "BaseTrainer.build_optimizer", ["self", "model"]))

@@ -39,10 +39,6 @@ def read_args(where: str, block: type[nn.Module], args: Any) -> dict[str, Any]:
     """Return the options that a row gives to its block: option -> value, in the order of the block's arguments.
 
     A block with ``*args`` takes more values than it has options; their key is their position.
-
-    Raises:
-        RowError: If the args are not a list, the block has no such option, or a share is not above 0 and at most 1.
-            The message begins with ``where``, the row.
     """
     options = options_of(block)
     allowed = f"allowed, in this order or named in one mapping: {', '.join(options) or 'none'}; {BY_THEMSELVES}"
@@ -88,9 +84,6 @@ def refuse_width(where: str, block: type[nn.Module], args: Sequence[Any], widths
         block: The class of the block.
         args: The args of the row.
         widths: The channels of that layer, and the width in its row, to which the model's scale does not apply yet.
-
-    Raises:
-        RowError: If the first arg is one of the widths.
     """
     first = args[0] if args else None
     if type(first) is int and first >= _SMALLEST_WIDTH and first in widths:

@@ -40,11 +40,7 @@ class BlockRow:
     width: int | None = None
 
     def check(self, channels: int) -> None:
-        """Check that the block takes the options at this number of channels.
-
-        Raises:
-            RowError: If it does not.
-        """
+        """Check that the block takes the options at this number of channels."""
         if self.block == ELA.__name__:
             try:
                 resolve_settings(channels, *self.options)
@@ -78,11 +74,7 @@ class RowArgs(list[Any]):
 
 
 def read_block_row(layer: int, rows: Sequence[Any]) -> BlockRow:
-    """Return the row of a block, which is layer number ``layer``.
-
-    Raises:
-        RowError: If the row is not ``[from, repeats, module, args]`` with known args, or the block cannot be imported.
-    """
+    """Return the row of a block, which is layer number ``layer``."""
     row = rows[layer]
     name = row[2]
     where = f"{name} row {layer} [{', '.join('null' if item is None else short(item) for item in row)}]"
@@ -115,9 +107,6 @@ def _split_start(where: str, block: type[nn.Module], args: Any) -> tuple[Any, di
     """Return the args of a row without the options of ``IdentityStart``, and these options.
 
     A block that has an option of the same name gets it itself.
-
-    Raises:
-        RowError: If one of them has a wrong value.
     """
     if not isinstance(args, list) or len(args) != 1 or not isinstance(args[0], dict):
         return args, {}
@@ -141,9 +130,6 @@ def refuse_unread(rows: Sequence[Any], blocks: Collection[int]) -> None:
     Args:
         rows: All rows of the model.
         blocks: The layers that are blocks; the last layer of the model needs no reader.
-
-    Raises:
-        RowError: For the first such block.
     """
     if not blocks:  # then Ultralytics alone checks the rows
         return

@@ -23,9 +23,6 @@ def subset_of(data: str, split: str, fraction: float, task: str) -> Iterator[str
         split: The split.
         fraction: The share, above 0 and at most 1; with 1 it is the data set itself.
         task: The task of the model.
-
-    Raises:
-        InputError: If the share is not in this range, or the data set is not a YAML.
     """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction must be above 0 and at most 1, got {fraction}")

@@ -17,11 +17,7 @@ def default_of(key: str) -> Any:
 
 
 def check_train_keys(keys: Mapping[str, Any]) -> None:
-    """Check that Ultralytics knows the keys and takes their values.
-
-    Raises:
-        InputError: If it does not; the message is Ultralytics' own.
-    """
+    """Check that Ultralytics knows the keys and takes their values."""
     from ultralytics.cfg import get_cfg
 
     try:

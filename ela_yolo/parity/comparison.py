@@ -47,11 +47,7 @@ class FileComparison:
         self.nonfinite: list[str] = []
 
     def add(self, images: Tensor, files: Sequence[Path]) -> None:
-        """Run file and model on a batch of images, and collect their differences.
-
-        Raises:
-            ExportError: If the runtime fails, or the outputs of file and model have different shapes.
-        """
+        """Run file and model on a batch of images, and collect their differences."""
         given = self.file.run(images)
         with torch.no_grad():
             output = self.net(images)

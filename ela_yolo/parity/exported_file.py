@@ -46,9 +46,6 @@ class ExportedFile:
     Args:
         path: The file or folder.
         parameters: The number of the model's parameters.
-
-    Raises:
-        ExportError: If it does not exist, cannot be run, or was not written by Ultralytics' exporter.
     """
 
     def __init__(self, path: Path, parameters: int) -> None:
@@ -105,11 +102,7 @@ class ExportedFile:
             self.inputs += [*zip((two, three, 1), sizes, strict=True)]
 
     def run(self, batch: Tensor) -> list[Tensor]:
-        """Return the outputs for a batch of images, ``(batch, channels, H, W)``, on the CPU in float32.
-
-        Raises:
-            ExportError: If the runtime fails.
-        """
+        """Return the outputs for a batch of images, ``(batch, channels, H, W)``, on the CPU in float32."""
         try:
             outputs = self.call(batch)
         except Exception as error:  # every runtime has its own types

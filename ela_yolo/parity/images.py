@@ -26,10 +26,6 @@ def choose_images(source: Source | None, data: str | None, task: str) -> list[Pa
         source: A folder, a pattern such as ``images/*.jpg``, image files, or None.
         data: A data set's YAML, or None.
         task: The task of the model.
-
-    Raises:
-        ExportError: If an image cannot be read, or there are fewer than two different ones.
-        InputError: If the data set cannot be read, or has no validation images.
     """
     if source is None:
         files = photographs() if data is None else spread_evenly(data_images(data, "val", task), OF_A_DATA_SET)
@@ -55,11 +51,7 @@ def spread_evenly(images: Sequence[Path], count: int) -> list[Path]:
 
 
 def read_image(file: Path, channels: int) -> Array:
-    """Return an image, uint8 ``(h, w, channels)``, in BGR or, with one channel, in grey.
-
-    Raises:
-        ExportError: If OpenCV cannot read it.
-    """
+    """Return an image, uint8 ``(h, w, channels)``, in BGR or, with one channel, in grey."""
     picture: Array | None = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
     if picture is None:
         raise ExportError(f"{file} is not an image that OpenCV can read; name images with source=")

@@ -26,11 +26,7 @@ LARGEST = 8192  # px a side, and images a batch: metadata beyond it is damaged, 
 
 
 def name_of_format(written: object) -> str:
-    """Return Ultralytics' name for a format, from that or from one of the aliases that Ultralytics takes.
-
-    Raises:
-        InputError: If there is none.
-    """
+    """Return Ultralytics' name for a format, from that or from one of the aliases that Ultralytics takes."""
     name = str(written).lower()
     formats = export_suffixes()
     aliases = {"tensorrt": "engine", "trt": "engine", "mlpackage": "coreml", "tflite": "litert"}
@@ -43,11 +39,7 @@ def name_of_format(written: object) -> str:
 
 
 def format_of(path: Path) -> str:
-    """Return Ultralytics' name for the format of an exported file, from the ending of its name.
-
-    Raises:
-        ExportError: If no format has this ending.
-    """
+    """Return Ultralytics' name for the format of an exported file, from the ending of its name."""
     fitting = [(len(suffix), name) for name, suffix in export_suffixes().items() if path.name.endswith(suffix)]
     if not fitting:
         raise ExportError(
@@ -58,11 +50,7 @@ def format_of(path: Path) -> str:
 
 
 def check_runtime(name: str, exporting: bool = True) -> None:
-    """Check that a format can be exported and run on this machine.
-
-    Raises:
-        ExportError: If not; the message names the missing packages.
-    """
+    """Check that a format can be exported and run on this machine."""
     if name not in RUNTIMES:
         raise ExportError(f"format={name} {UNCHECKED}, or take one of {', '.join(RUNTIMES)}")
     needed = RUNTIMES[name] if exporting else RUNTIMES[name][:1]

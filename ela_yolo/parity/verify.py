@@ -66,13 +66,7 @@ def verify_export(
 
 
 def open_to_compare(model: Any) -> YOLO:
-    """Return the ``YOLO`` of a checkpoint, or the given one, if its exported files can be compared with it.
-
-    Raises:
-        ExportError: If the model's class, task, head or channels are not supported.
-        InputError: If it is an exported file, or there is no such model.
-        CheckpointError: If there is no such checkpoint.
-    """
+    """Return the ``YOLO`` of a checkpoint, or the given one, if its exported files can be compared with it."""
     if _is_exported(model):
         raise InputError(f"{_name(model)} is an exported file; name the checkpoint (.pt) that it was exported from")
     if isinstance(model, str | Path):
@@ -116,9 +110,6 @@ def compare_file(
         images: The images to compare with.
         data: A data set on which mAP is compared; None means none.
         given: The keys that the file was exported with, as far as they are known; only those of NMS count.
-
-    Raises:
-        ExportError: If file and model have different tasks, or the file cannot be run.
     """
     if file.task != model.task:
         raise ExportError(

@@ -128,11 +128,7 @@ def compare(
 
 
 def refuse_unlike(runs: Sequence[SeedRun]) -> None:
-    """Raise an error if runs trained with different batches, or a run has no score.
-
-    Raises:
-        CompareError: If a run had another batch than the first, or its main metric is not a number.
-    """
+    """Raise an error if runs trained with different batches, or a run has no score."""
     for run in runs:
         which = f"{run.model} with seed {run.seed}"
         if run.batch != runs[0].batch:  # Ultralytics halves it where memory runs out
@@ -194,11 +190,7 @@ def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_checkpoints(opened: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the train keys that Ultralytics takes from the checkpoints.
-
-    Raises:
-        InputError: If the checkpoints differ in one that is not given.
-    """
+    """Return the train keys that Ultralytics takes from the checkpoints."""
     found = {}
     for key in CHECKPOINT_KEYS:
         values = {name: model.overrides.get(key) or default_of(key) for name, model in opened.items()}

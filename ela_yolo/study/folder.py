@@ -21,12 +21,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder of a comparison, and lock it for this process within a ``with`` block.
-
-    Raises:
-        InputError: If the folder holds other things, or cannot be written.
-        CompareError: If another process has locked it.
-    """
+    """Make the folder of a comparison, and lock it for this process within a ``with`` block."""
     remedy = "name another folder with out="
     if folder.exists() and not (folder.is_dir() and _is_ours(folder)):
         raise InputError(f"{folder} exists and is not the folder of a comparison; {remedy}")
@@ -55,9 +50,6 @@ def check_or_write_settings(folder: Path, shared: Mapping[str, Any], models: Map
         folder: The folder of the comparison.
         shared: The settings of all runs.
         models: Name -> hash of the model's file. New models may be added later.
-
-    Raises:
-        InputError: If the settings differ from those of the runs in the folder.
     """
     file = folder / SETTINGS
     remedy = "name another folder with out="

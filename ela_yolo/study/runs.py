@@ -71,12 +71,7 @@ class SeedRun:
 
 
 def check_engine(engine: str | None, train: Mapping[str, Any]) -> None:
-    """Check that an engine can do the runs.
-
-    Raises:
-        InputError: If there is no such engine, or ``device=`` is given with Ray.
-        CompareError: If Ray is not installed.
-    """
+    """Check that an engine can do the runs."""
     if engine is None:
         return
     if engine != "ray":
@@ -112,9 +107,6 @@ def run_all(
         folder: The folder of the comparison; a run lies in ``runs/NAME-SEED``.
         engine: None for one after the other, or ``ray``.
         train: The train keys of Ultralytics.
-
-    Raises:
-        CompareError: If a run failed; the other runs are finished first.
     """
     folder = folder.resolve()
     common: dict[str, Any] = {

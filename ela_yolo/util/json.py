@@ -26,11 +26,7 @@ def to_json(content: Any) -> str:
 
 
 def check_json_name(file: str | Path) -> Path:
-    """Return the file of a report, after a check of its name: a slip such as ``save=best.pt`` must not replace a model.
-
-    Raises:
-        InputError: If the name does not end in ``.json``, or there is no such folder.
-    """
+    """Return the file of a report if its name is fit: a slip such as ``save=best.pt`` must not replace a model."""
     target = Path(file)
     if target.suffix != ".json" or target.is_dir():
         raise InputError(f"save={target}: the report is a .json file; choose a name ending in .json")
