@@ -53,6 +53,7 @@ SGD = {"optimizer": "SGD", "lr0": 0.01}  # as optimizer=auto has it for large da
 COMPARISONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "rows-short": (tuple(MODELS), {**ROWS, "epochs": 5}),
     "rows-long": (tuple(MODELS), {**ROWS, "epochs": 10}),
+    "rows-20": (("plain", "identity-100"), {**ROWS, "epochs": 20}),
     "neu": (("plain", "neck-paper", "identity-100"), STEEL),
     "scenes": (("plain", "paper", "identity-100"), SCENES),
     "deeppcb": (("plain", "identity-100"), BOARDS),
@@ -68,6 +69,7 @@ COMPARISONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 GAINS = (
     ("rows-short", "`rows.yaml`, 5 epochs", "`rows.yaml`，5 个 epoch"),
     ("rows-long", "`rows.yaml`, 10 epochs", "`rows.yaml`，10 个 epoch"),
+    ("rows-20", "`rows.yaml`, 20 epochs", "`rows.yaml`，20 个 epoch"),
     ("neu", "NEU-DET (steel), 60 epochs", "NEU-DET（钢材），60 个 epoch"),
     ("deeppcb", "DeepPCB (boards), 40 epochs", "DeepPCB（电路板），40 个 epoch"),
     ("bccd", "BCCD (blood cells), 100 epochs", "BCCD（血细胞），100 个 epoch"),
