@@ -72,7 +72,7 @@ def attention(
         others = {describe(block) for block in all_blocks(opened).values()}
         remedy = f"insert it first: ela-yolo insert {quote(f'model={model}')}"
         if others:
-            remedy = f"and {', '.join(sorted(others))} cannot be traced; ela-yolo ablate measures what it contributes"
+            remedy = f"{', '.join(sorted(others))} cannot be traced; ela-yolo ablate measures what it contributes"
         raise InputError(f"model={model} has no ELA; {remedy}")
     files: list[Path] = []
     page = Page()
