@@ -137,7 +137,7 @@ def harm_table() -> str:
             cells = [f"{mean(values):+.3f}" if values else "", p_value(values), without_attention(runs)]
             cells.append(f"{mean(map(last_quarter, runs.values())):+.3f}")
             budget = f"{Path(keys['data']).stem}, {keys['imgsz']} px, {keys['epochs']} epochs"
-            budget += ", SGD" * name.endswith("sgd")
+            budget += ", SGD" * (keys.get("optimizer") == "SGD")
             score = spread([run["score"] for run in runs.values()])
             rows.append([budget, model.replace("-", " "), score, *cells])
     head = ["data set", "model", "mAP50-95", "vs plain", "p", "without attention", "last quarter"]

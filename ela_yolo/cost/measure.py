@@ -28,7 +28,7 @@ from ela_yolo.parity.export import export_file
 from ela_yolo.parity.exported_file import ExportedFile
 from ela_yolo.parity.runtimes import check_runtime
 from ela_yolo.util.quiet import quiet
-from ela_yolo.util.text import quote
+from ela_yolo.util.text import command_line
 
 SIDES = ("plain", "ela")
 ROUNDS, TRAINING_ROUNDS = 60, 12
@@ -74,7 +74,7 @@ def _profile(model: str | Path, imgsz: int, device: torch.device) -> Profile:
     with tempfile.TemporaryDirectory() as name:
         ela = open_model(model)
         if not all_blocks(ela.model):
-            remedy = f"insert it first: ela-yolo insert {quote(f'model={model}')}"
+            remedy = f"insert it first: {command_line('ela-yolo', 'insert', f'model={model}')}"
             raise InputError(f"model={model} has no ELA; {remedy}")
         plain_file = Path(name) / f"plain-{Path(model).name}"
         remove(file, save=plain_file)

@@ -22,7 +22,7 @@ from ela_yolo.host.scoring import METRICS, Scores, interval, validate
 from ela_yolo.host.subset import subset_of
 from ela_yolo.util.json import check_json_name, write_json
 from ela_yolo.util.tables import markdown_table
-from ela_yolo.util.text import quote
+from ela_yolo.util.text import command_line
 
 SCHEMA = 1
 SMALLEST = 0.001  # a contribution below the last digit of the table is none
@@ -143,10 +143,10 @@ class AblationReport:
             told.append("But attention is needed in one of these: without all of them the score falls.")
         elif self.removable:
             layers = [*dict.fromkeys(layer.partition(".")[0] for layer in self.removable.layer.split(", "))]
+            command = command_line("ela-yolo", "remove", f"model={self.model}", f"layers={','.join(layers)}")
             told.append(
-                f"To remove {_layers(layers, verb=False)}: ela-yolo remove {quote(f'model={self.model}')} "
-                f"layers={','.join(layers)}. A block's scale per channel goes too, so train for a few epochs and "
-                "validate again."
+                f"To remove {_layers(layers, verb=False)}: {command}. A block's scale per channel goes too, so train "
+                "for a few epochs and validate again."
             )
         return " ".join(told)
 
@@ -219,7 +219,7 @@ def ablate(
     opened = open_model(model)
     blocks = all_blocks(opened)
     if not blocks:
-        remedy = f"insert one first: ela-yolo insert {quote(f'model={model}')}"
+        remedy = f"insert one first: {command_line('ela-yolo', 'insert', f'model={model}')}"
         raise InputError(f"model={model} has no attention block; {remedy}")
     if opened.task not in METRICS:
         raise InputError(f"model={model} has the task {opened.task}, which is not supported")

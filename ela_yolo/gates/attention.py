@@ -24,7 +24,7 @@ from ela_yolo.host.model_blocks import all_blocks, ela_blocks
 from ela_yolo.host.patches import require_registered
 from ela_yolo.host.prediction import detected, predicting
 from ela_yolo.util.files import atomic_write
-from ela_yolo.util.text import one_line, quote
+from ela_yolo.util.text import command_line, one_line
 
 MAX_DET = 6
 
@@ -70,7 +70,7 @@ def attention(
     opened = open_model(model)
     if not ela_blocks(opened):
         others = {describe(block) for block in all_blocks(opened).values()}
-        remedy = f"insert it first: ela-yolo insert {quote(f'model={model}')}"
+        remedy = f"insert it first: {command_line('ela-yolo', 'insert', f'model={model}')}"
         if others:
             remedy = f"{', '.join(sorted(others))} cannot be traced; ela-yolo ablate measures what it contributes"
         raise InputError(f"model={model} has no ELA; {remedy}")

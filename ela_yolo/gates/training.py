@@ -20,7 +20,7 @@ from ela_yolo.host.calls import is_main_process
 from ela_yolo.host.model_blocks import all_blocks, ela_blocks
 from ela_yolo.host.older_releases import trained_network
 from ela_yolo.util.files import atomic_write
-from ela_yolo.util.text import quote
+from ela_yolo.util.text import command_line
 
 SWITCH = "ELA_YOLO_MONITOR"
 TABLE, PICTURE = "ela.csv", "ela.png"
@@ -135,7 +135,7 @@ def _end(trainer: Any) -> None:
     _recorded(_Recorder.finish)(trainer)
     if is_main_process() and all_blocks(trained_network(trainer)):
         best = Path(trainer.save_dir) / "weights" / "best.pt"
-        command = f"ela-yolo ablate {quote(f'model={best}')} {quote(f'data={trainer.args.data}')}"
+        command = command_line("ela-yolo", "ablate", f"model={best}", f"data={trainer.args.data}")
         LOGGER.info(f"ela-yolo: to measure what attention contributes: {command}")
 
 

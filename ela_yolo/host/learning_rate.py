@@ -72,8 +72,9 @@ def add_gate_param_groups(optimizer: Optimizer, model: nn.Module) -> None:
         limit = LARGEST_SGD_LR
         if _is_adaptive(optimizer):
             limit = LARGEST_ADAPTIVE_LR * (1 - settings.get("momentum", 0))  # momentum adds up the former steps
-        if rate > max(lr, limit):
-            rate = max(lr, limit)
+        limit = max(lr, limit)
+        if rate > limit:
+            rate = limit
             LOGGER.info(
                 f"ela-yolo: lr_mult={multiple} of lr={lr} exceeds the limit for {type(optimizer).__name__}, so the "
                 f"gates train at {rate:.3g}"

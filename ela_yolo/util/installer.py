@@ -6,7 +6,7 @@ import shutil
 import sys
 from importlib.util import find_spec
 
-from ela_yolo.util.text import quote
+from ela_yolo.util.text import command_line
 
 
 def installer(action: str, *words: str) -> str:
@@ -16,8 +16,8 @@ def installer(action: str, *words: str) -> str:
         action: ``install`` or ``uninstall``.
         words: What follows it: options that pip and uv share, and names of distributions or folders.
     """
-    quoted = " ".join(map(quote, words))
-    python = quote(sys.executable)
+    quoted = command_line(*words)
+    python = command_line(sys.executable)
     yes = " -y" if action == "uninstall" else ""
     if find_spec("pip"):
         return f"{python} -m pip {action}{yes} {quoted}"

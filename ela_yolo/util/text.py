@@ -1,4 +1,4 @@
-"""Parts of messages: a similar word, a quoted word, the reason of an error in one line, a value of bounded length."""
+"""Parts of messages: a similar word, a command line, the reason of an error in one line, a value of bounded length."""
 
 import os
 import re
@@ -23,9 +23,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f", did you mean '{by_lower[near[0]]}'?" if near else ""
 
 
-def quote(word: str) -> str:
-    """Return a word for a command line that can be run as it is: quoted if the shell needs it."""
-    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
+def command_line(*words: str) -> str:
+    """Return a command line that can be run as it is, with quotes where the shell needs them."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def one_line(error: BaseException) -> str:
